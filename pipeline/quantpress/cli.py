@@ -1,0 +1,140 @@
+"""The command line: parsing only, so that `--help` answers at once; `commands` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from quantpress import __version__
+from quantpress.errors import CapabilityError, QuantpressError, StageError
+
+_EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written), 3 a gate was not met
+(the results are there), 4 the environment or the hardware cannot do it"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. Prints errors, never a traceback unless --traceback asks for it."""
+    args = _parser().parse_args(argv)
+    # Ctrl-C and a polite kill take the same way out, so that servers are stopped and staging folders removed.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command = getattr(importlib.import_module("quantpress.commands"), args.command)
+        return int(command(args) or 0)
+    except QuantpressError as error:
+        return _fail(error, args)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 -- the reader has gone; nothing is left to say
+        return 0
+    except OSError as error:
+        kind = CapabilityError if error.errno in (28, 30, 122) else StageError  # ENOSPC, EROFS, EDQUOT
+        return _fail(kind(str(error), hint="free some space or choose another --out"), args, error)
+    except Exception as error:
+        unexpected = StageError(
+            f"unexpected {type(error).__name__}: {error}", hint="run again with --traceback and report what it prints"
+        )
+        return _fail(unexpected, args, error)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(error: QuantpressError, args: argparse.Namespace, cause: BaseException | None = None) -> int:
+    print(error.render(), file=sys.stderr)
+    if args.traceback:
+        import traceback
+
+        traceback.print_exception(cause or error)
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quantpress",
+        description="From a declarative recipe to a compressed checkpoint that is proven in vLLM.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"quantpress {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_recipes(commands)
+    _add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint")
+    evaluate = _add_stage(commands, "evaluate", "score a recipe's checkpoint and the model with lm-eval")
+    bench = _add_stage(commands, "bench", "measure a recipe's checkpoint and the model in vLLM")
+    run = _add_stage(commands, "run", "quantize, evaluate, bench and report, for one recipe or several", several=True)
+    serve = _add_stage(commands, "serve", "serve a recipe's checkpoint with vLLM in the foreground")
+    for command in (evaluate, run):
+        _evaluate_options(command)
+    for command in (bench, run):
+        _bench_options(command)
+    for command in (bench, run, serve):
+        command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
+        command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
+    report = commands.add_parser("report", help="write report.md over all recipes of a model")
+    _common(report)
+    doctor = commands.add_parser("doctor", help="show what this machine can do")
+    _flags(doctor)
+    return parser
+
+
+def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("recipes", help="list, show and validate recipes")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the shipped recipes")
+    show = actions.add_parser("show", help="print a recipe's file")
+    show.add_argument("recipe", help="a shipped name or a path")
+    validate = actions.add_parser("validate", help="check recipes without running anything")
+    validate.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or paths")
+    for action in (listing, show, validate):
+        _flags(action)
+
+
+def _add_stage(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, several: bool = False
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    if several:
+        parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or paths")
+    else:
+        parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field: calibration.samples=32"
+    )
+    _common(parser)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="embedded", help="`embedded`, org/name[@revision], a folder or a .gguf file (%(default)s)"
+    )
+    parser.add_argument("--out", default="artifacts", help="the artifacts' root folder (%(default)s)")
+    _flags(parser)
+
+
+def _flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
+    parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
+
+
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+    parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
+    parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

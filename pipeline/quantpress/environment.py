@@ -1,0 +1,93 @@
+"""Which program runs which stage, and what this machine is. The serving side is known by its executable alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import CapabilityError
+
+# The distributions whose versions decide a checkpoint's bytes or a score.
+DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
+SCORING = ("lm_eval", "compressed-tensors", "torch", "transformers", "tokenizers", "datasets")
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Versions of installed distributions. Raises CapabilityError if one is missing."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise CapabilityError(f"{name} is not installed in {sys.prefix}", hint="make setup") from error
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What a measurement must name: processor, cores that this process may use, memory, GPUs, Python."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(pages / 2**30, 1),
+        "gpus": gpus(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+@cache
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that this machine shows."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [line.strip() for line in output.stdout.splitlines() if line.strip()] if output.returncode == 0 else []
+
+
+def find_vllm(named: str | None) -> Path:
+    """The `vllm` executable: the one named, else $VLLM, else .venv-vllm beside this environment, else on the path.
+
+    Raises CapabilityError if there is none.
+    """
+    named = named or os.environ.get("VLLM") or None
+    beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "vllm"
+    found = named or (str(beside) if beside.exists() else shutil.which("vllm"))
+    if not found or not shutil.which(found):
+        raise CapabilityError(
+            f"{found} is not an executable" if found else "vLLM was not found",
+            hint="make setup, or name yours with VLLM=/path/to/vllm, or --vllm-url for a running server",
+        )
+    return Path(found)
+
+
+def vllm_version(executable: Path) -> str:
+    """Version of the vLLM behind `executable`, from its environment's metadata; "unknown" for a wrapper elsewhere."""
+    for library in executable.resolve().parent.parent.glob("lib/python3*/site-packages"):
+        for info in library.glob("vllm-*.dist-info"):
+            return info.name.removeprefix("vllm-").removesuffix(".dist-info")
+    return "unknown"
+
+
+def serving_environment() -> dict[str, str]:
+    """Environment variables for vLLM. Without a GPU it would bind one core only and take half of the memory."""
+    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if not gpus():
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+        settings["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+    return settings

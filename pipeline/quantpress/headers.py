@@ -1,0 +1,57 @@
+"""What safetensors files hold, read from their headers alone: no weight is touched, torch is not needed."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantpress.errors import InputError
+
+_MAX_HEADER = 100_000_000  # bytes; the format's own limit
+
+
+@dataclass(frozen=True)
+class Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Tensors by name. Raises InputError if the file is not safetensors or is shorter than its header says.
+
+    Format: 8 bytes little-endian length, a JSON header, the data (https://huggingface.co/docs/safetensors).
+    """
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        tensors = {
+            name: Tensor(item["dtype"], tuple(item["shape"]), item["data_offsets"][1] - item["data_offsets"][0])
+            for name, item in header.items()
+        }
+        end = max((item["data_offsets"][1] for item in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}", hint="fetch the model again") from error
+    if path.stat().st_size != 8 + length + end:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes, its header says {8 + length + end}: cut short or damaged",
+            hint="fetch the model again",
+        )
+    return tensors
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder. Raises InputError if it holds no safetensors file."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} holds no *.safetensors", hint="quantpress reads safetensors only")
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        tensors |= read(path)
+    return tensors

@@ -1,0 +1,68 @@
+"""manifest.json: what went in, what came out, and the digest that names it. Written last: its presence means done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpress import files
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The folder of one recipe on one model, `OUT/<model>/<recipe>/`."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None where no run has finished."""
+        return dict(files.read_json(self.manifest_file)) if self.manifest_file.is_file() else None
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""
+        path = self.folder / f"{name}.json"
+        manifest = self.manifest()
+        if not path.is_file() or manifest is None:
+            return None
+        result = dict(files.read_json(path))
+        return result if result.get("checkpoint_digest") == manifest["digest"] else None
+
+
+def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:
+    return Artifact(out / model_name / recipe_name)
+
+
+def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file below `folder`, by relative name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+        for path in paths
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The paths at which two JSON objects differ."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}")
+    return found

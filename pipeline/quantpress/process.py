@@ -1,0 +1,123 @@
+"""Other programs: started under a guard so that none outlives quantpress, their output in a file that errors name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantpress import files, guard
+from quantpress.console import Console, Step
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
+
+_ERRORS: dict[str, type[QuantpressError]] = {
+    error.__name__: error for error in (StageError, InputError, CapabilityError)
+}
+
+
+@contextmanager
+def guarded(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `command` with its output appended to `log`; takes it and its descendants down at the end of the block."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, *command],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
+    """Runs `command` to its end. Returns its exit code; 128 + N for one that signal N killed."""
+    with guarded(command, log, env) as process:
+        return process.wait()
+
+
+def call_worker(module: str, job: Mapping[str, Any], folder: Path, console: Console, title: str, log: Path) -> Any:
+    """Runs `python -m module JOB RESULT` in the quantize environment and returns the JSON that it wrote.
+
+    Raises what the worker reported, or StageError with the last line of its log if it died.
+    """
+    name = module.rpartition(".")[2]
+    job_file, result_file = folder / f"{name}.job.json", folder / f"{name}.result.json"
+    files.write_json(job_file, job)
+    with console.step(title, log) as step:
+        code = run([sys.executable, "-m", module, str(job_file), str(result_file)], log, worker_environment())
+        result = _result(result_file, code, name, log, step)
+    job_file.unlink()
+    result_file.unlink()
+    return result
+
+
+def _result(result_file: Path, code: int, name: str, log: Path, step: Step) -> Any:
+    result = files.read_json(result_file) if result_file.exists() else None
+    if isinstance(result, dict) and "error" in result:
+        raise _ERRORS[result["error"]](result["message"], hint=result["hint"], log=log)
+    if code == 128 + signal.SIGKILL:
+        raise StageError(
+            f"the {name} worker was killed (signal 9) after {step.elapsed:.0f} s, most likely for lack of memory",
+            hint="use a machine with more memory, or a smaller calibration.batch_size",
+            log=log,
+        )
+    if code != 0 or result is None:
+        raise StageError(
+            f"the {name} worker failed with exit code {code}: {last_error(log)}",
+            hint="read the log; its end holds the traceback",
+            log=log,
+        )
+    step.result = str(result.pop("note", "")) if isinstance(result, dict) else ""
+    return result
+
+
+def last_error(log: Path) -> str:
+    """The last line of a log that looks like an exception, or the last line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    for line in reversed(lines[-200:]):
+        head = line.partition(":")[0]
+        if head.replace(".", "").replace("_", "").isalnum() and head.endswith(("Error", "Exception", "Interrupt")):
+            return line[:400]
+    return lines[-1][:400] if lines else "it printed nothing"
+
+
+def worker_environment() -> dict[str, str]:
+    """Settings that workers need: no telemetry, and numbers that do not depend on hash order."""
+    return {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def worker_main(work: Any) -> int:
+    """Entry point of a worker: reads the job, runs `work(job)`, writes its result or the quantpress error it raised."""
+    job_file, result_file = Path(sys.argv[1]), Path(sys.argv[2])
+    try:
+        result = work(json.loads(job_file.read_text(encoding="utf-8")))
+    except QuantpressError as error:
+        result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        message = f"no space left on the device: {error}"
+        result = {"error": "CapabilityError", "message": message, "hint": "free some space, or use another --out"}
+    files.write_json(result_file, result)
+    return 0

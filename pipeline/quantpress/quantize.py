@@ -1,0 +1,118 @@
+"""The quantize stage: recipe and model in, a checked compressed-tensors checkpoint with its manifest out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quantpress import calibration_data, environment, files, headers, manifest, process
+from quantpress import plan as planning
+from quantpress.console import Console
+from quantpress.errors import StageError
+from quantpress.manifest import Artifact
+from quantpress.model import Model
+from quantpress.plan import Plan
+from quantpress.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Quantized:
+    artifact: Artifact
+    manifest: dict[str, Any]
+    reused: bool
+
+
+def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
+    """Everything that decides the checkpoint's bytes; its digest names the artifact."""
+    calibration = plan.recipe.calibration
+    return {
+        "recipe": plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
+        "calibration": calibration_data.identity(calibration) if calibration else None,
+        "model": model.digests(),
+        "versions": environment.versions(environment.DECISIVE),
+    }
+
+
+def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quantized:
+    """Makes `out/<model>/<recipe>/checkpoint`, unless the same inputs made what is there.
+
+    Raises InputError before anything is written, CapabilityError for lack of space or a library, StageError if
+    llmcompressor fails or its checkpoint is not what the recipe says.
+    """
+    files.require_writable(out)
+    plan = planning.make(recipe, model)
+    inputs = inputs_of(plan, model)
+    digest = files.sha256_json(inputs)
+    artifact = manifest.artifact(out, model.name, recipe.name)
+    existing = _existing(artifact, digest, inputs, console)
+    if existing:
+        return existing
+    files.require_space(out, int(plan.weight_bytes * 1.5))
+    with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
+        record = _make(plan, model, staged, artifact, console)
+        record |= {"digest": digest, "inputs": inputs, "model": model.identity()}
+        files.write_json(staged / "manifest.json", record)
+        files.publish(staged, artifact.folder)
+    return Quantized(artifact, record, reused=False)
+
+
+def _existing(artifact: Artifact, digest: str, inputs: dict[str, Any], console: Console) -> Quantized | None:
+    found = artifact.manifest()
+    if found is None:
+        return None
+    if found["digest"] == digest:
+        console.say(f"✓ {artifact.folder} is up to date: same recipe, model, calibration data and versions")
+        return Quantized(artifact, found, reused=True)
+    console.say(f"  {artifact.folder} is remade; changed: {', '.join(manifest.differences(found['inputs'], inputs))}")
+    return None
+
+
+def _make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: Console) -> dict[str, Any]:
+    started = time.time()
+    checkpoint = staged / "checkpoint"
+    checkpoint.mkdir()
+    log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
+    log.unlink(missing_ok=True)
+    job = {"recipe": plan.recipe.dump(), "model": str(model.path), "output": str(checkpoint.resolve())}
+    title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
+    result = process.call_worker("quantpress.workers.oneshot", job, staged, console, title, log)
+    check_checkpoint(checkpoint, plan)
+    resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
+    files.write_text(staged / "recipe.resolved.yaml", resolved)
+    (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back
+    table = manifest.file_table(checkpoint)
+    return {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "recipe": plan.recipe.dump(),
+        "quantized_layers": len(plan.layers),
+        "group_size": plan.group_size,
+        **result,
+        "bytes": {"model": plan.weight_bytes, "checkpoint": _weight_bytes(checkpoint)},
+        "files": table,
+        "machine": environment.machine(),
+        "seconds": round(time.time() - started, 2),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(tensor.nbytes for tensor in headers.read_folder(folder).values())
+
+
+def check_checkpoint(checkpoint: Path, plan: Plan) -> None:
+    """Raises StageError unless exactly the planned layers carry scales: not fewer, and none that was to be ignored."""
+    if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
+        raise StageError("llmcompressor wrote no checkpoint", hint="read the log; its end holds the reason")
+    tensors = headers.read_folder(checkpoint)
+    found = {name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")}
+    missing, extra = sorted(set(plan.layers) - found), sorted(found - set(plan.layers))
+    if missing or extra:
+        raise StageError(
+            f"the recipe quantizes {len(plan.layers)} layers, the checkpoint has {len(found)} quantized; "
+            f"not quantized: {missing[:3]}, quantized but not planned: {extra[:3]}",
+            hint="check `targets` and `ignore` against the layer names above",
+        )

@@ -1,0 +1,109 @@
+"""The oneshot stage's heavy half: recipe -> llmcompressor's modifiers -> oneshot -> compressed-tensors checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from quantpress import calibration_data
+from quantpress.errors import StageError
+from quantpress.process import worker_main
+from quantpress.recipe import Awq, Calibration, Gptq, Quantizes, Recipe, SmoothQuant
+
+
+def pin_memory_only_with_an_accelerator() -> None:
+    """llmcompressor 0.13 to 0.14.0.1: AWQ pins cached activations unconditionally, and torch refuses without one.
+
+    "Cannot access accelerator device when none is available", from IntermediatesCache.pin_memory. Pinning only speeds
+    up copies to an accelerator, so without one it can do nothing.
+    """
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_, **__: None
+
+
+def config_groups(body: Quantizes) -> dict[str, Any]:
+    """llmcompressor's `config_groups`: compressed-tensors' preset with our group size, or the explicit arguments."""
+    from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+
+    if body.scheme:
+        scheme = preset_name_to_scheme(body.scheme, body.targets)
+        if isinstance(body.group_size, int):
+            scheme.weights.group_size = body.group_size
+    else:
+        parts = {"weights": body.weights, "input_activations": body.input_activations}
+        arguments = {name: part.model_dump(exclude_none=True) for name, part in parts.items() if part}
+        scheme = QuantizationScheme(targets=body.targets, **arguments)
+    return {"group_0": scheme}
+
+
+def modifiers_of(recipe: Recipe) -> list[Any]:
+    """llmcompressor's modifiers for a resolved recipe, in order."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    made: list[Any] = []
+    for modifier in recipe.modifiers:
+        body = modifier.body
+        if isinstance(body, SmoothQuant):
+            made.append(SmoothQuantModifier(smoothing_strength=body.smoothing_strength, ignore=body.ignore))
+            continue
+        groups = {"config_groups": config_groups(body), "ignore": body.ignore}
+        if isinstance(body, Gptq):
+            options = {"block_size": body.block_size, "dampening_frac": body.dampening_frac, "actorder": body.actorder}
+            made.append(GPTQModifier(**groups, **options))
+        else:
+            if isinstance(body, Awq):
+                made.append(AWQModifier(n_grid=body.n_grid, duo_scaling=body.duo_scaling))
+            made.append(QuantizationModifier(**groups))
+    return made
+
+
+def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+    """A DataLoader over the packed sequences in fixed order, and what the manifest says of them."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    sequences = calibration_data.pack(calibration_data.documents(calibration), tokenizer, calibration)
+    ids = torch.tensor(sequences)
+    items = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+    about = {
+        "dataset": calibration.dataset,
+        "sequences": len(sequences),
+        "requested_sequences": calibration.samples,
+        "sequence_length": ids.shape[1],
+        "tokens": ids.numel(),
+        "fingerprint": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+    }
+    return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
+
+
+def quantize(job: dict[str, Any]) -> dict[str, Any]:
+    """job: recipe (resolved), model (folder), output (folder to write). Returns what the manifest records."""
+    import torch
+    from llmcompressor import oneshot
+    from llmcompressor.core import active_session
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = Recipe.model_validate(job["recipe"])
+    pin_memory_only_with_an_accelerator()
+    torch.manual_seed(recipe.calibration.seed if recipe.calibration else 0)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", use_safetensors=True)
+    modifiers = modifiers_of(recipe)
+    oneshot(model=model, processor=tokenizer, recipe=modifiers, dataset=data, output_dir=job["output"])
+    ran = len(active_session().lifecycle.recipe.modifiers)
+    if ran != len(modifiers):
+        raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
+    note = f"{about['tokens']} calibration tokens" if about else "no calibration data needed"
+    names = [type(modifier).__name__ for modifier in modifiers]
+    return {"modifiers": names, "calibration": about, "threads": torch.get_num_threads(), "note": note}
+
+
+if __name__ == "__main__":
+    raise SystemExit(worker_main(quantize))
