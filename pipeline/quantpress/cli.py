@@ -104,7 +104,11 @@ def _add_stage(
     else:
         parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field: calibration.samples=32"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a recipe field: calibration.samples=32",
     )
     _common(parser)
     return parser
@@ -132,6 +136,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _HEARTBEAT_S = 30.0
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# What loguru and vLLM put before a message.
+_PREFIX = re.compile(r"^(\S+ \| \w+ \| \w+ - |\(\w+ pid=\d+\) (\w+ [\d-]+ [\d:]+ \[[^\]]*\] )?)")
 _TQDM = re.compile(r"^(?P<what>.*?):?\s*(?P<percent>\d{1,3})%\|")
 
 
@@ -28,6 +30,7 @@ def last_activity(log: Path) -> str:
     except OSError:
         return ""
     for piece in reversed(re.split(r"[\r\n]+", _ANSI.sub("", tail))):
+        piece = _PREFIX.sub("", piece)
         if bar := _TQDM.match(piece):
             return f"{bar['what'].strip()} {bar['percent']}%".strip()
         if piece.strip():

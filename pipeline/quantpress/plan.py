@@ -42,7 +42,7 @@ def linear_shapes(tensors: dict[str, Tensor], tied: bool) -> dict[str, tuple[int
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """compressed-tensors' rule for targets and ignore: a class, an exact module name, or `re:` from the name's start."""
+    """compressed-tensors' rule for targets and ignore: a class, an exact name, or `re:` from the name's start."""
     return any(
         pattern == "Linear" or pattern == name or (pattern.startswith("re:") and _search(pattern[3:], name))
         for pattern in patterns
@@ -118,4 +118,4 @@ def _resolve_group_size(
                 f"{modifier.name}: group_size {requested} does not divide the {shape[1]} input features of {name}",
                 hint="use group_size: auto, or add the layer to `ignore`",
             )
-    return Modifier(**{modifier.name: body.with_group_size(requested)}), requested
+    return Modifier.model_validate({modifier.name: body.with_group_size(requested)}), requested

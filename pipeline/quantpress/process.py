@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,17 @@ _ERRORS: dict[str, type[QuantpressError]] = {
 
 @contextmanager
 def guarded(
-    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs `command` with its output appended to `log`; takes it and its descendants down at the end of the block."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    """Runs `command`; takes it and its descendants down at the end of the block.
+
+    Its output is appended to `log`, or shown where `log` is None.
+    """
+    with ExitStack() as stack:
+        stream = None
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            stream = stack.enter_context(log.open("ab"))
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, *command],
             stdin=subprocess.PIPE,

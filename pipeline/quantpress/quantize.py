@@ -84,6 +84,8 @@ def _make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: C
     resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
     files.write_text(staged / "recipe.resolved.yaml", resolved)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back
+    for path in checkpoint.iterdir():
+        path.chmod(0o644)  # transformers writes weights for their owner only; a server often runs as someone else
     table = manifest.file_table(checkpoint)
     return {
         "schema_version": manifest.SCHEMA_VERSION,

@@ -1,0 +1,88 @@
+"""What the difference between two models' scores on the same documents means."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import StageError
+
+SIGNIFICANCE = 0.05
+
+
+def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
+    """lm-eval's logged samples of one task, by document id."""
+    with gzip.open(folder / f"samples_{task}.jsonl.gz", "rt", encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def compare_task(
+    task: str, metric: str, baseline: list[dict[str, Any]], candidate: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Accuracy of both on the same documents, and the exact McNemar test on those where only one is right.
+
+    McNemar, exact: under "no difference" the documents that only the candidate has right are binomial with p = 1/2
+    among those on which the two differ (Psychometrika 12, 1947). `no_signal`: the baseline itself is not better than
+    guessing (uniformly, or always the most frequent answer), one-sided exact binomial test at 5%.
+    Raises StageError if the two were not scored on the same documents.
+    """
+    from scipy.stats import binomtest
+
+    pairs = list(_pairs(task, baseline, candidate))
+    right = [(bool(one[metric]), bool(other[metric])) for one, other in pairs]
+    count = len(right)
+    lost = sum(one and not other for one, other in right)
+    gained = sum(other and not one for one, other in right)
+    p_value = float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
+    base_right = sum(one for one, _ in right)
+    guess = _guessing(baseline)
+    luck = float(binomtest(base_right, count, min(guess, 1.0), alternative="greater").pvalue)
+    return {
+        "metric": metric,
+        "documents": count,
+        "baseline": base_right / count,
+        "candidate": sum(other for _, other in right) / count,
+        "difference": (gained - lost) / count,
+        "lost": lost,
+        "gained": gained,
+        "p_value": p_value,
+        "significant": p_value < SIGNIFICANCE,
+        "changed_answers": sum(_answer(one, metric) != _answer(other, metric) for one, other in pairs) / count,
+        "guessing": guess,
+        "no_signal": luck >= SIGNIFICANCE,
+    }
+
+
+def _pairs(
+    task: str, baseline: list[dict[str, Any]], candidate: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    others = {sample["doc_id"]: sample for sample in candidate}
+    if len(baseline) != len(others) or any(
+        others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"] for sample in baseline
+    ):
+        raise StageError(
+            f"{task}: baseline and candidate were scored on different documents", hint="evaluate both again"
+        )
+    for sample in baseline:
+        yield sample, others[sample["doc_id"]]
+
+
+def _answer(sample: dict[str, Any], metric: str) -> int:
+    """Index of the chosen answer: the highest log-likelihood; per character of the answer for acc_norm."""
+    likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+    if metric == "acc_norm":
+        lengths = [len(continuation.lstrip()) for _, continuation in sample["arguments"]]
+        likelihoods = [value / max(length, 1) for value, length in zip(likelihoods, lengths, strict=True)]
+    return max(range(len(likelihoods)), key=likelihoods.__getitem__)
+
+
+def _guessing(samples: list[dict[str, Any]]) -> float:
+    """Accuracy of the better of two guesses: uniform over the choices, or always the most frequent target."""
+    chance = sum(1 / len(sample["filtered_resps"]) for sample in samples) / len(samples)
+    majority = Counter(str(sample["target"]) for sample in samples).most_common(1)[0][1] / len(samples)
+    positional = all(str(sample["target"]).isdigit() for sample in samples)
+    return max(chance, majority) if positional else chance

@@ -1,0 +1,124 @@
+"""The evaluate stage: the model and a recipe's checkpoint on the same documents; each scored once and kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpress import environment, files, manifest, process
+from quantpress.console import Console
+from quantpress.errors import StageError
+from quantpress.manifest import Artifact
+from quantpress.model import Model, cache_folder
+from quantpress_evaluate import compare
+from quantpress_evaluate.suite import Suite
+
+
+@dataclass(frozen=True)
+class Request:
+    """A suite resolved: its tasks with the files their documents come from."""
+
+    suite: Suite
+    tasks: list[dict[str, Any]]
+    limit: int | None
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the model that decides a score."""
+        return {
+            "suite": self.suite.name,
+            "tasks": [{k: v for k, v in task.items() if k != "data"} for task in self.tasks],
+            "num_fewshot": self.suite.num_fewshot,
+            "limit": self.limit or self.suite.limit,
+            "batch_size": self.suite.batch_size,
+            "backend": "hf",
+            "device": "cuda" if environment.gpus() else "cpu",
+            "versions": environment.versions(environment.SCORING),
+        }
+
+
+def evaluate(artifact: Artifact, model: Model, request: Request, console: Console) -> dict[str, Any]:
+    """Scores the model (once, shared by all its recipes) and the checkpoint, and writes accuracy.json.
+
+    Raises StageError if there is no finished checkpoint or lm-eval fails.
+    """
+    record = artifact.manifest()
+    if record is None:
+        raise StageError(
+            f"{artifact.folder} holds no finished checkpoint", hint=f"quantpress quantize {artifact.name} first"
+        )
+    baseline = _scored(
+        "baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", request, console
+    )
+    candidate = _scored(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console)
+    tasks = {
+        task["task"]: compare.compare_task(
+            task["task"],
+            task["metric"],
+            compare.read_samples(Path(baseline["folder"]), task["task"]),
+            compare.read_samples(Path(candidate["folder"]), task["task"]),
+        )
+        for task in request.tasks
+    }
+    result = {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "checkpoint_digest": record["digest"],
+        "model_digest": model.identity()["digest"],
+        "suite": request.suite.name,
+        "settings": request.settings(),
+        "tasks": tasks,
+        "mean": {side: sum(task[side] for task in tasks.values()) / len(tasks) for side in ("baseline", "candidate")},
+        "runs": {"baseline": baseline, "candidate": candidate},
+        "machine": environment.machine(),
+    }
+    files.write_json(artifact.folder / "accuracy.json", result)
+    return result
+
+
+def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, console: Console) -> dict[str, Any]:
+    """The scores of one model under these settings; lm-eval runs only if they are not there yet."""
+    key = files.sha256_json({"model": digest, "settings": request.settings()})
+    final = folder / "scores" / f"{request.suite.name}-{key[:12]}"
+    if (final / "score.json").is_file():
+        console.say(f"✓ {role} on {request.suite.name}: scored before, nothing to do")
+        return dict(files.read_json(final / "score.json"))
+    with files.lock(final), files.staging(final) as staged:
+        log = folder.parent / "logs" / f"{role}.evaluate.log"
+        log.unlink(missing_ok=True)
+        settings = request.settings()
+        job = {
+            "model": str(path.resolve()),
+            "tasks": request.tasks,
+            **{name: settings[name] for name in ("num_fewshot", "limit", "batch_size", "device")},
+            "output": str(staged.resolve()),
+            "cache": str((cache_folder() / "datasets").resolve()),
+        }
+        started = time.time()
+        title = f"scoring {role} on {request.suite.name}"
+        worker = "quantpress_evaluate.score"
+        result = process.call_worker(worker, job, staged, console, title, log)
+        score = {
+            "schema_version": manifest.SCHEMA_VERSION,
+            "key": key,
+            "folder": str(final),
+            **result,
+            "seconds": round(time.time() - started, 1),
+            "command": _by_hand(job, final),
+        }
+        files.write_json(staged / "score.json", score)
+        files.publish(staged, final)
+    return score
+
+
+def _by_hand(job: dict[str, Any], final: Path) -> str:
+    """The lm-eval command that gives the same numbers."""
+    names = ",".join(task["task"] for task in job["tasks"])
+    command = (
+        f"lm_eval run --model hf --model_args pretrained={job['model']},dtype=auto --tasks {names} "
+        f"--include_path {final / 'tasks'} --batch_size {job['batch_size']} --device {job['device']} "
+        "--log_samples --output_path OUT"
+    )
+    if job["limit"]:
+        command += f" --limit {job['limit']}"
+    return command + (f" --num_fewshot {job['num_fewshot']}" if job["num_fewshot"] else "")

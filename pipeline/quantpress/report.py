@@ -1,0 +1,162 @@
+"""report.md: what a person reads, made from the stages' JSON alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from quantpress import files
+from quantpress.errors import InputError
+from quantpress.manifest import Artifact
+
+Results = dict[str, Any]
+
+
+def collect(folder: Path) -> dict[str, Results]:
+    """Manifest, accuracy and throughput of every finished artifact below a model's folder, by recipe.
+
+    Raises InputError if there is none.
+    """
+    found = {}
+    for path in sorted(folder.glob("*/manifest.json")):
+        artifact = Artifact(path.parent)
+        found[artifact.name] = {
+            "manifest": artifact.manifest(),
+            "accuracy": artifact.result("accuracy"),
+            "throughput": artifact.result("throughput"),
+        }
+    if not found:
+        raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
+    return found
+
+
+def write(folder: Path, text: str) -> Path:
+    files.write_text(folder / "report.md", text)
+    return folder / "report.md"
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def render(model: dict[str, Any], found: dict[str, Results]) -> str:
+    """The whole report as Markdown."""
+    accuracy = {name: results["accuracy"] for name, results in found.items() if results["accuracy"]}
+    throughput = {name: results["throughput"] for name, results in found.items() if results["throughput"]}
+    parts = [f"# {model['name']}: compressed for vLLM", *_notes(model), "## Size", size_table(found)]
+    parts += ["## Accuracy", accuracy_section(accuracy) if accuracy else "Not measured: `quantpress evaluate RECIPE`."]
+    parts += ["## Speed in vLLM"]
+    parts += [throughput_section(throughput) if throughput else "Not measured: `quantpress bench RECIPE`."]
+    parts += ["## Answers", answers(throughput)] if throughput else []
+    parts += ["## How these figures were made", provenance(model, found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _notes(model: dict[str, Any]) -> list[str]:
+    return [f"> **About this model:** {note}" for note in model["notes"]]
+
+
+def size_table(found: dict[str, Results]) -> str:
+    header = ["recipe", "weights", "of the model's", "quantized layers", "group size", "calibration tokens", "time"]
+    rows = []
+    for name, results in found.items():
+        made = results["manifest"]
+        before, after = made["bytes"]["model"], made["bytes"]["checkpoint"]
+        tokens = made["calibration"]["tokens"] if made["calibration"] else "none needed"
+        group = str(made["group_size"] or "per channel")
+        size = [f"{after / 1e6:.0f} MB", f"{after / before:.0%}"]
+        rows.append([name, *size, str(made["quantized_layers"]), group, str(tokens), f"{made['seconds']:.0f} s"])
+    return table(header, rows)
+
+
+def accuracy_section(accuracy: dict[str, Any]) -> str:
+    text = (
+        "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "
+        "`p` is the exact McNemar test: above 0.05 the difference is within what chance does. "
+        "*No signal*: the unquantized model itself is not better than guessing there, so the task says nothing "
+        "about the recipe."
+    )
+    return f"{text}\n\n{accuracy_table(accuracy)}"
+
+
+def accuracy_table(accuracy: dict[str, Any]) -> str:
+    """One row for each recipe and task."""
+    header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "answers changed"]
+    rows = []
+    for name, result in accuracy.items():
+        for task, row in result["tasks"].items():
+            difference = f"{row['difference']:+.3f}" + ("" if row["significant"] else " (within chance)")
+            values = [f"{row['baseline']:.3f}", f"{row['candidate']:.3f}", difference, f"{row['p_value']:.2g}"]
+            label = f"{task} (*no signal*)" if row["no_signal"] else task
+            rows.append([name, label, str(row["documents"]), row["metric"], *values, f"{row['changed_answers']:.1%}"])
+        mean = result["mean"]
+        values = [f"**{mean['baseline']:.3f}**", f"**{mean['candidate']:.3f}**"]
+        rows.append([name, "**mean**", "", "", *values, f"**{mean['candidate'] - mean['baseline']:+.3f}**", "", ""])
+    return table(header, rows)
+
+
+def throughput_section(throughput: dict[str, Any]) -> str:
+    machines = {result["machine"]["processor"]: result["machine"] for result in throughput.values()}
+    where = "; ".join(
+        f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores"
+        for machine in machines.values()
+    )
+    text = (
+        f"Measured on {where}. Model and checkpoint were served at the same time and loaded in turns; each figure is "
+        "the median over rounds. *Speed-up* is the ratio of output tokens/s pair by pair: median (least to greatest). "
+        "It is called faster or slower only if every pair says so by more than 3%."
+    )
+    return f"{text}\n\n{throughput_table(throughput)}"
+
+
+def throughput_table(throughput: dict[str, Any]) -> str:
+    """One row for each recipe and concurrency."""
+    header = ["recipe", "workload", "concurrency", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
+    header += ["TTFT ms (model)", "TTFT ms", "TPOT ms (model)", "TPOT ms"]
+    rows = []
+    for name, result in throughput.items():
+        for cell in result["summary"]:
+            base, own = cell.get("baseline"), cell["candidate"]
+            ratios = cell.get("ratios")
+            speedup = f"{cell['speedup']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "not measured"
+            row = [name, result["workload"]["name"], str(cell["concurrency"]), _figure(base, "output_throughput")]
+            row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline")]
+            for metric in ("median_ttft_ms", "median_tpot_ms"):
+                row += [_figure(base, metric), _figure(own, metric)]
+            rows.append(row)
+    return table(header, rows)
+
+
+def _figure(figures: dict[str, float] | None, name: str) -> str:
+    return f"{figures[name]:.1f}" if figures else "not measured"
+
+
+def answers(throughput: dict[str, Any]) -> str:
+    header = ["recipe", "question", "the model's answer", "the checkpoint's answer"]
+    rows = []
+    for name, result in throughput.items():
+        own = result["answers"]["candidate"]
+        base = result["answers"].get("baseline", {"answer": "not asked"})
+        rows.append([name, own["question"], _cell(base["answer"]), _cell(own["answer"])])
+    return table(header, rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def provenance(model: dict[str, Any], found: dict[str, Results]) -> str:
+    lines = [f"- model: {model['source']}, digest `{model['digest'][:12]}`"]
+    for name, results in found.items():
+        made = results["manifest"]
+        versions = ", ".join(f"{key} {value}" for key, value in made["inputs"]["versions"].items())
+        lines.append(f"- {name}: made {made['created']}, digest `{made['digest'][:12]}`, {versions}")
+        if accuracy := results["accuracy"]:
+            lines.append(f"  - accuracy by hand: `{accuracy['runs']['candidate']['command']}`")
+        if throughput := results["throughput"]:
+            lines.append(f"  - server by hand: `{throughput['servers']['candidate']['command']}`")
+            lines.append(f"  - load by hand: `{throughput['cells'][0]['command']}`")
+            lines.append(f"  - vLLM {throughput['vllm']['version']}")
+    return "\n".join(lines)
