@@ -29,7 +29,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 
 # torch comes first and with its own dependencies: which ones it has differs from build to build. The lock holds
 # everything else, resolved together, so nothing is resolved here.
-.venv/.complete: requirements/quantize.lock pyproject.toml
+.venv/.locked: requirements/quantize.lock
 	@echo "creating .venv (llmcompressor, lm-eval): about a minute, 1.8 GB"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
@@ -37,6 +37,9 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	$(INSTALL) torch .venv/install-1.log .venv/bin/python $(PIP) -c requirements/quantize.lock torch
 	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) --no-deps -r requirements/quantize.lock
+	@touch $@
+
+.venv/.complete: .venv/.locked pyproject.toml
 	$(INSTALL) hatchling .venv/install-3.log .venv/bin/python $(PIP) -c requirements/dev.lock hatchling editables
 	$(INSTALL) quantpress .venv/install-4.log .venv/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -72,7 +75,7 @@ serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
 	@$(QUANTPRESS) serve $(RECIPE) $(COMMON)
 
 demo: setup ## the main job on the embedded model, small: about 6 minutes after the installation
-	@$(QUANTPRESS) run $(RECIPE) --suite smoke --workload smoke --set calibration.samples=32 $(COMMON)
+	@$(QUANTPRESS) run $(RECIPE) --suite smoke --workload smoke --set calibration.samples=16 $(COMMON)
 
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint

@@ -111,7 +111,7 @@ def _write_report(args: Namespace, model: Model) -> None:
     found = reporting.collect(Path(args.out) / model.name)
     text = reporting.render(model.identity(), found)
     path = reporting.write(Path(args.out) / model.name, text)
-    _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text}\n{path}")
+    _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 
 
 def serve(args: Namespace) -> int:

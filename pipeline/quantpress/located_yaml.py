@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from quantpress.errors import InputError
 
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,6 +88,8 @@ class _Walker:
             self.document.problem(loc, "aliases (*name) are not allowed; write the value out")
             return None
         self.seen.add(id(node))
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+            self.document.problem(loc, f"the tag {node.tag!r} is not allowed; this is data, not objects")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):

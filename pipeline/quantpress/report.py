@@ -11,6 +11,7 @@ from quantpress.errors import InputError
 from quantpress.manifest import Artifact
 
 Results = dict[str, Any]
+PROVENANCE = "## How these figures were made"
 
 
 def collect(folder: Path) -> dict[str, Results]:
@@ -36,8 +37,10 @@ def write(folder: Path, text: str) -> Path:
     return folder / "report.md"
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def table(header: list[str], rows: Iterable[list[str]], text_columns: int = 1) -> str:
+    """A Markdown table; the first `text_columns` columns are aligned left, the rest are figures."""
+    rule = ["---" if number < text_columns else "---:" for number in range(len(header))]
+    lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -50,7 +53,7 @@ def render(model: dict[str, Any], found: dict[str, Results]) -> str:
     parts += ["## Speed in vLLM"]
     parts += [throughput_section(throughput) if throughput else "Not measured: `quantpress bench RECIPE`."]
     parts += ["## Answers", answers(throughput)] if throughput else []
-    parts += ["## How these figures were made", provenance(model, found)]
+    parts += [PROVENANCE, provenance(model, found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,7 +97,7 @@ def accuracy_table(accuracy: dict[str, Any]) -> str:
         mean = result["mean"]
         values = [f"**{mean['baseline']:.3f}**", f"**{mean['candidate']:.3f}**"]
         rows.append([name, "**mean**", "", "", *values, f"**{mean['candidate'] - mean['baseline']:+.3f}**", "", ""])
-    return table(header, rows)
+    return table(header, rows, text_columns=2)
 
 
 def throughput_section(throughput: dict[str, Any]) -> str:
@@ -126,7 +129,7 @@ def throughput_table(throughput: dict[str, Any]) -> str:
             for metric in ("median_ttft_ms", "median_tpot_ms"):
                 row += [_figure(base, metric), _figure(own, metric)]
             rows.append(row)
-    return table(header, rows)
+    return table(header, rows, text_columns=2)
 
 
 def _figure(figures: dict[str, float] | None, name: str) -> str:
@@ -140,7 +143,7 @@ def answers(throughput: dict[str, Any]) -> str:
         own = result["answers"]["candidate"]
         base = result["answers"].get("baseline", {"answer": "not asked"})
         rows.append([name, own["question"], _cell(base["answer"]), _cell(own["answer"])])
-    return table(header, rows)
+    return table(header, rows, text_columns=4)
 
 
 def _cell(text: str) -> str:

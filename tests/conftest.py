@@ -1,0 +1,79 @@
+"""Shared pieces: a model folder made of headers alone, and the quantpress command as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of bf16 zeros."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for dimension in shape:
+            size *= dimension
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
+
+
+def llama_shapes(
+    hidden: int = 64, intermediate: int = 128, layers: int = 2, vocab: int = 32
+) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    for number in range(layers):
+        prefix = f"model.layers.{number}"
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            shapes[f"{prefix}.self_attn.{name}.weight"] = (hidden, hidden)
+        for name in ("gate_proj", "up_proj"):
+            shapes[f"{prefix}.mlp.{name}.weight"] = (intermediate, hidden)
+        shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, intermediate)
+    return shapes
+
+
+@pytest.fixture
+def safetensors() -> Callable[[Path, dict[str, tuple[int, ...]]], None]:
+    return write_safetensors
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a model folder that has headers and a config, and no meaningful weight."""
+
+    def make(name: str = "tiny", tied: bool = True, **sizes: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied}
+        (folder / "config.json").write_text(json.dumps(config))
+        write_safetensors(folder / "model.safetensors", llama_shapes(**sizes))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def quantpress(tmp_path: Path) -> Run:
+    """Runs the quantpress command in an empty folder, offline."""
+
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "QUANTPRESS_CACHE": str(tmp_path / "cache"), **(env or {})}
+        command: Sequence[str] = [sys.executable, "-m", "quantpress", *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run

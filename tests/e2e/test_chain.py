@@ -1,0 +1,163 @@
+"""The main job on real parts: llmcompressor, lm-eval and vLLM on the embedded model, little data, little load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from quantpress import environment, files, headers
+
+pytestmark = pytest.mark.e2e
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+WORKLOAD = """
+name: tiny
+description: As little load as makes a figure.
+input_len: 32
+output_len: 8
+concurrency: [1, 2]
+requests_per_stream: 2
+rounds: 1
+"""
+SMALL = ("--set", "calibration.samples=4", "--set", "calibration.max_sequence_length=256")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, real: Run, embedded_model: Path) -> Path:
+    """The artifacts of one `quantpress run` over the whole chain."""
+    out = tmp_path_factory.mktemp("chain")
+    (out / "tiny.yaml").write_text(WORKLOAD)
+    arguments = ("--suite", "smoke", "--limit", "8", "--workload", str(out / "tiny.yaml"), "--out", str(out))
+    real("run", "gptq-w4a16", *SMALL, *arguments)
+    return out
+
+
+@pytest.fixture
+def artifact(finished: Path) -> Path:
+    return finished / "SmolLM2-135M-Instruct" / "gptq-w4a16"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_the_checkpoint_is_what_the_recipe_says(artifact: Path) -> None:
+    config = read(artifact / "checkpoint" / "config.json")["quantization_config"]
+    weights = config["config_groups"]["group_0"]["weights"]
+    assert config["quant_method"] == "compressed-tensors"
+    assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 64, True)
+    assert config["ignore"] == ["lm_head"]
+    tensors = headers.read_folder(artifact / "checkpoint")
+    assert sum(name.endswith(".weight_packed") for name in tensors) == 210
+
+
+def test_the_manifest_covers_every_file(artifact: Path) -> None:
+    manifest = read(artifact / "manifest.json")
+    found = {str(p.relative_to(artifact / "checkpoint")) for p in (artifact / "checkpoint").rglob("*") if p.is_file()}
+    assert set(manifest["files"]) == found
+    for name, entry in manifest["files"].items():
+        assert files.sha256_file(artifact / "checkpoint" / name) == entry["sha256"]
+    assert manifest["modifiers"] == ["GPTQModifier"]
+    assert manifest["calibration"]["tokens"] == 1024
+    assert manifest["bytes"]["checkpoint"] < 0.5 * manifest["bytes"]["model"]
+    assert manifest["recipe"]["modifiers"][0]["gptq"]["group_size"] == 64
+
+
+def test_others_may_read_the_weights(artifact: Path) -> None:
+    assert (artifact / "checkpoint" / "model.safetensors").stat().st_mode & 0o044 == 0o044
+
+
+def test_accuracy_is_lm_evals_own(artifact: Path) -> None:
+    result = read(artifact / "accuracy.json")
+    assert set(result["tasks"]) == {f"quantpress_smoke_{name}" for name in ("yesno", "physical", "endings", "science")}
+    for side, row in result["runs"].items():
+        by_lm_eval = read(Path(row["folder"]) / "results.json")["results"]
+        for task, compared in result["tasks"].items():
+            assert compared["documents"] == 8
+            assert compared[side] == pytest.approx(by_lm_eval[task][f"{compared['metric']},none"])
+
+
+def test_the_checkpoint_answers_in_vllm(artifact: Path) -> None:
+    result = read(artifact / "throughput.json")
+    assert "Paris" in result["answers"]["candidate"]["answer"]
+    assert "Paris" in result["answers"]["baseline"]["answer"]
+    assert len(result["cells"]) == 4
+    for cell in result["cells"]:
+        assert cell["figures"]["completed"] == 2 * cell["concurrency"]
+        assert cell["figures"]["total_output_tokens"] == 16 * cell["concurrency"]
+        assert cell["figures"]["output_throughput"] > 0
+    assert [row["failed_requests"] for row in result["summary"]] == [0, 0]
+
+
+@pytest.mark.skipif(bool(environment.gpus()), reason="the threads of a CPU server")
+def test_the_server_uses_every_core(artifact: Path) -> None:
+    log = (artifact.parent / "logs" / "gptq-w4a16.vllm-candidate.log").read_text()
+    cores = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+    assert f"core ids=[{cores}]" in log
+
+
+def test_the_report_is_written(artifact: Path) -> None:
+    text = (artifact.parent / "report.md").read_text()
+    assert "4-bit grid" in text
+    assert "gptq-w4a16" in text
+    assert "Not measured" not in text
+
+
+def test_nothing_is_left_running_or_half_written(artifact: Path, finished: Path) -> None:
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(finished) in " ".join(p.info["cmdline"] or [])]
+    assert not list(finished.rglob("*.staging-*"))
+
+
+def test_a_second_run_does_nothing(finished: Path, artifact: Path, real: Run) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in (artifact / "checkpoint").iterdir()}
+    arguments = ("--suite", "smoke", "--limit", "8", "--workload", str(finished / "tiny.yaml"), "--out", str(finished))
+    started = time.monotonic()
+    done = real("run", "gptq-w4a16", *SMALL, *arguments)
+    assert "up to date" in done.stderr
+    assert done.stderr.count("nothing to do") == 3
+    assert "scoring" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (artifact / "checkpoint").iterdir()} == stamps
+    assert time.monotonic() - started < 30
+
+
+def test_a_changed_recipe_says_what_changed(finished: Path, real: Run) -> None:
+    done = real("quantize", "rtn-w4a16", "--out", str(finished))
+    assert "up to date" not in done.stderr
+    done = real("quantize", "rtn-w4a16", "--out", str(finished), "--set", "modifiers.0.rtn.group_size=32")
+    assert "changed: recipe.modifiers" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_an_interrupted_bench_leaves_no_server(number: int, finished: Path, artifact: Path, start: Start) -> None:
+    arguments = ("--workload", str(finished / "tiny.yaml"), "--out", str(finished), "--fresh")
+    log = artifact.parent / "logs" / "gptq-w4a16.vllm-candidate.log"
+    log.unlink()
+    before = (artifact / "throughput.json").read_bytes()
+    running = start("bench", "gptq-w4a16", *SMALL, *arguments)
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "EngineCore" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert running.poll() is None
+    running.send_signal(number)
+    assert running.wait(timeout=60) == (130 if number == signal.SIGINT else -9)
+    deadline = time.monotonic() + 30
+    while _below(str(finished)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not _below(str(finished))
+    assert (artifact / "throughput.json").read_bytes() == before
+
+
+def _below(folder: str) -> list[str]:
+    """Command lines that name the folder, and vLLM's renamed helpers, which name nothing."""
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if folder in line or line.startswith("VLLM::")]

@@ -1,0 +1,97 @@
+"""The report is made from the stages' JSON alone; here that JSON is made by hand, with stages missing and failed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress import files, report
+from quantpress.errors import InputError
+
+MODEL = {"name": "tiny", "source": "embedded", "digest": "ab" * 32, "notes": ["Its weights lie on a 4-bit grid."]}
+MANIFEST = {
+    "digest": "d1",
+    "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
+    "calibration": None,
+    "group_size": 64,
+    "quantized_layers": 14,
+    "seconds": 9.0,
+    "created": "2026-01-01T00:00:00Z",
+    "inputs": {"versions": {"llmcompressor": "0.14"}},
+}
+ROW = {
+    "metric": "acc",
+    "documents": 48,
+    "baseline": 0.5,
+    "candidate": 0.25,
+    "difference": -0.25,
+    "p_value": 0.001,
+    "significant": True,
+    "changed_answers": 0.3,
+    "no_signal": False,
+}
+ACCURACY = {
+    "checkpoint_digest": "d1",
+    "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
+    "mean": {"baseline": 0.5, "candidate": 0.25},
+    "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
+}
+FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
+THROUGHPUT = {
+    "checkpoint_digest": "d1",
+    "machine": {"processor": "CPU", "gpus": [], "cores": 2},
+    "workload": {"name": "smoke"},
+    "vllm": {"version": "0.32"},
+    "servers": {"candidate": {"command": "vllm serve x"}},
+    "cells": [{"command": "vllm bench serve"}],
+    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"answer": "ok"}},
+    "summary": [
+        {"concurrency": 1, "candidate": FIGURES, "baseline": FIGURES, "ratios": [0.9, 1.1], "speedup": 1.0}
+        | {"verdict": "no difference shown"},
+        {"concurrency": 8, "candidate": FIGURES},
+    ],
+}
+
+
+def rendered(folder: Path, **results: Any) -> str:
+    for name, value in {"manifest": MANIFEST, **results}.items():
+        files.write_json(folder / "r4" / f"{name}.json", value)
+    return report.render(MODEL, report.collect(folder))
+
+
+def test_a_full_report_says_everything(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
+    assert "4-bit grid" in text
+    assert "| r4 | 50 MB | 25% | 14 | 64 | none needed | 9 s |" in text
+    assert "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 30.0% |" in text
+    assert "piqa (*no signal*)" in text
+    assert "-0.250 (within chance)" in text
+    assert "1.00 (0.90 to 1.10) | no difference shown" in text
+    assert "not measured | no baseline" in text
+    assert r"a\|b c" in text
+    assert "`lm_eval run --tasks boolq`" in text
+
+
+def test_missing_stages_are_named(tmp_path: Path) -> None:
+    text = rendered(tmp_path)
+    assert text.count("Not measured") == 2
+
+
+def test_a_result_of_another_checkpoint_is_not_shown(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy={**ACCURACY, "checkpoint_digest": "old"})
+    assert "boolq" not in text
+
+
+def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None:
+    lines = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT).splitlines()
+    width = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            cells = line.replace(r"\|", "").count("|")
+            width = cells if not before.startswith("|") else width
+            assert cells == width
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no artifact"):
+        report.collect(tmp_path)
