@@ -19,7 +19,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data
+.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -86,6 +86,12 @@ lint: .venv/.complete-dev ## ruff and mypy --strict
 
 clean: ## remove what runs and tests wrote; keeps the environments
 	@rm -rf artifacts .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+benchmark-overhead: setup ## quantpress quantize against a plain llmcompressor script, in turns
+	@.venv/bin/python benchmarks/quantize_overhead.py $(ARGS)
+
+benchmark-agreement: setup ## quantpress's figures against a plain vllm serve and vllm bench serve, in turns
+	@.venv/bin/python benchmarks/bench_agreement.py $(RECIPE) --out $(OUT) $(ARGS)
 
 calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
 	@scripts/make_calibration_data.sh

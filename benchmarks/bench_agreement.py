@@ -1,0 +1,88 @@
+"""Whether quantpress's figures are those of a plain `vllm serve` with a plain `vllm bench serve` on the same checkpoint.
+
+    make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
+
+In turns, for candidate and baseline: one cell through quantpress's own code path, and the same cell by hand against a
+server started by hand. Prints the median output tokens/s of both and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from quantpress import environment, manifest
+from quantpress import model as models
+from quantpress.console import Console
+from quantpress_serve import server
+from quantpress_serve.load import Cell, measure
+from quantpress_serve.server import Launch
+from quantpress_serve.workload import load
+
+
+def by_hand(vllm: Path, path: Path, port: int) -> subprocess.Popen[bytes]:
+    """`vllm serve` as a person would start it on this machine."""
+    command = f"{vllm} serve {path} --port {port} --max-model-len 320 --no-enable-prefix-caching"
+    command += "" if environment.gpus() else " --enforce-eager"
+    return subprocess.Popen(
+        command.split(),
+        env={**os.environ, **environment.serving_environment()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def hand_measured(vllm: Path, path: Path, port: int, concurrency: int, seed: int, folder: Path) -> float:
+    command = f"{vllm} bench serve --base-url http://127.0.0.1:{port} --model {path} --dataset-name random "
+    command += f"--random-input-len 128 --random-output-len 128 --ignore-eos --seed {seed} "
+    command += f"--num-prompts {4 * concurrency} --num-warmups {concurrency} --max-concurrency {concurrency} "
+    command += f"--temperature 0 --save-result --result-dir {folder} --result-filename hand.json"
+    subprocess.run(command.split(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return float(json.loads((folder / "hand.json").read_text())["output_throughput"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("--out", type=Path, default=Path("artifacts"))
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=8)
+    args = parser.parse_args()
+    console, vllm, workload = Console(), environment.find_vllm(None), load("chat")
+    model = models.resolve(models.EMBEDDED, console)
+    checkpoint = manifest.artifact(args.out, model.name, args.recipe).checkpoint.resolve()
+    for role, path in {"candidate": checkpoint, "baseline": model.path}.items():
+        ours, hand = [], []
+        with tempfile.TemporaryDirectory() as work:
+            folder, log = Path(work), Path(work) / "log"
+            port = server.free_port()
+            process = by_hand(vllm, path, port)
+            try:
+                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len)
+                with server.serving(launch, folder / "server.log", console) as own:
+                    while not server.healthy(f"http://127.0.0.1:{port}"):
+                        time.sleep(1)
+                    for number in range(args.rounds):
+                        cell = Cell(role, args.concurrency, number)
+                        turns = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]
+                        for turn in turns:
+                            if turn == "ours":
+                                figures = measure(vllm, own, workload, cell, folder, log, console)["figures"]
+                                ours.append(figures["output_throughput"])
+                            else:
+                                hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
+            finally:
+                process.terminate()
+                process.wait()
+        ratio = statistics.median(ours) / statistics.median(hand)
+        print(json.dumps({"model": str(path.name), "role": role, "quantpress": ours, "by_hand": hand, "ratio": ratio}))
+
+
+if __name__ == "__main__":
+    main()
