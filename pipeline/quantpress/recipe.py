@@ -13,6 +13,7 @@ from quantpress.errors import InputError
 from quantpress.schemes import SCHEMES
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
+RESERVED = ("baseline", "logs")
 SHIPPED_DATASET = "quantpress-chat"
 
 
@@ -30,6 +31,12 @@ def _clean_targets(names: list[str]) -> list[str]:
     if any(not name.removeprefix("re:") for name in names):
         raise ValueError("an empty name matches nothing; name a layer, a class or re:PATTERN")
     return names
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is the name of a folder beside the artifacts; choose another")
+    return name
 
 
 SchemeName = Annotated[str, AfterValidator(_known_scheme)]
@@ -171,7 +178,7 @@ class Targets(Strict):
 
 
 class Recipe(Strict):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)]
     description: str = Field(min_length=1)
     modifiers: list[Modifier] = Field(min_length=1)
     calibration: Calibration | None = None
@@ -204,6 +211,7 @@ class Recipe(Strict):
 def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     """Reads and validates a recipe: a path or a shipped name; `settings` are `key.key=value` overrides.
 
+    Overrides of `calibration` do not touch a recipe that uses no data, so that one command can run several recipes.
     Raises InputError with file, line, value and rule of every problem in the file.
     """
     path = shipped.find("recipes", name)
@@ -212,8 +220,12 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="name a text file in UTF-8") from error
     document = located_yaml.load(path, text, HINT)
-    located_yaml.override(document, settings)
+    of_data = [setting for setting in settings if setting.startswith("calibration.")]
+    located_yaml.override(document, [setting for setting in settings if setting not in of_data])
     recipe = located_yaml.validate(document, Recipe, HINT)
+    if recipe.needs_data and of_data:
+        located_yaml.override(document, of_data)
+        recipe = located_yaml.validate(document, Recipe, HINT)
     if recipe.needs_data and recipe.calibration is None:
         recipe = recipe.model_copy(update={"calibration": Calibration()})
     return recipe

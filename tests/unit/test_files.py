@@ -57,11 +57,11 @@ def test_a_second_run_is_told_who_holds_the_lock_and_a_dead_owner_holds_nothing(
 def test_a_remembered_digest_follows_the_file(tmp_path: Path) -> None:
     path, cache = tmp_path / "x", tmp_path / "cache.json"
     path.write_text("one")
-    first = files.cached_sha256(path, cache)
-    assert files.cached_sha256(path, cache) == first == files.sha256_file(path)
+    first = files.cached_sha256([path], cache)
+    assert files.cached_sha256([path], cache) == first == {"x": files.sha256_file(path)}
     path.write_text("two")
     os.utime(path, ns=(time.time_ns(), time.time_ns() + 1))
-    assert files.cached_sha256(path, cache) == files.sha256_file(path) != first
+    assert files.cached_sha256([path], cache) == {"x": files.sha256_file(path)} != first
 
 
 def test_too_little_space_is_said_before_work_starts(tmp_path: Path) -> None:

@@ -58,6 +58,18 @@ def test_set_overrides_one_field(tmp_path: Path) -> None:
     assert loaded.modifiers[0].gptq.dampening_frac == 0.1
 
 
+def test_calibration_overrides_pass_by_a_recipe_without_data() -> None:
+    assert recipe.load("w8a8-dynamic", ["calibration.samples=7"]) == recipe.load("w8a8-dynamic")
+    with pytest.raises(InputError, match="did you mean 'samples'"):
+        recipe.load("gptq-w4a16", ["calibration.smaples=7"])
+
+
+@pytest.mark.parametrize("name", recipe.RESERVED)
+def test_a_recipe_cannot_take_the_folder_of_something_else(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is the name of a folder"):
+        load(tmp_path, GOOD.replace("name: r", f"name: {name}"))
+
+
 BAD = {
     "unknown modifier": ("  - gpqt: {scheme: W4A16}", ":4:5:", "did you mean 'gptq'"),
     "unknown scheme": ("  - gptq: {scheme: W4A61}", ":4:12:", "did you mean 'W4A16'"),
