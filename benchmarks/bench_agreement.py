@@ -1,4 +1,4 @@
-"""Whether quantpress's figures are those of a plain `vllm serve` with a plain `vllm bench serve` on the same checkpoint.
+"""Whether quantpress's figures are those of a plain `vllm serve` and `vllm bench serve` on the same checkpoint.
 
     make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Any
 
 from quantpress import calibration_data
 from quantpress.errors import StageError
 from quantpress.process import worker_main
 from quantpress.recipe import Awq, Calibration, Gptq, Quantizes, Recipe, SmoothQuant
+
+
+def do_without_scikit_learn() -> None:
+    """Starts a second faster: transformers imports scikit-learn, and with it pandas and scipy, for assisted decoding.
+
+    That is never used here. A None in sys.modules makes Python treat a module as not installed; must run first.
+    """
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
 
 
 def pin_memory_only_with_an_accelerator() -> None:
@@ -84,6 +93,7 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, d
 
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
     """job: recipe (resolved), model (folder), output (folder to write). Returns what the manifest records."""
+    do_without_scikit_learn()
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
