@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
     report = commands.add_parser("report", help="write report.md over all recipes of a model")
     _common(report)
+    _add_upkeep(commands)
     doctor = commands.add_parser("doctor", help="show what this machine can do")
     _flags(doctor)
     return parser
@@ -93,6 +94,20 @@ def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     validate.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or paths")
     for action in (listing, show, validate):
         _flags(action)
+
+
+def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="list the artifacts with their results and age")
+    verify = commands.add_parser("verify", help="check every byte of artifacts against their manifests")
+    gc = commands.add_parser("gc", help="remove what killed runs left and scores that nothing refers to")
+    reproduce = commands.add_parser("reproduce", help="make an artifact again from its manifest and compare")
+    verify.add_argument("artifacts", nargs="*", metavar="FOLDER", help="artifact folders (default: all below --out)")
+    reproduce.add_argument("artifact", metavar="FOLDER", help="an artifact's folder, with its manifest.json")
+    gc.add_argument("--yes", action="store_true", help="remove without asking")
+    for command in (status, verify, gc):
+        command.add_argument("--out", default="artifacts", help="the artifacts' root folder (%(default)s)")
+    for command in (status, verify, gc, reproduce):
+        _flags(command)
 
 
 def _add_stage(

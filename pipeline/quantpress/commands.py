@@ -9,13 +9,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, shipped
+from quantpress import environment, shipped, upkeep
 from quantpress import model as models
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
 from quantpress.console import Console
-from quantpress.errors import InputError
+from quantpress.errors import InputError, StageError
+from quantpress.manifest import Artifact
 from quantpress.model import Model
 
 
@@ -122,6 +123,59 @@ def serve(args: Namespace) -> int:
     model = models.resolve(args.model, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     return stage.serve(artifact, vllm, args.port, console)
+
+
+def status(args: Namespace) -> None:
+    rows = upkeep.status(Path(args.out))
+    header = ["model", "recipe", "digest", "age", "size", "accuracy", "throughput", "held by"]
+    lines = [
+        [
+            row["model"],
+            row["recipe"],
+            row["digest"][:12],
+            f"{row['age_s'] / 3600:.1f} h",
+            f"{row['bytes'] / 1e6:.0f} MB",
+        ]
+        + [row[name] or "-" for name in ("accuracy", "throughput", "held_by")]
+        for row in rows
+    ]
+    _print(args, rows, reporting.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
+
+
+def verify(args: Namespace) -> None:
+    chosen = [Artifact(Path(name)) for name in args.artifacts] or upkeep.artifacts(Path(args.out))
+    for artifact in chosen:
+        if not artifact.manifest_file.is_file():
+            raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
+    problems = {str(artifact.folder): upkeep.verify(artifact) for artifact in chosen}
+    lines = [f"{name}: {'as made' if not found else '; '.join(found)}" for name, found in problems.items()]
+    _print(args, problems, "\n".join(lines) or f"{args.out} holds no artifact")
+    if any(problems.values()):
+        raise StageError("an artifact is not what was made", hint="quantpress quantize RECIPE makes it again")
+
+
+def gc(args: Namespace) -> None:
+    found = upkeep.garbage(Path(args.out))
+    names = [str(path) for path in found]
+    if found and not args.yes:
+        print("\n".join(names), file=sys.stderr)
+        if not sys.stdin.isatty() or input(f"remove these {len(found)} folders? [y/N] ").strip().lower() != "y":
+            raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
+    upkeep.remove(found)
+    _print(args, {"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
+
+
+def reproduce(args: Namespace) -> None:
+    from quantpress import reproduce as reproducing
+
+    result = reproducing.reproduce(Artifact(Path(args.artifact)), _console(args))
+    differing = result["differing_tensors"]
+    text = "byte-identical" if result["identical"] else f"{len(differing)} tensors differ, first {differing[0]}"
+    if not result["promised"]:
+        text += f" (equal bits are not promised here: {', '.join(result['why_not_promised'])} changed)"
+    _print(args, result, f"{args.artifact}: {text}")
+    if result["promised"] and not result["identical"]:
+        raise StageError("the rebuilt checkpoint differs", hint="compare the logs of both runs; report this")
 
 
 def doctor(args: Namespace) -> None:

@@ -145,6 +145,19 @@ def lock(target: Path) -> Iterator[None]:
         yield
 
 
+def lock_owner(target: Path) -> str | None:
+    """The process that holds `target`, or None."""
+    path = target.with_name(f".{target.name}.lock")
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return stream.read().strip() or "unknown"
+    return None
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Raises CapabilityError if the file system of `folder` has fewer than `needed` bytes free."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -44,6 +45,23 @@ def read(path: Path) -> dict[str, Tensor]:
             hint="fetch the model again",
         )
     return tensors
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every tensor's bytes, with its type and shape, by name; wherever in the folder's files it lies."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+            for name, item in header.items():
+                if name != "__metadata__":
+                    start, end = item["data_offsets"]
+                    stream.seek(8 + length + start)
+                    digest = hashlib.sha256(f"{item['dtype']} {item['shape']} ".encode())
+                    digest.update(stream.read(end - start))
+                    found[name] = digest.hexdigest()
+    return found
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

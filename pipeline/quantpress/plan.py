@@ -18,12 +18,15 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|p
 
 @dataclass(frozen=True)
 class Plan:
-    """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes."""
+    """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
+
+    `largest_input` is the greatest number of input features among them; `weight_bytes` the model's size.
+    """
 
     recipe: Recipe
     layers: tuple[str, ...]
     group_size: int | None
-    linear_layers: int
+    largest_input: int
     weight_bytes: int
 
 
@@ -74,7 +77,7 @@ def make(recipe: Recipe, model: Model) -> Plan:
         recipe=recipe.model_copy(update={"modifiers": modifiers}),
         layers=tuple(sorted(set(layers))),
         group_size=min(sizes) if sizes else None,
-        linear_layers=len(linears),
+        largest_input=max(linears[name][1] for name in layers),
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
 

@@ -53,7 +53,7 @@ def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quant
         return existing
     files.require_space(out, int(plan.weight_bytes * 1.5))
     with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
-        record = _make(plan, model, staged, artifact, console)
+        record = make(plan, model, staged, artifact, console)
         record |= {"digest": digest, "inputs": inputs, "model": model.identity()}
         files.write_json(staged / "manifest.json", record)
         files.publish(staged, artifact.folder)
@@ -71,15 +71,23 @@ def _existing(artifact: Artifact, digest: str, inputs: dict[str, Any], console: 
     return None
 
 
-def _make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: Console) -> dict[str, Any]:
+def make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: Console) -> dict[str, Any]:
+    """Makes the checkpoint in the folder `staged`, checks it, and returns what its manifest says of it."""
     started = time.time()
     checkpoint = staged / "checkpoint"
     checkpoint.mkdir()
     log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
     log.unlink(missing_ok=True)
-    job = {"recipe": plan.recipe.dump(), "model": str(model.path), "output": str(checkpoint.resolve())}
+    job = {
+        "recipe": plan.recipe.dump(),
+        "model": str(model.path),
+        "output": str(checkpoint.resolve()),
+        "largest_input": plan.largest_input,
+    }
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     result = process.call_worker("quantpress.workers.oneshot", job, staged, console, title, log)
+    for warning in result["warnings"]:
+        console.warn(warning)
     check_checkpoint(checkpoint, plan)
     resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
     files.write_text(staged / "recipe.resolved.yaml", resolved)

@@ -137,6 +137,20 @@ def test_a_changed_recipe_says_what_changed(finished: Path, real: Run) -> None:
     assert "changed: recipe.modifiers" in done.stderr
 
 
+def test_benchmarks_that_cannot_be_fetched(finished: Path, real: Run) -> None:
+    done = real("evaluate", "gptq-w4a16", *SMALL, "--suite", "commonsense", "--out", str(finished), expect=4)
+    assert "QUANTPRESS_DATA=" in done.stderr
+
+
+@pytest.mark.skipif("QUANTPRESS_DATA" not in os.environ, reason="QUANTPRESS_DATA names no folder with the benchmarks")
+def test_the_real_benchmarks_from_a_folder(finished: Path, artifact: Path, real: Run) -> None:
+    arguments = ("--suite", "commonsense", "--limit", "16", "--data", os.environ["QUANTPRESS_DATA"])
+    real("evaluate", "gptq-w4a16", *SMALL, *arguments, "--out", str(finished))
+    tasks = read(artifact / "accuracy.json")["tasks"]
+    assert set(tasks) == {"boolq", "piqa", "hellaswag", "arc_easy", "arc_challenge"}
+    assert all(row["documents"] == 16 for row in tasks.values())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_an_interrupted_bench_leaves_no_server(number: int, finished: Path, artifact: Path, start: Start) -> None:
     arguments = ("--workload", str(finished / "tiny.yaml"), "--out", str(finished), "--fresh")

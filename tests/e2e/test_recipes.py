@@ -46,6 +46,7 @@ def test_a_shipped_recipe_makes_the_checkpoint_it_names(name: str, two_layers: P
         *(small if "calibration" in recipe else []),
     )
     manifest = json.loads(made.stdout)
+    assert [warning for warning in manifest["warnings"] if "fewer" in warning] if "calibration" in recipe else True
     tensors = headers.read_folder(tmp_path / "two-layers" / name / "checkpoint")
     config = json.loads((tmp_path / "two-layers" / name / "checkpoint" / "config.json").read_text())
     group = config["quantization_config"]["config_groups"]["group_0"]
@@ -60,3 +61,7 @@ def test_a_shipped_recipe_makes_the_checkpoint_it_names(name: str, two_layers: P
         assert group["input_activations"]["num_bits"] == 8
         assert group["input_activations"]["dynamic"] is ("static" not in name)
         assert any(tensor.endswith(".input_scale") for tensor in tensors) is ("static" in name)
+    again = json.loads(real("reproduce", str(tmp_path / "two-layers" / name), "--json").stdout)
+    assert again["promised"]
+    assert again["identical"]
+    assert not list((tmp_path / "two-layers").glob(".*staging*"))

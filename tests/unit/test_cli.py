@@ -80,6 +80,14 @@ def test_wrong_input_is_one_clear_message(case: str, folder: Path, quantpress: R
     assert kept == before
 
 
+def test_the_embedded_model_without_a_network(folder: Path, quantpress: Run) -> None:
+    alone = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": "/dev/null"}
+    done = quantpress("quantize", "good.yaml", env=alone)
+    assert done.returncode == 4
+    assert "the embedded model cannot be fetched" in done.stderr
+    assert not list((folder / "cache").rglob("*.gguf"))
+
+
 def test_the_traceback_is_shown_when_asked_for(folder: Path, quantpress: Run) -> None:
     assert "Traceback" in quantpress("quantize", "broken.yaml", "--traceback").stderr
 

@@ -83,6 +83,7 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, d
     about = {
         "dataset": calibration.dataset,
         "sequences": len(sequences),
+        "distinct_sequences": len({tuple(sequence) for sequence in sequences}),
         "requested_sequences": calibration.samples,
         "sequence_length": ids.shape[1],
         "tokens": ids.numel(),
@@ -91,8 +92,29 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, d
     return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
 
 
+def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
+    """What is wrong with the calibration data, each with its consequence."""
+    warnings = []
+    if about["sequences"] < about["requested_sequences"]:
+        warnings.append(
+            f"{about['dataset']} fills {about['sequences']} of {about['requested_sequences']} sequences: "
+            "the recipe calibrates on less data than it asks for"
+        )
+    if about["tokens"] < largest_input:
+        warnings.append(
+            f"{about['tokens']} calibration tokens are fewer than the {largest_input} input features of the widest "
+            "layer: GPTQ's Hessian cannot have full rank there, and activation ranges are guesses"
+        )
+    if about["distinct_sequences"] < about["sequences"] / 2:
+        warnings.append(
+            f"only {about['distinct_sequences']} of {about['sequences']} calibration sequences are distinct: "
+            "one document repeated teaches no more than once"
+        )
+    return warnings
+
+
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model (folder), output (folder to write). Returns what the manifest records."""
+    """job: recipe (resolved), model, output (folders), largest_input. Returns what the manifest records."""
     do_without_scikit_learn()
     import torch
     from llmcompressor import oneshot
@@ -112,7 +134,13 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
     note = f"{about['tokens']} calibration tokens" if about else "no calibration data needed"
     names = [type(modifier).__name__ for modifier in modifiers]
-    return {"modifiers": names, "calibration": about, "threads": torch.get_num_threads(), "note": note}
+    return {
+        "modifiers": names,
+        "calibration": about,
+        "warnings": data_warnings(about, job["largest_input"]) if about else [],
+        "threads": torch.get_num_threads(),
+        "note": note,
+    }
 
 
 if __name__ == "__main__":

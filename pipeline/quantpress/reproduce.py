@@ -1,0 +1,61 @@
+"""Making an artifact again from its manifest alone, and comparing the two byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantpress import environment, files, headers, manifest
+from quantpress import model as models
+from quantpress import plan as planning
+from quantpress import quantize as quantizing
+from quantpress.console import Console
+from quantpress.errors import InputError, StageError
+from quantpress.manifest import Artifact
+from quantpress.recipe import Recipe
+
+# What bits depend on beside the inputs that the digest covers.
+_MACHINE = ("processor", "cores", "gpus", "system")
+
+
+def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
+    """Rebuilds the checkpoint beside the artifact, compares, and removes it again.
+
+    Returns `identical`, the tensors that differ, and `promised`: whether equal bits may be expected here at all (same
+    versions, same kind of machine). Raises InputError if an input is no longer what the manifest says.
+    """
+    record = artifact.manifest()
+    if record is None:
+        raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
+    recipe = Recipe.model_validate(record["recipe"])
+    model = models.resolve(record["model"]["source"], console)
+    plan = planning.make(recipe, model)
+    inputs = quantizing.inputs_of(plan, model)
+    changed = manifest.differences(record["inputs"], inputs)
+    decisive = [name for name in changed if not name.startswith("versions.")]
+    if decisive:
+        raise InputError(
+            f"{artifact.folder} cannot be reproduced: {', '.join(decisive)} is no longer what it was",
+            hint="restore these inputs, or quantize anew",
+        )
+    machine = environment.machine()
+    here = [f"machine.{name}" for name in _MACHINE if machine[name] != record["machine"][name]]
+    with files.staging(artifact.folder.with_name(f"{artifact.name}.reproduced")) as staged:
+        quantizing.make(plan, model, staged, artifact, console)
+        differing = compare(artifact.checkpoint, staged / "checkpoint")
+    return {
+        "artifact": str(artifact.folder),
+        "identical": not differing,
+        "promised": not changed and not here,
+        "why_not_promised": changed + here,
+        "differing_tensors": differing,
+    }
+
+
+def compare(one: Path, other: Path) -> list[str]:
+    """Names of tensors whose bytes, type or shape differ. Raises StageError if the two hold different tensors."""
+    tensors, others = headers.digests(one), headers.digests(other)
+    if tensors.keys() != others.keys():
+        odd = sorted(tensors.keys() ^ others.keys())[:3]
+        raise StageError(f"the rebuilt checkpoint holds other tensors: {odd}", hint="read the log of the rebuild")
+    return sorted(name for name in tensors if tensors[name] != others[name])

@@ -1,0 +1,106 @@
+"""Looking after artifacts, on artifacts made by hand."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quantpress import files, headers, manifest, upkeep
+from quantpress.manifest import Artifact
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    made = manifest.artifact(tmp_path / "artifacts", "tiny", "r4")
+    made.checkpoint.mkdir(parents=True)
+    (made.checkpoint / "config.json").write_text("{}")
+    (made.checkpoint / "model.safetensors").write_bytes(b"weights")
+    record = {
+        "digest": "d" * 64,
+        "created": "2026-01-01T00:00:00Z",
+        "bytes": {"checkpoint": 7},
+        "files": manifest.file_table(made.checkpoint),
+    }
+    files.write_json(made.manifest_file, record)
+    return made
+
+
+def test_an_untouched_artifact_is_as_made(artifact: Artifact, quantpress: Run) -> None:
+    assert upkeep.verify(artifact) == []
+    done = quantpress("verify")
+    assert (done.returncode, done.stdout) == (0, "artifacts/tiny/r4: as made\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"weightz"), "sha256"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"weigh"), "5 bytes, made with 7"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: missing"),
+        (lambda folder: (folder / "extra.bin").write_bytes(b""), "extra.bin: not in the manifest"),
+    ],
+    ids=["one byte", "cut short", "missing", "extra"],
+)
+def test_every_byte_is_checked(
+    damage: Callable[[Path], object], words: str, artifact: Artifact, quantpress: Run
+) -> None:
+    damage(artifact.checkpoint)
+    done = quantpress("verify")
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert "is not what was made" in done.stderr
+
+
+def test_status_says_who_holds_an_artifact(artifact: Artifact, quantpress: Run) -> None:
+    assert upkeep.status(artifact.folder.parents[1])[0]["held_by"] is None
+    with files.lock(artifact.folder):
+        (row,) = json.loads(quantpress("status", "--json").stdout)
+        assert row["held_by"] == str(os.getpid())
+    assert row["recipe"] == "r4"
+    assert row["accuracy"] is None
+    assert time.time() - artifact.manifest_file.stat().st_mtime >= row["age_s"] - 1
+
+
+def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, quantpress: Run) -> None:
+    left = artifact.folder.with_name(".r4.staging-99999")
+    unused = artifact.folder / "scores" / "smoke-000000000000"
+    used = artifact.folder / "scores" / "smoke-111111111111"
+    for folder in (left, unused, used):
+        folder.mkdir(parents=True)
+    accuracy = {"checkpoint_digest": "d" * 64, "runs": {"candidate": {"folder": str(used)}}, "suite": "smoke"}
+    files.write_json(artifact.folder / "accuracy.json", accuracy)
+    with files.lock(artifact.folder):
+        assert upkeep.garbage(artifact.folder.parents[1]) == [unused]
+    refused = quantpress("gc")
+    assert refused.returncode == 2
+    assert left.exists()
+    assert quantpress("gc", "--yes").returncode == 0
+    assert not left.exists()
+    assert not unused.exists()
+    assert used.exists()
+    assert upkeep.verify(artifact) == []
+
+
+def test_tensor_digests_see_bytes_types_and_shapes(
+    tmp_path: Path, safetensors: Callable[[Path, dict[str, tuple[int, ...]]], None]
+) -> None:
+    for name, shapes in {
+        "a": {"x": (2, 3), "y": (4,)},
+        "b": {"y": (4,), "x": (2, 3)},
+        "c": {"x": (3, 2), "y": (4,)},
+    }.items():
+        (tmp_path / name).mkdir()
+        safetensors(tmp_path / name / "model.safetensors", shapes)
+    one, two, three = (headers.digests(tmp_path / name) for name in "abc")
+    assert one == two
+    assert one["x"] != three["x"]
+    assert one["y"] == three["y"]
+    path = tmp_path / "b" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert headers.digests(tmp_path / "b")["x"] != one["x"]
