@@ -9,7 +9,6 @@ from typing import Any
 
 from quantpress import environment, files, manifest, process
 from quantpress.console import Console
-from quantpress.errors import StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model, cache_folder
 from quantpress_evaluate import compare
@@ -43,11 +42,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
 
     Raises StageError if there is no finished checkpoint or lm-eval fails.
     """
-    record = artifact.manifest()
-    if record is None:
-        raise StageError(
-            f"{artifact.folder} holds no finished checkpoint", hint=f"quantpress quantize {artifact.name} first"
-        )
+    record = artifact.finished()
     baseline = _scored(
         "baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", request, console
     )

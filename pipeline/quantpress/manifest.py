@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import files
+from quantpress.errors import StageError
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,15 @@ class Artifact:
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where no run has finished."""
         return dict(files.read_json(self.manifest_file)) if self.manifest_file.is_file() else None
+
+    def finished(self) -> dict[str, Any]:
+        """The manifest. Raises StageError where no run has finished."""
+        record = self.manifest()
+        if record is None:
+            raise StageError(
+                f"{self.folder} holds no finished checkpoint", hint=f"quantpress quantize {self.name} first"
+            )
+        return record
 
     def result(self, name: str) -> dict[str, Any] | None:
         """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""

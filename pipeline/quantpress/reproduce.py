@@ -24,9 +24,7 @@ def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
     Returns `identical`, the tensors that differ, and `promised`: whether equal bits may be expected here at all (same
     versions, same kind of machine). Raises InputError if an input is no longer what the manifest says.
     """
-    record = artifact.manifest()
-    if record is None:
-        raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
+    record = artifact.finished()
     recipe = Recipe.model_validate(record["recipe"])
     model = models.resolve(record["model"]["source"], console)
     plan = planning.make(recipe, model)

@@ -20,7 +20,7 @@ def status(out: Path) -> list[dict[str, Any]]:
     """One row for each artifact: its model, recipe, digest, age, results, and who is writing it at the moment."""
     rows = []
     for artifact in artifacts(out):
-        record = artifact.manifest() or {}
+        record = artifact.finished()
         accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
         rows.append(
             {
@@ -40,7 +40,7 @@ def status(out: Path) -> list[dict[str, Any]]:
 
 def verify(artifact: Artifact) -> list[str]:
     """What differs between the checkpoint and its manifest, a line for each file; empty if every byte is as made."""
-    record = artifact.manifest() or {}
+    record = artifact.finished()
     expected, found = record["files"], manifest.file_table(artifact.checkpoint)
     problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name}: not in the manifest" for name in sorted(found.keys() - expected.keys())]

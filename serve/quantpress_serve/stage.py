@@ -12,7 +12,7 @@ from typing import Any
 
 from quantpress import environment, files, manifest, process
 from quantpress.console import Console
-from quantpress.errors import InputError, StageError
+from quantpress.errors import InputError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress_serve import chat, load, server
@@ -53,11 +53,7 @@ def bench(
     `fresh` measures in any case. Raises StageError if a server or the load generator fails.
     """
     vllm = sides.check()
-    record = artifact.manifest()
-    if record is None:
-        raise StageError(
-            f"{artifact.folder} holds no finished checkpoint", hint=f"quantpress quantize {artifact.name} first"
-        )
+    record = artifact.finished()
     key = _key(record, model, workload, vllm, sides)
     known = artifact.result("throughput")
     if known and known["key"] == key and not fresh:
@@ -170,10 +166,7 @@ def verdict(ratios: list[float], failed: int) -> str:
 
 def serve(artifact: Artifact, vllm: Path, port: int | None, console: Console) -> int:
     """Serves the checkpoint in the foreground until interrupted; returns vLLM's exit code."""
-    if artifact.manifest() is None:
-        raise StageError(
-            f"{artifact.folder} holds no finished checkpoint", hint=f"quantpress quantize {artifact.name} first"
-        )
+    artifact.finished()
     port = port or DEFAULT_PORT
     server.require_free(port)
     launch = Launch(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None, prefix_caching=True)
