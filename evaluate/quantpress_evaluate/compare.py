@@ -57,6 +57,13 @@ def compare_task(
     }
 
 
+def mean(tasks: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Unweighted mean over the tasks that carry a signal, and how many these are."""
+    kept = [task for task in tasks.values() if not task["no_signal"]]
+    sides = {side: sum(task[side] for task in kept) / len(kept) if kept else 0.0 for side in ("baseline", "candidate")}
+    return {"tasks": len(kept), **sides}
+
+
 def _pairs(
     task: str, baseline: list[dict[str, Any]], candidate: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

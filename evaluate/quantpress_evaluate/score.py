@@ -44,8 +44,17 @@ def prepare_tasks(tasks: list[dict[str, Any]], folder: Path, cache: Path) -> Any
         if entry is None or entry.yaml_path is None:
             close = nearest(task["like"], manager.all_subtasks)
             raise InputError(f"{task['like']!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
+        config = dict(entry.cfg or {})
+        metrics = [str(item.get("metric")) for item in config.get("metric_list", [])]
+        if config.get("output_type") != "multiple_choice" or task["metric"] not in metrics:
+            kind = config.get("output_type") or "a group of tasks"
+            raise InputError(
+                f"task {task['task']}: {task['like']!r} is {kind} with {', '.join(metrics) or 'no metrics'}; "
+                f"quantpress compares multiple-choice tasks, here by {task['metric']}",
+                hint="name the group's tasks one by one, or another metric",
+            )
         if task["data"]:
-            config = local_task(task, dict(entry.cfg or {}), entry.yaml_path, cache)
+            config = local_task(task, config, entry.yaml_path, cache)
             (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return TaskManager(include_path=str(folder), include_defaults=not all(task["data"] for task in tasks))
 
@@ -72,7 +81,7 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
         model="hf",
         model_args={"pretrained": job["model"], "dtype": "auto"},
         tasks=names,
-        num_fewshot=job["num_fewshot"] or None,
+        num_fewshot=job["num_fewshot"],
         batch_size=job["batch_size"],
         device=job["device"],
         limit=job["limit"],

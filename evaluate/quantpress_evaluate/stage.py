@@ -14,6 +14,9 @@ from quantpress.model import Model, cache_folder
 from quantpress_evaluate import compare
 from quantpress_evaluate.suite import Suite
 
+# Raise this when a change here or in score.py makes the same checkpoint score otherwise.
+STAGE = 1
+
 
 @dataclass(frozen=True)
 class Request:
@@ -31,6 +34,7 @@ class Request:
             "num_fewshot": self.suite.num_fewshot,
             "limit": self.limit or self.suite.limit,
             "batch_size": self.suite.batch_size,
+            "stage": STAGE,
             "backend": "hf",
             "device": "cuda" if environment.gpus() else "cpu",
             "versions": environment.versions(environment.SCORING),
@@ -43,16 +47,15 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     Raises StageError if there is no finished checkpoint or lm-eval fails.
     """
     record = artifact.finished()
-    baseline = _scored(
-        "baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", request, console
-    )
+    baseline_folder = artifact.folder.parent / "baseline"
+    baseline = _scored("baseline", model.path, model.identity()["digest"], baseline_folder, request, console)
     candidate = _scored(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console)
     tasks = {
         task["task"]: compare.compare_task(
             task["task"],
             task["metric"],
-            compare.read_samples(Path(baseline["folder"]), task["task"]),
-            compare.read_samples(Path(candidate["folder"]), task["task"]),
+            compare.read_samples(baseline_folder / "scores" / baseline["folder"], task["task"]),
+            compare.read_samples(artifact.folder / "scores" / candidate["folder"], task["task"]),
         )
         for task in request.tasks
     }
@@ -63,7 +66,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
         "suite": request.suite.name,
         "settings": request.settings(),
         "tasks": tasks,
-        "mean": {side: sum(task[side] for task in tasks.values()) / len(tasks) for side in ("baseline", "candidate")},
+        "mean": compare.mean(tasks),
         "runs": {"baseline": baseline, "candidate": candidate},
         "machine": environment.machine(),
     }
@@ -96,7 +99,7 @@ def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, 
         score = {
             "schema_version": manifest.SCHEMA_VERSION,
             "key": key,
-            "folder": str(final),
+            "folder": final.name,
             **result,
             "seconds": round(time.time() - started, 1),
             "command": _by_hand(job, final),
@@ -116,4 +119,4 @@ def _by_hand(job: dict[str, Any], final: Path) -> str:
     )
     if job["limit"]:
         command += f" --limit {job['limit']}"
-    return command + (f" --num_fewshot {job['num_fewshot']}" if job["num_fewshot"] else "")
+    return command + (f" --num_fewshot {job['num_fewshot']}" if job["num_fewshot"] is not None else "")

@@ -27,7 +27,7 @@ class Suite(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = Field(min_length=1)
     tasks: list[Task] = Field(min_length=1)
-    num_fewshot: int = Field(default=0, ge=0)
+    num_fewshot: int | None = Field(default=None, ge=0)
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
 
@@ -35,7 +35,7 @@ class Suite(Strict):
 def load(name: str) -> tuple[Suite, Path]:
     """Reads and validates a suite: a path or a shipped name. Raises InputError with every problem in the file."""
     path = shipped.find("suites", name)
-    document = located_yaml.load(path, path.read_text(encoding="utf-8"), HINT)
+    document = located_yaml.load(path, files.read_input(path), HINT)
     return located_yaml.validate(document, Suite, HINT), path
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantpress import files, shipped
-from quantpress.errors import CapabilityError, InputError
+from quantpress import environment, files, shipped
+from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.recipe import SHIPPED_DATASET, Calibration
 
 Document = dict[str, Any]
@@ -53,14 +53,15 @@ def identity(calibration: Calibration) -> dict[str, Any]:
     if path:
         for _ in read_jsonl(path):
             break
-        described |= {"dataset": path.name, "sha256": files.sha256_file(path)}
-    return described
+        return described | {"dataset": path.name, "sha256": files.sha256_file(path)}
+    # The order of a hub data set is drawn by the datasets library.
+    return described | environment.versions(("datasets",))
 
 
 def read_jsonl(path: Path) -> Iterator[Document]:
     """Documents of a JSONL file. Raises InputError with the line that is not an object with `text` or `messages`."""
     empty = True
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(files.read_input(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -106,7 +107,7 @@ def _from_hub(calibration: Calibration) -> Iterator[Document]:
         raise
     except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
         raise CapabilityError(
-            f"the data set {known.path} (split {split}) cannot be read from the hub: {str(error).splitlines()[0]}",
+            f"the data set {known.path} (split {split}) cannot be read from the hub: {first_line(error)}",
             hint="check name, split and network, or name a local .jsonl in calibration.dataset",
         ) from error
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from quantpress import __version__
 from quantpress.errors import CapabilityError, QuantpressError, StageError
 
-_EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written), 3 a gate was not met
-(the results are there), 4 the environment or the hardware cannot do it"""
+_EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written),
+4 the environment or the hardware cannot do it, 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 -- the reader has gone; nothing is left to say
         return 0
     except OSError as error:
-        kind = CapabilityError if error.errno in (28, 30, 122) else StageError  # ENOSPC, EROFS, EDQUOT
-        return _fail(kind(str(error), hint="free some space or choose another --out"), args, error)
+        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
+            return _fail(CapabilityError(str(error), hint="free some space or choose another --out"), args, error)
+        return _fail(StageError(str(error), hint="check that the file is there and may be used"), args, error)
     except Exception as error:
         unexpected = StageError(
             f"unexpected {type(error).__name__}: {error}", hint="run again with --traceback and report what it prints"

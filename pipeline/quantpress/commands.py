@@ -11,6 +11,7 @@ from typing import Any
 
 from quantpress import environment, shipped, upkeep
 from quantpress import model as models
+from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
@@ -97,6 +98,11 @@ def run(args: Namespace) -> None:
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     sides.check()
     model = models.resolve(args.model, console)
+    names = [recipe.name for recipe in chosen]
+    if len(set(names)) < len(names):
+        raise InputError(f"two of the recipes have the same name: {', '.join(names)}", hint="rename one")
+    for recipe in chosen:
+        planning.make(recipe, model)
     for recipe in chosen:
         artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
         evaluating.evaluate(artifact, model, request, console)
@@ -109,7 +115,7 @@ def report(args: Namespace) -> None:
 
 
 def _write_report(args: Namespace, model: Model) -> None:
-    found = reporting.collect(Path(args.out) / model.name)
+    found = reporting.collect(Path(args.out) / model.name, model.identity()["digest"], _console(args))
     text = reporting.render(model.identity(), found)
     path = reporting.write(Path(args.out) / model.name, text)
     _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
@@ -119,10 +125,10 @@ def serve(args: Namespace) -> int:
     from quantpress_serve import stage
 
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
-    vllm = environment.find_vllm(args.vllm)
+    vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
     model = models.resolve(args.model, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
-    return stage.serve(artifact, vllm, args.port, console)
+    return stage.serve(artifact, vllm, port, console)
 
 
 def status(args: Namespace) -> None:

@@ -52,8 +52,8 @@ def _processor() -> str:
 
 @cache
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that this machine shows."""
-    if not shutil.which("nvidia-smi"):
+    """Names of the NVIDIA GPUs that this machine shows; none where CUDA_VISIBLE_DEVICES hides them all."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     output = subprocess.run(query, capture_output=True, text=True, check=False)
@@ -67,13 +67,14 @@ def find_vllm(named: str | None) -> Path:
     """
     named = named or os.environ.get("VLLM") or None
     beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "vllm"
-    found = named or (str(beside) if beside.exists() else shutil.which("vllm"))
-    if not found or not shutil.which(found):
+    wanted = named or (str(beside) if beside.exists() else "vllm")
+    found = shutil.which(wanted)
+    if not found:
         raise CapabilityError(
-            f"{found} is not an executable" if found else "vLLM was not found",
+            f"{named} is not an executable" if named else "vLLM was not found",
             hint="make setup, or name yours with VLLM=/path/to/vllm, or --vllm-url for a running server",
         )
-    return Path(found)
+    return Path(found).absolute()
 
 
 def vllm_version(executable: Path) -> str:
@@ -84,9 +85,18 @@ def vllm_version(executable: Path) -> str:
     return "unknown"
 
 
+def _no_proxy() -> dict[str, str]:
+    """vLLM's load generator goes through the environment's proxy unless our own servers are excepted."""
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+        return {}
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    value = ",".join(filter(None, (excepted, "127.0.0.1", "localhost")))
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
 def serving_environment() -> dict[str, str]:
     """Environment variables for vLLM. Without a GPU it would bind one core only and take half of the memory."""
-    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_no_proxy()}
     if not gpus():
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
         settings["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")

@@ -28,6 +28,11 @@ class QuantpressError(Exception):
         return "\n".join(lines)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class StageError(QuantpressError):
     """A stage started and failed."""
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -58,6 +58,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StageError(f"{path} cannot be read: {error}", hint=f"delete {path} and run again") from error
+
+
+def read_input(path: Path) -> str:
+    """Text of a file that the user named. Raises InputError if it cannot be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", hint="name a text file in UTF-8") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every tensor's bytes, with its type and shape, by name; wherever in the folder's files it lies."""
     found = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
@@ -66,10 +66,28 @@ def digests(folder: Path) -> dict[str, str]:
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint folder. Raises InputError if it holds no safetensors file."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{folder} holds no *.safetensors", hint="quantpress reads safetensors only")
     tensors: dict[str, Tensor] = {}
-    for path in files:
+    for path in weight_files(folder):
         tensors |= read(path)
     return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: those of the index, else model.safetensors, else all there are.
+
+    Some repositories hold the same weights a second time (consolidated.safetensors). Raises InputError for a file that
+    the index names and that is not there, or if there is none at all.
+    """
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise InputError(f"{index} is not a safetensors index: {error}", hint="fetch the model again") from error
+        if missing := [name for name in names if not (folder / str(name)).is_file()]:
+            raise InputError(f"{index} names {missing[0]}, which is not there", hint="fetch the model again")
+        return [folder / str(name) for name in names]
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} holds no *.safetensors", hint="quantpress reads safetensors only")
+    return files

@@ -60,8 +60,8 @@ class Document:
 def load(source: Path, text: str, hint: str) -> Document:
     """Parses YAML text. Raises InputError for text that is not YAML; other problems are collected."""
     document = Document(source)
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             document.data = _Walker(loader, document).walk(node, ())
@@ -71,8 +71,6 @@ def load(source: Path, text: str, hint: str) -> Document:
         what = getattr(error, "problem", None) or str(error)
         document.problems.append(Problem(line, column, f"not YAML: {what}"))
         document.raise_problems(hint)
-    finally:
-        loader.dispose()
     return document
 
 
@@ -94,7 +92,11 @@ class _Walker:
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.walk(item, (*loc, index)) for index, item in enumerate(node.value)]
-        return self.loader.construct_object(node)
+        try:
+            return self.loader.construct_object(node)
+        except ValueError as error:  # a date that is none, such as 2024-13-01
+            self.document.problem(loc, f"{node.value!r} is not a value: {error}; quote it if it is text")
+            return None
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -196,7 +198,7 @@ def _assign(data: Any, parts: Sequence[str], value: Any, item: str) -> None:
         else:
             raise InputError(f"--set {item!r}: there is nothing at {part!r} to set", hint="look at the recipe's keys")
     if not isinstance(data, dict):
-        raise InputError(f"--set {item!r}: {parts[-2]!r} holds no keys", hint="look at the recipe's keys")
+        raise InputError(f"--set {item!r}: there are no keys to set", hint="look at the recipe's keys")
     data[parts[-1]] = value
 
 

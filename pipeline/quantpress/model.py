@@ -15,7 +15,7 @@ from typing import Any
 
 from quantpress import files, headers, process
 from quantpress.console import Console
-from quantpress.errors import CapabilityError, InputError
+from quantpress.errors import CapabilityError, InputError, first_line
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -31,7 +31,7 @@ _EMBEDDED_NOTE = (
     "so what 4-bit schemes lose on it is not what they lose on a model with real bf16 weights."
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
-_HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
+_HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
 _LARGE = 2_000_000_000  # bytes; about a second of hashing
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
@@ -49,13 +49,14 @@ class Model:
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file that decides the model's output, by file name."""
-        kept = [p for p in sorted(self.path.iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".jinja")]
-        return files.cached_sha256(kept, cache_folder() / "sha256.json")
+        kept = [p for p in self.path.iterdir() if p.suffix in (".json", ".model", ".jinja", ".txt") and p.is_file()]
+        kept += headers.weight_files(self.path)
+        return files.cached_sha256(sorted(kept), cache_folder() / "sha256.json")
 
     def identity(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "source": self.source,
+            "source": str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
             "revision": self.revision,
             "digest": files.sha256_json(self.digests()),
             "notes": list(self.notes),
@@ -94,10 +95,12 @@ def _folder(
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config_file} is not JSON: {error}", hint="fetch the model again") from error
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
     headers.read_folder(path)
     model = Model(files.slug(name), path, source, config, revision, notes)
@@ -189,7 +192,7 @@ def _from_hub(source: str, console: Console) -> Model:
             folder = snapshot_download(repo, revision=revision or None, allow_patterns=_HUB_FILES)
     except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
         raise CapabilityError(
-            f"{source} cannot be fetched from the Hugging Face hub: {str(error).splitlines()[0]}",
+            f"{source} cannot be fetched from the Hugging Face hub: {first_line(error)}",
             hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
         ) from error
     commit = Path(folder).name

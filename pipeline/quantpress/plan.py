@@ -10,7 +10,8 @@ from quantpress import headers
 from quantpress.errors import InputError
 from quantpress.headers import Tensor
 from quantpress.model import Model
-from quantpress.recipe import Modifier, Quantizes, Recipe
+from quantpress.recipe import Modifier, Quantizes, Recipe, SmoothQuant
+from quantpress.schemes import SCHEMES
 
 GROUP_SIZES = (128, 64, 32)
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
@@ -20,12 +21,14 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|p
 class Plan:
     """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
 
-    `largest_input` is the greatest number of input features among them; `weight_bytes` the model's size.
+    `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
+    features among the layers; `weight_bytes` the model's size.
     """
 
     recipe: Recipe
     layers: tuple[str, ...]
     group_size: int | None
+    scales: str
     largest_input: int
     weight_bytes: int
 
@@ -65,6 +68,7 @@ def make(recipe: Recipe, model: Model) -> Plan:
     linears = linear_shapes(tensors, bool(model.config.get("tie_word_embeddings")))
     layers: list[str] = []
     sizes: list[int] = []
+    scales: set[str] = set()
     modifiers = []
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Quantizes):
@@ -72,14 +76,25 @@ def make(recipe: Recipe, model: Model) -> Plan:
             layers += chosen
             modifier, size = _resolve_group_size(modifier, modifier.body, {name: linears[name] for name in chosen})
             sizes += [size] if size else []
+            scales.add(_scales(modifier.body, size))
         modifiers.append(modifier)
     return Plan(
         recipe=recipe.model_copy(update={"modifiers": modifiers}),
         layers=tuple(sorted(set(layers))),
         group_size=min(sizes) if sizes else None,
+        scales=", ".join(sorted(scales)),
         largest_input=max(linears[name][1] for name in layers),
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
+
+
+def _scales(body: Quantizes | SmoothQuant, size: int | None) -> str:
+    if not isinstance(body, Quantizes):
+        return ""
+    if body.weights:
+        return f"group of {size}" if size else body.weights.strategy
+    scheme = SCHEMES[body.scheme or ""]
+    return f"group of {size or scheme.group_size}" if size or scheme.group_size else scheme.strategy
 
 
 def _targeted(modifier: Modifier, body: Quantizes, linears: dict[str, tuple[int, int]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from quantpress.errors import CapabilityError, InputError, QuantpressError, Stag
 _ERRORS: dict[str, type[QuantpressError]] = {
     error.__name__: error for error in (StageError, InputError, CapabilityError)
 }
+
+
+# An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
+_EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b.*)$")
 
 
 @contextmanager
@@ -92,14 +97,15 @@ def _result(result_file: Path, code: int, name: str, log: Path, step: Step) -> A
     return result
 
 
-def last_error(log: Path) -> str:
-    """The last line of a log that looks like an exception, or the last line."""
+def errors_in(log: Path) -> list[str]:
+    """The lines of a log that look like exceptions (with vLLM's prefixes cut off), or its last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    for line in reversed(lines[-200:]):
-        head = line.partition(":")[0]
-        if head.replace(".", "").replace("_", "").isalnum() and head.endswith(("Error", "Exception", "Interrupt")):
-            return line[:400]
-    return lines[-1][:400] if lines else "it printed nothing"
+    found = [match["error"][:400] for line in lines if (match := _EXCEPTION.match(line))]
+    return found or [lines[-1][:400] if lines else "it printed nothing"]
+
+
+def last_error(log: Path) -> str:
+    return errors_in(log)[-1]
 
 
 def worker_environment() -> dict[str, str]:

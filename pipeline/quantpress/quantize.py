@@ -18,6 +18,9 @@ from quantpress.model import Model
 from quantpress.plan import Plan
 from quantpress.recipe import Recipe
 
+# Raise this when a change here or in workers/oneshot.py makes the same recipe give other bytes.
+STAGE = 1
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -30,6 +33,7 @@ def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
     """Everything that decides the checkpoint's bytes; its digest names the artifact."""
     calibration = plan.recipe.calibration
     return {
+        "stage": STAGE,
         "recipe": plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
         "calibration": calibration_data.identity(calibration) if calibration else None,
         "model": model.digests(),
@@ -53,7 +57,8 @@ def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quant
         return existing
     files.require_space(out, int(plan.weight_bytes * 1.5))
     with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
-        record = make(plan, model, staged, artifact, console)
+        log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
+        record = make(plan, model, staged, log, console)
         record |= {"digest": digest, "inputs": inputs, "model": model.identity()}
         files.write_json(staged / "manifest.json", record)
         files.publish(staged, artifact.folder)
@@ -64,6 +69,10 @@ def _existing(artifact: Artifact, digest: str, inputs: dict[str, Any], console: 
     found = artifact.manifest()
     if found is None:
         return None
+    damaged = _damaged(artifact, found)
+    if damaged:
+        console.say(f"  {artifact.folder} is remade; missing or cut short: {', '.join(damaged)}")
+        return None
     if found["digest"] == digest:
         console.say(f"✓ {artifact.folder} is up to date: same recipe, model, calibration data and versions")
         return Quantized(artifact, found, reused=True)
@@ -71,12 +80,18 @@ def _existing(artifact: Artifact, digest: str, inputs: dict[str, Any], console: 
     return None
 
 
-def make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: Console) -> dict[str, Any]:
+def _damaged(artifact: Artifact, record: dict[str, Any]) -> list[str]:
+    """Files of the checkpoint that are missing or of another size; `verify` looks at every byte."""
+    sizes = {name: entry["bytes"] for name, entry in record["files"].items()}
+    paths = {name: artifact.checkpoint / name for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+
+
+def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) -> dict[str, Any]:
     """Makes the checkpoint in the folder `staged`, checks it, and returns what its manifest says of it."""
     started = time.time()
     checkpoint = staged / "checkpoint"
     checkpoint.mkdir()
-    log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
     log.unlink(missing_ok=True)
     job = {
         "recipe": plan.recipe.dump(),
@@ -100,6 +115,7 @@ def make(plan: Plan, model: Model, staged: Path, artifact: Artifact, console: Co
         "recipe": plan.recipe.dump(),
         "quantized_layers": len(plan.layers),
         "group_size": plan.group_size,
+        "scales": plan.scales,
         **result,
         "bytes": {"model": plan.weight_bytes, "checkpoint": _weight_bytes(checkpoint)},
         "files": table,

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from quantpress import located_yaml, shipped
-from quantpress.errors import InputError
+from quantpress import files, located_yaml, shipped
 from quantpress.schemes import SCHEMES
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
@@ -111,7 +110,7 @@ class Gptq(Quantizes):
 
     block_size: int = Field(default=128, ge=1)
     dampening_frac: float = Field(default=0.01, gt=0, le=1)
-    actorder: Literal["static", "weight"] | None = "static"
+    actorder: Literal["static", "weight", "none"] = "static"
 
 
 class Awq(Quantizes):
@@ -215,20 +214,22 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     Raises InputError with file, line, value and rule of every problem in the file.
     """
     path = shipped.find("recipes", name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint="name a text file in UTF-8") from error
-    document = located_yaml.load(path, text, HINT)
+    document = located_yaml.load(path, files.read_input(path), HINT)
     of_data = [setting for setting in settings if setting.startswith("calibration.")]
     located_yaml.override(document, [setting for setting in settings if setting not in of_data])
     recipe = located_yaml.validate(document, Recipe, HINT)
     if recipe.needs_data and of_data:
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT)
-    if recipe.needs_data and recipe.calibration is None:
-        recipe = recipe.model_copy(update={"calibration": Calibration()})
+    if recipe.needs_data:
+        recipe = recipe.model_copy(update={"calibration": _located(recipe.calibration or Calibration())})
     return recipe
+
+
+def _located(calibration: Calibration) -> Calibration:
+    """A local data file by its whole path, so that the recipe means the same from every folder."""
+    path = Path(calibration.dataset).expanduser()
+    return calibration.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else calibration
 
 
 def description_of(path: Path) -> str:

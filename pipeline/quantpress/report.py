@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import files
+from quantpress.console import Console
 from quantpress.errors import InputError
 from quantpress.manifest import Artifact
 
@@ -14,14 +15,17 @@ Results = dict[str, Any]
 PROVENANCE = "## How these figures were made"
 
 
-def collect(folder: Path) -> dict[str, Results]:
-    """Manifest, accuracy and throughput of every finished artifact below a model's folder, by recipe.
+def collect(folder: Path, model_digest: str, console: Console) -> dict[str, Results]:
+    """Manifest, accuracy and throughput of every artifact made from this very model below its folder, by recipe.
 
     Raises InputError if there is none.
     """
     found = {}
-    for path in sorted(folder.glob("*/manifest.json")):
+    for path in sorted(folder.glob("[!.]*/manifest.json")):
         artifact = Artifact(path.parent)
+        if artifact.finished()["model"]["digest"] != model_digest:
+            console.warn(f"{artifact.folder} was made from another model of this name; it is left out of the report")
+            continue
         found[artifact.name] = {
             "manifest": artifact.manifest(),
             "accuracy": artifact.result("accuracy"),
@@ -62,16 +66,17 @@ def _notes(model: dict[str, Any]) -> list[str]:
 
 
 def size_table(found: dict[str, Results]) -> str:
-    header = ["recipe", "weights", "of the model's", "quantized layers", "group size", "calibration tokens", "time"]
+    header = ["recipe", "weights", "of the model's", "quantized layers", "one scale per", "calibration tokens", "time"]
     rows = []
     for name, results in found.items():
         made = results["manifest"]
         before, after = made["bytes"]["model"], made["bytes"]["checkpoint"]
         tokens = made["calibration"]["tokens"] if made["calibration"] else "none needed"
-        group = str(made["group_size"] or "per channel")
+        group = made["scales"]
         size = [f"{after / 1e6:.0f} MB", f"{after / before:.0%}"]
         rows.append([name, *size, str(made["quantized_layers"]), group, str(tokens), f"{made['seconds']:.0f} s"])
-    return table(header, rows)
+    warnings = [f"- **{name}**: {text}" for name, results in found.items() for text in results["manifest"]["warnings"]]
+    return "\n".join([table(header, rows), "", *warnings]).strip()
 
 
 def accuracy_section(accuracy: dict[str, Any]) -> str:
@@ -79,7 +84,8 @@ def accuracy_section(accuracy: dict[str, Any]) -> str:
         "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "
         "`p` is the exact McNemar test: above 0.05 the difference is within what chance does. "
         "*No signal*: the unquantized model itself is not better than guessing there, so the task says nothing "
-        "about the recipe."
+        "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
+        "at 0.05, one in twenty. Scored with transformers, not in vLLM."
     )
     return f"{text}\n\n{accuracy_table(accuracy)}"
 
@@ -95,23 +101,30 @@ def accuracy_table(accuracy: dict[str, Any]) -> str:
             label = f"{task} (*no signal*)" if row["no_signal"] else task
             rows.append([name, label, str(row["documents"]), row["metric"], *values, f"{row['changed_answers']:.1%}"])
         mean = result["mean"]
+        if not mean["tasks"]:
+            continue
         values = [f"**{mean['baseline']:.3f}**", f"**{mean['candidate']:.3f}**"]
-        rows.append([name, "**mean**", "", "", *values, f"**{mean['candidate'] - mean['baseline']:+.3f}**", "", ""])
+        label = f"**mean** of {mean['tasks']} tasks"
+        rows.append([name, label, "", "", *values, f"**{mean['candidate'] - mean['baseline']:+.3f}**", "", ""])
     return table(header, rows, text_columns=2)
 
 
 def throughput_section(throughput: dict[str, Any]) -> str:
-    machines = {result["machine"]["processor"]: result["machine"] for result in throughput.values()}
-    where = "; ".join(
-        f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores"
-        for machine in machines.values()
-    )
     text = (
-        f"Measured on {where}. Model and checkpoint were served at the same time and loaded in turns; each figure is "
-        "the median over rounds. *Speed-up* is the ratio of output tokens/s pair by pair: median (least to greatest). "
-        "It is called faster or slower only if every pair says so by more than 3%."
+        f"Served on {'; '.join(sorted({_where(result) for result in throughput.values()}))}. Model and checkpoint were "
+        "up at the same time and loaded in turns; each figure is the median over rounds. *Speed-up* is the ratio of "
+        "output tokens/s pair by pair: median (least to greatest). It is called faster or slower only if every pair "
+        "says so by more than 3%, and with fewer than three pairs no verdict is given."
     )
     return f"{text}\n\n{throughput_table(throughput)}"
+
+
+def _where(result: dict[str, Any]) -> str:
+    if any(server["startup_s"] is None for server in result["servers"].values()):
+        urls = ", ".join(server["command"] for server in result["servers"].values())
+        return f"servers that someone else runs {urls}, whose hardware and settings are not known here"
+    machine = result["machine"]
+    return f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores"
 
 
 def throughput_table(throughput: dict[str, Any]) -> str:
@@ -123,13 +136,18 @@ def throughput_table(throughput: dict[str, Any]) -> str:
         for cell in result["summary"]:
             base, own = cell.get("baseline"), cell["candidate"]
             ratios = cell.get("ratios")
-            speedup = f"{cell['speedup']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "not measured"
+            speedup = _speedup(cell["speedup"], ratios) if ratios else "not measured"
             row = [name, result["workload"]["name"], str(cell["concurrency"]), _figure(base, "output_throughput")]
-            row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline")]
+            failed = f"; {cell['failed_requests']} requests failed" if cell["failed_requests"] else ""
+            row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline") + failed]
             for metric in ("median_ttft_ms", "median_tpot_ms"):
                 row += [_figure(base, metric), _figure(own, metric)]
             rows.append(row)
     return table(header, rows, text_columns=2)
+
+
+def _speedup(median: float, ratios: list[float]) -> str:
+    return f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
 
 
 def _figure(figures: dict[str, float] | None, name: str) -> str:

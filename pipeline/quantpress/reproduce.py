@@ -26,7 +26,7 @@ def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
     """
     record = artifact.finished()
     recipe = Recipe.model_validate(record["recipe"])
-    model = models.resolve(record["model"]["source"], console)
+    model = models.resolve(_source(record["model"]), console)
     plan = planning.make(recipe, model)
     inputs = quantizing.inputs_of(plan, model)
     changed = manifest.differences(record["inputs"], inputs)
@@ -38,8 +38,11 @@ def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
         )
     machine = environment.machine()
     here = [f"machine.{name}" for name in _MACHINE if machine[name] != record["machine"][name]]
-    with files.staging(artifact.folder.with_name(f"{artifact.name}.reproduced")) as staged:
-        quantizing.make(plan, model, staged, artifact, console)
+    log = artifact.folder.parent / "logs" / f"{artifact.name}.reproduce.log"
+    target = artifact.folder.with_name(f"{artifact.name}.reproduced")
+    files.require_space(artifact.folder, int(plan.weight_bytes * 1.5))
+    with files.lock(target), files.staging(target) as staged:
+        quantizing.make(plan, model, staged, log, console)
         differing = compare(artifact.checkpoint, staged / "checkpoint")
     return {
         "artifact": str(artifact.folder),
@@ -48,6 +51,13 @@ def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
         "why_not_promised": changed + here,
         "differing_tensors": differing,
     }
+
+
+def _source(model: dict[str, Any]) -> str:
+    """The model as it was named, a hub model at the commit that was used."""
+    source, revision = str(model["source"]), model["revision"]
+    on_the_hub = revision and not source.endswith(".gguf")
+    return f"{source.partition('@')[0]}@{revision}" if on_the_hub else source
 
 
 def compare(one: Path, other: Path) -> list[str]:

@@ -20,6 +20,7 @@ class Scheme:
     symmetric: bool = True
     kind: Literal["int", "float"] = "int"
     activations: Literal["none", "dynamic", "static"] = "none"
+    strategy: Literal["channel", "tensor", "block", "group"] = "group"
 
 
 def _int_groups(bits: int, activations: Literal["none", "dynamic"] = "none", symmetric: bool = True) -> Scheme:
@@ -30,13 +31,13 @@ SCHEMES: dict[str, Scheme] = {
     "W4A16": _int_groups(4),
     "W4A16_ASYM": _int_groups(4, symmetric=False),
     "W8A16": _int_groups(8),
-    "W8A8": Scheme(8, activations="dynamic"),
-    "INT8": Scheme(8, activations="dynamic"),
+    "W8A8": Scheme(8, activations="dynamic", strategy="channel"),
+    "INT8": Scheme(8, activations="dynamic", strategy="channel"),
     "W4A8": _int_groups(4, "dynamic"),
     "W4AFP8": _int_groups(4, "dynamic"),
-    "FP8": Scheme(8, kind="float", activations="static"),
-    "FP8_DYNAMIC": Scheme(8, kind="float", activations="dynamic"),
-    "FP8_BLOCK": Scheme(8, kind="float", activations="dynamic"),
+    "FP8": Scheme(8, kind="float", activations="static", strategy="tensor"),
+    "FP8_DYNAMIC": Scheme(8, kind="float", activations="dynamic", strategy="channel"),
+    "FP8_BLOCK": Scheme(8, kind="float", activations="dynamic", strategy="block"),
     "NVFP4": Scheme(4, 16, kind="float", activations="static"),
     "NVFP4A16": Scheme(4, 16, kind="float"),
     "MXFP4": Scheme(4, 32, kind="float", activations="dynamic"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from quantpress import files, manifest
 from quantpress.manifest import Artifact
 
+_LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
+
 
 def artifacts(out: Path) -> list[Artifact]:
     """Every finished artifact below the root folder."""
-    return [Artifact(path.parent) for path in sorted(out.glob("*/*/manifest.json"))]
+    found = sorted(out.glob("*/*/manifest.json"))
+    return [Artifact(path.parent) for path in found if not path.parent.name.startswith(".")]
 
 
 def status(out: Path) -> list[dict[str, Any]]:
@@ -55,22 +59,25 @@ def verify(artifact: Artifact) -> list[str]:
 def garbage(out: Path) -> list[Path]:
     """Folders that nothing refers to: what killed runs left, and scores that no accuracy.json names.
 
-    Nothing that a running process holds is listed.
+    Nothing of a model is listed while a process writes below its folder.
     """
-    found = [path for path in sorted(out.glob("*/.*.staging-*")) if not _held(path.parent, path.name)]
-    found += [path for path in sorted(out.glob("*/*/.*.staging-*")) if not files.lock_owner(path.parent)]
-    named = {
-        Path(run["folder"]).resolve()
-        for artifact in artifacts(out)
-        if (accuracy := artifact.result("accuracy"))
-        for run in accuracy["runs"].values()
-    }
-    return found + [path for path in sorted(out.glob("*/*/scores/*")) if path.resolve() not in named]
+    found = []
+    for model in sorted(path for path in out.glob("*") if path.is_dir()):
+        if not any(files.lock_owner(Path(str(lock).removesuffix(".lock"))) for lock in _locked(model)):
+            found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
+            found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in _named(model)]
+    return found
 
 
-def _held(folder: Path, staging_name: str) -> bool:
-    name = staging_name.removeprefix(".").rpartition(".staging-")[0]
-    return files.lock_owner(folder / name) is not None
+def _locked(model: Path) -> list[Path]:
+    """What the lock files below a model's folder stand for."""
+    return [path.with_name(path.name.removeprefix(".")) for path in model.rglob(".*.lock")]
+
+
+def _named(model: Path) -> set[str]:
+    """The names of the score folders that an accuracy.json of this model refers to."""
+    results = [artifact.result("accuracy") for artifact in artifacts(model.parent) if artifact.folder.parent == model]
+    return {run["folder"] for result in results if result for run in result["runs"].values()}
 
 
 def remove(paths: list[Path]) -> None:

@@ -138,10 +138,9 @@ def healthy(url: str) -> bool:
 
 def explain(log: Path) -> str:
     """The last error in a vLLM log, and what it means if it is a known one."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    meaning = next((meaning for sign, meaning in KNOWN_CAUSES if sign in text), None)
-    last = process.last_error(log)
-    return f"{meaning} ({last})" if meaning else last
+    errors = process.errors_in(log)
+    meaning = next((meaning for sign, meaning in KNOWN_CAUSES if any(sign in line for line in errors)), None)
+    return f"{meaning} ({errors[-1]})" if meaning else errors[-1]
 
 
 def attach(url: str, path: Path) -> Server:

@@ -22,6 +22,7 @@ from quantpress_serve.workload import Engine, Workload
 
 # Ratios within this distance of 1 are not told apart from no difference; pairs of one server with itself stay inside.
 INDIFFERENCE = 0.03
+MIN_PAIRS = 3
 DEFAULT_PORT = 8000
 TRACKED = ("output_throughput", "total_token_throughput", "request_throughput")
 LATENCIES = ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "median_e2el_ms")
@@ -42,6 +43,8 @@ class Sides:
             server.require_free(self.port)
         if self.baseline_url and not self.vllm_url:
             raise InputError("--baseline-url goes with --vllm-url", hint="name the candidate's server too")
+        for url in filter(None, (self.vllm_url, self.baseline_url)):
+            server.attach(url, Path())
         return environment.find_vllm(self.vllm)
 
 
@@ -56,7 +59,7 @@ def bench(
     record = artifact.finished()
     key = _key(record, model, workload, vllm, sides)
     known = artifact.result("throughput")
-    if known and known["key"] == key and not fresh:
+    if known and known["key"] == key and not (fresh or sides.vllm_url):
         console.say(f"✓ {artifact.name} under {workload.name}: measured before, nothing to do (--fresh measures again)")
         return known
     logs = artifact.folder.parent / "logs"
@@ -88,6 +91,7 @@ def _key(record: dict[str, Any], model: Model, workload: Workload, vllm: Path, s
     """Digest of everything that a measurement depends on and that can be named."""
     parts = [record["digest"], model.identity()["digest"], workload.model_dump(), str(vllm.resolve())]
     parts += [environment.vllm_version(vllm), sides.vllm_url, sides.baseline_url, environment.machine()]
+    parts += [environment.serving_environment()]
     return files.sha256_json(parts)
 
 
@@ -145,10 +149,8 @@ def _summary(concurrency: int, cells: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {"concurrency": concurrency, "failed_requests": failed, **rows}
     if "baseline" in sides:
         pairs = sorted(sides["candidate"].keys() & sides["baseline"].keys())
-        ratios = [
-            sides["candidate"][number]["output_throughput"] / sides["baseline"][number]["output_throughput"]
-            for number in pairs
-        ]
+        speeds = [[sides[role][number]["output_throughput"] for role in ("candidate", "baseline")] for number in pairs]
+        ratios = [own / base if base else 0.0 for own, base in speeds]
         summary |= {"ratios": ratios, "speedup": statistics.median(ratios), "verdict": verdict(ratios, failed)}
     return summary
 
@@ -157,6 +159,8 @@ def verdict(ratios: list[float], failed: int) -> str:
     """What the pairs show: `faster` or `slower` only where every pair says so by more than the indifference."""
     if failed:
         return "not comparable: requests failed"
+    if len(ratios) < MIN_PAIRS:
+        return f"no verdict: {len(ratios)} pairs, {MIN_PAIRS} needed"
     if min(ratios) > 1 + INDIFFERENCE:
         return "faster"
     if max(ratios) < 1 - INDIFFERENCE:
@@ -164,11 +168,16 @@ def verdict(ratios: list[float], failed: int) -> str:
     return "no difference shown"
 
 
-def serve(artifact: Artifact, vllm: Path, port: int | None, console: Console) -> int:
-    """Serves the checkpoint in the foreground until interrupted; returns vLLM's exit code."""
-    artifact.finished()
+def claim(port: int | None) -> int:
+    """The port to serve on. Raises InputError if it is taken."""
     port = port or DEFAULT_PORT
     server.require_free(port)
+    return port
+
+
+def serve(artifact: Artifact, vllm: Path, port: int, console: Console) -> int:
+    """Serves the checkpoint in the foreground until interrupted; returns vLLM's exit code."""
+    artifact.finished()
     launch = Launch(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None, prefix_caching=True)
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
     with process.guarded(launch.command(port), None, environment.serving_environment()) as running:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantpress import located_yaml, shipped
+from quantpress import files, located_yaml, shipped
 from quantpress.recipe import Strict
 
 HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
@@ -48,5 +48,5 @@ class Workload(Strict):
 def load(name: str) -> Workload:
     """Reads and validates a workload: a path or a shipped name. Raises InputError with every problem in the file."""
     path = shipped.find("workloads", name)
-    document = located_yaml.load(path, path.read_text(encoding="utf-8"), HINT)
+    document = located_yaml.load(path, files.read_input(path), HINT)
     return located_yaml.validate(document, Workload, HINT)

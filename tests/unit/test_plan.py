@@ -91,3 +91,12 @@ def test_a_file_that_is_no_safetensors_is_refused(content: bytes, tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(InputError, match="not a safetensors file"):
         headers.read(path)
+
+
+def test_the_index_says_which_files_count(make_model: Make) -> None:
+    folder = make_model()
+    (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert [path.name for path in headers.weight_files(folder)] == ["model.safetensors"]
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
+    with pytest.raises(InputError, match=r"names model-00001-of-00001\.safetensors, which is not there"):
+        headers.read_folder(folder)

@@ -45,6 +45,18 @@ def test_a_dumped_recipe_is_the_same_recipe(path: Path) -> None:
     assert recipe.Recipe.model_validate(loaded.dump()) == loaded
 
 
+def test_every_value_of_actorder_survives_a_dump(tmp_path: Path) -> None:
+    for value in ("static", "weight", "none"):
+        loaded = load(tmp_path, GOOD.replace("W4A16", f"W4A16, actorder: {value}"))
+        assert recipe.Recipe.model_validate(loaded.dump()) == loaded
+
+
+@pytest.mark.parametrize("text", ["name: 2024-13-01\n", "name: a\x07b\n"])
+def test_odd_values_are_problems_not_crashes(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"r\.yaml:1:"):
+        load(tmp_path, text)
+
+
 def test_data_free_recipes_get_no_calibration_and_others_do(tmp_path: Path) -> None:
     assert recipe.load("w8a8-dynamic").calibration is None
     assert load(tmp_path, GOOD).calibration == recipe.Calibration()

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from quantpress import files, report
+from quantpress.console import Console
 from quantpress.errors import InputError
 
-MODEL = {"name": "tiny", "source": "embedded", "digest": "ab" * 32, "notes": ["Its weights lie on a 4-bit grid."]}
+MODEL: dict[str, Any] = {
+    "name": "tiny",
+    "source": "embedded",
+    "digest": "ab" * 32,
+    "notes": ["Its weights lie on a 4-bit grid."],
+}
 MANIFEST = {
     "digest": "d1",
     "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
@@ -16,6 +22,9 @@ MANIFEST = {
     "group_size": 64,
     "quantized_layers": 14,
     "seconds": 9.0,
+    "scales": "group of 64",
+    "warnings": [],
+    "model": {"digest": "ab" * 32},
     "created": "2026-01-01T00:00:00Z",
     "inputs": {"versions": {"llmcompressor": "0.14"}},
 }
@@ -33,7 +42,7 @@ ROW = {
 ACCURACY = {
     "checkpoint_digest": "d1",
     "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
-    "mean": {"baseline": 0.5, "candidate": 0.25},
+    "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
     "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
@@ -42,13 +51,20 @@ THROUGHPUT = {
     "machine": {"processor": "CPU", "gpus": [], "cores": 2},
     "workload": {"name": "smoke"},
     "vllm": {"version": "0.32"},
-    "servers": {"candidate": {"command": "vllm serve x"}},
+    "servers": {"candidate": {"command": "vllm serve x", "startup_s": 9.0}},
     "cells": [{"command": "vllm bench serve"}],
     "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"answer": "ok"}},
     "summary": [
-        {"concurrency": 1, "candidate": FIGURES, "baseline": FIGURES, "ratios": [0.9, 1.1], "speedup": 1.0}
+        {
+            "concurrency": 1,
+            "failed_requests": 0,
+            "candidate": FIGURES,
+            "baseline": FIGURES,
+            "ratios": [0.9, 1.1],
+            "speedup": 1.0,
+        }
         | {"verdict": "no difference shown"},
-        {"concurrency": 8, "candidate": FIGURES},
+        {"concurrency": 8, "failed_requests": 3, "candidate": FIGURES},
     ],
 }
 
@@ -56,18 +72,18 @@ THROUGHPUT = {
 def rendered(folder: Path, **results: Any) -> str:
     for name, value in {"manifest": MANIFEST, **results}.items():
         files.write_json(folder / "r4" / f"{name}.json", value)
-    return report.render(MODEL, report.collect(folder))
+    return report.render(MODEL, report.collect(folder, MODEL["digest"], Console(quiet=True)))
 
 
 def test_a_full_report_says_everything(tmp_path: Path) -> None:
     text = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
     assert "4-bit grid" in text
-    assert "| r4 | 50 MB | 25% | 14 | 64 | none needed | 9 s |" in text
+    assert "| r4 | 50 MB | 25% | 14 | group of 64 | none needed | 9 s |" in text
     assert "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 30.0% |" in text
     assert "piqa (*no signal*)" in text
     assert "-0.250 (within chance)" in text
-    assert "1.00 (0.90 to 1.10) | no difference shown" in text
-    assert "not measured | no baseline" in text
+    assert "1.00 (0.90 to 1.10, 2 pairs) | no difference shown" in text
+    assert "not measured | no baseline; 3 requests failed" in text
     assert r"a\|b c" in text
     assert "`lm_eval run --tasks boolq`" in text
 
@@ -82,6 +98,25 @@ def test_a_result_of_another_checkpoint_is_not_shown(tmp_path: Path) -> None:
     assert "boolq" not in text
 
 
+def test_an_artifact_of_another_model_is_left_out(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
+    files.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
+    text = rendered(tmp_path, manifest={**MANIFEST, "model": {"digest": "another"}})
+    assert "| mine |" in text
+    assert "r4" not in text
+
+
+def test_servers_of_someone_else_are_not_called_this_machine(tmp_path: Path) -> None:
+    servers = {"candidate": {"command": "(served at http://x)", "startup_s": None}}
+    text = rendered(tmp_path, throughput={**THROUGHPUT, "servers": servers})
+    assert "whose hardware and settings are not known" in text
+    assert "CPU, 2 cores" not in text
+
+
+def test_warnings_are_repeated(tmp_path: Path) -> None:
+    assert "- **r4**: too little data" in rendered(tmp_path, manifest={**MANIFEST, "warnings": ["too little data"]})
+
+
 def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None:
     lines = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT).splitlines()
     width = 0
@@ -94,4 +129,4 @@ def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no artifact"):
-        report.collect(tmp_path)
+        report.collect(tmp_path, MODEL["digest"], Console(quiet=True))

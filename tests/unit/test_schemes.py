@@ -15,5 +15,6 @@ def test_the_table_is_true(name: str) -> None:
     assert weights.symmetric == ours.symmetric
     assert str(weights.type) in (ours.kind, f"QuantizationType.{ours.kind.upper()}")
     assert weights.group_size == ours.group_size
+    assert str(weights.strategy).lower().removeprefix("quantizationstrategy.").removeprefix("tensor_") == ours.strategy
     found = "none" if activations is None else ("dynamic" if activations.dynamic is True else "static")
     assert found == ours.activations

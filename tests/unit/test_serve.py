@@ -87,8 +87,9 @@ def test_sense_is_not(text: str) -> None:
     [
         ([1.2, 1.3, 1.1], 0, "faster"),
         ([1.2, 1.02, 1.1], 0, "no difference shown"),
-        ([0.5, 0.6], 0, "slower"),
-        ([0.99, 1.01], 0, "no difference shown"),
+        ([0.5, 0.6, 0.5], 0, "slower"),
+        ([1.5, 1.5], 0, "no verdict: 2 pairs, 3 needed"),
+        ([0.99, 1.01, 1.0], 0, "no difference shown"),
         ([1.5, 1.5], 1, "not comparable: requests failed"),
     ],
 )
@@ -105,12 +106,13 @@ def test_seeds_are_fresh_for_each_round_and_shared_by_a_pair() -> None:
 def test_the_summary_is_made_of_pairs() -> None:
     names = (*stage.TRACKED, *stage.LATENCIES)
     speeds = {("candidate", 0): 12.0, ("baseline", 0): 10.0, ("baseline", 1): 20.0, ("candidate", 1): 30.0}
+    speeds |= {("candidate", 2): 26.0, ("baseline", 2): 20.0}
     cells = [
         {"role": role, "round": number, "concurrency": 8, "figures": dict.fromkeys(names, speed)}
         for (role, number), speed in speeds.items()
     ]
     (row,) = stage.summarize(cells)
-    assert row["ratios"] == [1.2, 1.5]
-    assert row["speedup"] == pytest.approx(1.35)
+    assert row["ratios"] == [1.2, 1.5, 1.3]
+    assert row["speedup"] == pytest.approx(1.3)
     assert row["verdict"] == "faster"
-    assert row["candidate"]["output_throughput"] == 21.0
+    assert row["candidate"]["output_throughput"] == 26.0

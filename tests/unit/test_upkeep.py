@@ -73,10 +73,12 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, qua
     used = artifact.folder / "scores" / "smoke-111111111111"
     for folder in (left, unused, used):
         folder.mkdir(parents=True)
-    accuracy = {"checkpoint_digest": "d" * 64, "runs": {"candidate": {"folder": str(used)}}, "suite": "smoke"}
+    accuracy = {"checkpoint_digest": "d" * 64, "runs": {"candidate": {"folder": used.name}}, "suite": "smoke"}
     files.write_json(artifact.folder / "accuracy.json", accuracy)
-    with files.lock(artifact.folder):
-        assert upkeep.garbage(artifact.folder.parents[1]) == [unused]
+    (used.parent / f".{used.name}.lock").write_text("")
+    with files.lock(unused):
+        assert upkeep.garbage(artifact.folder.parents[1]) == []
+    assert upkeep.garbage(artifact.folder.parents[1]) == [left, unused]
     refused = quantpress("gc")
     assert refused.returncode == 2
     assert left.exists()

@@ -63,8 +63,9 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
             continue
         groups = {"config_groups": config_groups(body), "ignore": body.ignore}
         if isinstance(body, Gptq):
-            options = {"block_size": body.block_size, "dampening_frac": body.dampening_frac, "actorder": body.actorder}
-            made.append(GPTQModifier(**groups, **options))
+            actorder = None if body.actorder == "none" else body.actorder
+            options = {"block_size": body.block_size, "dampening_frac": body.dampening_frac}
+            made.append(GPTQModifier(**groups, **options, actorder=actorder))
         else:
             if isinstance(body, Awq):
                 made.append(AWQModifier(n_grid=body.n_grid, duo_scaling=body.duo_scaling))
