@@ -36,7 +36,7 @@ def local_file(calibration: Calibration) -> Path | None:
     """The file that holds the documents; None for a dataset on the hub. Raises InputError if it is not there."""
     if calibration.dataset == SHIPPED_DATASET:
         return shipped.folder("recipes") / "calibration" / "chat.jsonl"
-    path = Path(calibration.dataset).expanduser()
+    path = Path(calibration.dataset)
     if path.suffix == ".jsonl" or path.exists():
         if not path.is_file():
             raise InputError(f"calibration.dataset {calibration.dataset!r}: no such file", hint=_HINT)
@@ -66,7 +66,7 @@ def read_jsonl(path: Path) -> Iterator[Document]:
             continue
         try:
             document = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not JSON: {error}", hint=_HINT) from error
         yield _checked(document, f"{path}:{number}")
         empty = False

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from quantpress import __version__
-from quantpress.errors import CapabilityError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 
 _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written),
 4 the environment or the hardware cannot do it, 130 interrupted"""
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
             return _fail(CapabilityError(str(error), hint="free some space or choose another --out"), args, error)
+        if error.errno in (36, 40):  # ENAMETOOLONG, ELOOP
+            return _fail(InputError(str(error)[:300], hint="name a path that can exist"), args, error)
         return _fail(StageError(str(error), hint="check that the file is there and may be used"), args, error)
     except Exception as error:
         unexpected = StageError(

@@ -7,6 +7,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantpress.errors import InputError
 
@@ -32,12 +33,9 @@ def read(path: Path) -> dict[str, Tensor]:
                 raise ValueError(f"its header claims {length} bytes")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        tensors = {
-            name: Tensor(item["dtype"], tuple(item["shape"]), item["data_offsets"][1] - item["data_offsets"][0])
-            for name, item in header.items()
-        }
+        tensors = {name: _tensor(item) for name, item in header.items()}
         end = max((item["data_offsets"][1] for item in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise InputError(f"{path} is not a safetensors file: {error}", hint="fetch the model again") from error
     if path.stat().st_size != 8 + length + end:
         raise InputError(
@@ -45,6 +43,13 @@ def read(path: Path) -> dict[str, Tensor]:
             hint="fetch the model again",
         )
     return tensors
+
+
+def _tensor(item: dict[str, Any]) -> Tensor:
+    start, end = item["data_offsets"]
+    if not all(isinstance(number, int) for number in (start, end, *item["shape"])):
+        raise ValueError("a shape or an offset is not a whole number")
+    return Tensor(str(item["dtype"]), tuple(item["shape"]), end - start)
 
 
 def digests(folder: Path) -> dict[str, str]:

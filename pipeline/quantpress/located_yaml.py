@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from quantpress.errors import InputError
+from quantpress.errors import InputError, first_line
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 Loc = tuple[str | int, ...]
@@ -65,6 +65,8 @@ def load(source: Path, text: str, hint: str) -> Document:
         node = loader.get_single_node()
         if node is not None:
             document.data = _Walker(loader, document).walk(node, ())
+    except RecursionError as error:
+        raise InputError(f"{source}: nested too deeply to be a recipe, suite or workload", hint=hint) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -94,8 +96,10 @@ class _Walker:
             return [self.walk(item, (*loc, index)) for index, item in enumerate(node.value)]
         try:
             return self.loader.construct_object(node)
-        except ValueError as error:  # a date that is none, such as 2024-13-01
-            self.document.problem(loc, f"{node.value!r} is not a value: {error}; quote it if it is text")
+        except Exception as error:  # PyYAML lets through whatever int() or datetime() raises, for 2024-13-01 say
+            self.document.problem(
+                loc, f"{_show(node.value)} is not a value ({first_line(error)}); quote it if it is text"
+            )
             return None
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:

@@ -12,6 +12,20 @@ from quantpress.errors import StageError
 SCHEMA_VERSION = 1
 
 
+_MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine"}
+
+
+def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+    """A result of ours. Raises StageError if the file is something else, or of a version that is not known."""
+    value = files.read_json(path)
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION or not keys <= value.keys():
+        raise StageError(
+            f"{path} is not a result of this version of quantpress (schema_version {SCHEMA_VERSION})",
+            hint=f"delete {path.parent} and run again, or use the version that wrote it",
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The folder of one recipe on one model, `OUT/<model>/<recipe>/`."""
@@ -32,7 +46,7 @@ class Artifact:
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where no run has finished."""
-        return dict(files.read_json(self.manifest_file)) if self.manifest_file.is_file() else None
+        return _read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
 
     def finished(self) -> dict[str, Any]:
         """The manifest. Raises StageError where no run has finished."""
@@ -49,7 +63,7 @@ class Artifact:
         manifest = self.manifest()
         if not path.is_file() or manifest is None:
             return None
-        result = dict(files.read_json(path))
+        result = _read(path, {"checkpoint_digest"})
         return result if result.get("checkpoint_digest") == manifest["digest"] else None
 
 

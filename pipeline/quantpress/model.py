@@ -95,7 +95,7 @@ def _folder(
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")

@@ -58,7 +58,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 def _search(pattern: str, name: str) -> bool:
     try:
         return re.match(pattern, name) is not None
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"re:{pattern} is not a regular expression: {error}", hint="correct the recipe") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -228,7 +229,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
 
 def _located(calibration: Calibration) -> Calibration:
     """A local data file by its whole path, so that the recipe means the same from every folder."""
-    path = Path(calibration.dataset).expanduser()
+    path = Path(os.path.expanduser(calibration.dataset))  # noqa: PTH111 -- Path.expanduser raises for an unknown ~user
     return calibration.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else calibration
 
 

@@ -51,7 +51,7 @@ def test_every_value_of_actorder_survives_a_dump(tmp_path: Path) -> None:
         assert recipe.Recipe.model_validate(loaded.dump()) == loaded
 
 
-@pytest.mark.parametrize("text", ["name: 2024-13-01\n", "name: a\x07b\n"])
+@pytest.mark.parametrize("text", ["name: 2024-13-01\n", "name: a\x07b\n", "name: !!bool abc\n"])
 def test_odd_values_are_problems_not_crashes(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"r\.yaml:1:"):
         load(tmp_path, text)
@@ -150,3 +150,8 @@ def test_a_malformed_override_is_refused(setting: str, tmp_path: Path) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'gptq-w4a16'"):
         recipe.load("gptq-w4a61")
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nested too deeply"):
+        load(tmp_path, "name: " + "[" * 3000 + "]" * 3000)

@@ -16,7 +16,11 @@ MODEL: dict[str, Any] = {
     "notes": ["Its weights lie on a 4-bit grid."],
 }
 MANIFEST = {
+    "schema_version": 1,
     "digest": "d1",
+    "recipe": {},
+    "files": {},
+    "machine": {},
     "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
     "calibration": None,
     "group_size": 64,
@@ -40,6 +44,7 @@ ROW = {
     "no_signal": False,
 }
 ACCURACY = {
+    "schema_version": 1,
     "checkpoint_digest": "d1",
     "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
@@ -47,6 +52,7 @@ ACCURACY = {
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
+    "schema_version": 1,
     "checkpoint_digest": "d1",
     "machine": {"processor": "CPU", "gpus": [], "cores": 2},
     "workload": {"name": "smoke"},
