@@ -57,6 +57,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir()
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied}
         (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text("{}")
         write_safetensors(folder / "model.safetensors", llama_shapes(**sizes))
         return folder
 

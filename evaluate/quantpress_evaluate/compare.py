@@ -16,8 +16,13 @@ SIGNIFICANCE = 0.05
 
 def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
     """lm-eval's logged samples of one task, by document id."""
-    with gzip.open(folder / f"samples_{task}.jsonl.gz", "rt", encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+    try:
+        with gzip.open(folder / f"samples_{task}.jsonl.gz", "rt", encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+    except (OSError, EOFError, ValueError) as error:
+        raise StageError(
+            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"delete {folder} and evaluate again"
+        ) from error
 
 
 def compare_task(

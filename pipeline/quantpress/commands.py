@@ -102,7 +102,7 @@ def run(args: Namespace) -> None:
     if len(set(names)) < len(names):
         raise InputError(f"two of the recipes have the same name: {', '.join(names)}", hint="rename one")
     for recipe in chosen:
-        planning.make(recipe, model)
+        quantizing.inputs_of(planning.make(recipe, model), model)
     for recipe in chosen:
         artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
         evaluating.evaluate(artifact, model, request, console)
@@ -121,18 +121,18 @@ def _write_report(args: Namespace, model: Model) -> None:
     _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 
 
-def serve(args: Namespace) -> int:
+def serve(args: Namespace) -> None:
     from quantpress_serve import stage
 
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
     model = models.resolve(args.model, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
-    return stage.serve(artifact, vllm, port, console)
+    stage.serve(artifact, vllm, port, console)
 
 
 def status(args: Namespace) -> None:
-    rows = upkeep.status(Path(args.out))
+    rows = upkeep.status(_root(args))
     header = ["model", "recipe", "digest", "age", "size", "accuracy", "throughput", "held by"]
     lines = [
         [
@@ -149,7 +149,7 @@ def status(args: Namespace) -> None:
 
 
 def verify(args: Namespace) -> None:
-    chosen = [Artifact(Path(name)) for name in args.artifacts] or upkeep.artifacts(Path(args.out))
+    chosen = [Artifact(Path(name)) for name in args.artifacts] or upkeep.artifacts(_root(args))
     for artifact in chosen:
         if not artifact.manifest_file.is_file():
             raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
@@ -161,14 +161,27 @@ def verify(args: Namespace) -> None:
 
 
 def gc(args: Namespace) -> None:
-    found = upkeep.garbage(Path(args.out))
+    found = upkeep.garbage(_root(args))
     names = [str(path) for path in found]
     if found and not args.yes:
         print("\n".join(names), file=sys.stderr)
-        if not sys.stdin.isatty() or input(f"remove these {len(found)} folders? [y/N] ").strip().lower() != "y":
+        if not sys.stdin.isatty() or _answer(f"remove these {len(found)} folders? [y/N] ") != "y":
             raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
     upkeep.remove(found)
     _print(args, {"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        return ""
+
+
+def _root(args: Namespace) -> Path:
+    if not Path(args.out).is_dir():
+        raise InputError(f"--out {args.out} is not a folder", hint="name the folder that holds the artifacts")
+    return Path(args.out)
 
 
 def reproduce(args: Namespace) -> None:

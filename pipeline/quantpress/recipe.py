@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from quantpress import files, located_yaml, shipped
 from quantpress.schemes import SCHEMES
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
-RESERVED = ("baseline", "logs")
+RESERVED = ("baseline", "logs", "report.md")
 SHIPPED_DATASET = "quantpress-chat"
 
 
@@ -28,8 +29,13 @@ def _known_scheme(name: str) -> str:
 
 
 def _clean_targets(names: list[str]) -> list[str]:
-    if any(not name.removeprefix("re:") for name in names):
-        raise ValueError("an empty name matches nothing; name a layer, a class or re:PATTERN")
+    for name in names:
+        if not name.removeprefix("re:"):
+            raise ValueError("an empty name matches nothing; name a layer, a class or re:PATTERN")
+        try:
+            re.compile(name.removeprefix("re:") if name.startswith("re:") else "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{name!r} is not a regular expression: {error}") from error
     return names
 
 
@@ -60,6 +66,10 @@ class QuantArgs(Strict):
     def _group_size_belongs_to_groups(self) -> QuantArgs:
         if (self.strategy == "group") != (self.group_size is not None):
             raise ValueError("group_size goes with strategy group, and only with it")
+        if self.strategy == "token" and not self.dynamic:
+            raise ValueError("strategy token needs dynamic: true; there are no tokens to measure before serving")
+        if self.type == "float" and self.num_bits not in (4, 8):
+            raise ValueError(f"type float has 4 or 8 bits, not {self.num_bits}")
         return self
 
 
@@ -79,6 +89,10 @@ class Quantizes(Strict):
             raise ValueError("give either scheme (a preset) or weights (explicit arguments)")
         if self.scheme and self.input_activations:
             raise ValueError("input_activations goes with explicit weights; a preset scheme has its own")
+        if self.weights and (self.weights.strategy == "token" or self.weights.dynamic):
+            raise ValueError("weights are fixed: strategy tensor, channel or group, and not dynamic")
+        if self.input_activations and self.input_activations.strategy == "channel":
+            raise ValueError("input_activations take strategy tensor (static) or token (dynamic), not channel")
         if self.group_size is not None and (self.scheme is None or not SCHEMES[self.scheme].free_group):
             raise ValueError(f"group_size cannot be chosen for {self.scheme or 'explicit weights (set it there)'}")
         return self
@@ -167,7 +181,7 @@ class Calibration(Strict):
     revision: str | None = None
     samples: int = Field(default=64, ge=1)
     max_sequence_length: int = Field(default=512, ge=16)
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     batch_size: int = Field(default=8, ge=1)
 
 
@@ -219,12 +233,21 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     of_data = [setting for setting in settings if setting.startswith("calibration.")]
     located_yaml.override(document, [setting for setting in settings if setting not in of_data])
     recipe = located_yaml.validate(document, Recipe, HINT)
+    if of_data:
+        _check_data_settings(path, of_data)
     if recipe.needs_data and of_data:
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT)
     if recipe.needs_data:
         recipe = recipe.model_copy(update={"calibration": _located(recipe.calibration or Calibration())})
     return recipe
+
+
+def _check_data_settings(path: Path, settings: Sequence[str]) -> None:
+    """Raises InputError for overrides of `calibration` that no recipe would take, also where they have no effect."""
+    document = located_yaml.Document(Path("--set"), {})
+    located_yaml.override(document, [setting.removeprefix("calibration.") for setting in settings])
+    located_yaml.validate(document, Calibration, "correct the --set option")
 
 
 def _located(calibration: Calibration) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 
 from quantpress.errors import StageError
@@ -28,7 +29,9 @@ def ask(server: Server) -> dict[str, str]:
                 raise
             answer = request(f"{server.url}/v1/completions", {**common, "prompt": COMPLETION})["choices"][0]["text"]
             question = COMPLETION
-    except (OSError, ValueError, LookupError) as error:
+        if not isinstance(answer, str):
+            raise ValueError(f"the answer is {answer!r}, not text")
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         raise StageError(
             f"the server did not answer a chat request: {error}", hint="read its log", log=server.log
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shlex
 import socket
@@ -147,8 +148,8 @@ def attach(url: str, path: Path) -> Server:
     """A server that someone else runs. Raises InputError if it does not answer or serves nothing."""
     url = url.rstrip("/").removesuffix("/v1")
     try:
-        served = request(f"{url}/v1/models")["data"][0]["id"]
-    except (OSError, ValueError, LookupError) as error:
+        served = request(f"{url}/v1/models", timeout=20)["data"][0]["id"]
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         raise InputError(
             f"{url} does not answer as a vLLM server: {error}", hint="check the URL (without /v1)"
         ) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantpress import environment, files, manifest, process
 from quantpress.console import Console
-from quantpress.errors import InputError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress_serve import chat, load, server
@@ -175,10 +175,14 @@ def claim(port: int | None) -> int:
     return port
 
 
-def serve(artifact: Artifact, vllm: Path, port: int, console: Console) -> int:
-    """Serves the checkpoint in the foreground until interrupted; returns vLLM's exit code."""
+def serve(artifact: Artifact, vllm: Path, port: int, console: Console) -> None:
+    """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
     artifact.finished()
     launch = Launch(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None, prefix_caching=True)
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
     with process.guarded(launch.command(port), None, environment.serving_environment()) as running:
-        return running.wait()
+        code = running.wait()
+    if code == 127:
+        raise CapabilityError(f"{vllm} cannot be started", hint="make setup, or name yours with VLLM=/path/to/vllm")
+    if code != 0:
+        raise StageError(f"vLLM ended with exit code {code}", hint="read what it printed above")

@@ -93,6 +93,12 @@ BAD = {
     "a word": ("  - gptq", ":4:5:", "valid dictionary"),
     "wrong order": ("  - rtn: {scheme: W8A8}\n  - smoothquant: {}", ":1:1:", "smoothquant must come before"),
     "nothing quantizes": ("  - smoothquant: {}", ":1:1:", "the result would be a copy"),
+    "broken pattern": ("  - rtn: {scheme: W8A8, ignore: ['re:(']}", ":4:25:", "not a regular expression"),
+    "static tokens": (
+        "  - rtn: {weights: {strategy: channel}, input_activations: {strategy: token}}",
+        ":4:41:",
+        "needs dynamic: true",
+    ),
     "no scheme": ("  - gptq: {}", ":4:5:", "either scheme"),
     "scheme and weights": ("  - rtn: {scheme: W8A8, weights: {strategy: channel}}", ":4:5:", "either scheme"),
     "group size on channels": ("  - rtn: {scheme: W8A8, group_size: 64}", ":4:5:", "group_size cannot be chosen"),
@@ -137,7 +143,7 @@ def test_text_that_is_not_yaml_names_the_line(tmp_path: Path) -> None:
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"r\.yaml:1:.*the tag .*os\.system' is not allowed"):
         load(tmp_path, "name: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(InputError, match="not YAML"):
+    with pytest.raises(InputError, match="is not a value"):
         load(tmp_path, "name: !!python/name:os.system\n")
 
 

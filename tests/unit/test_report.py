@@ -16,7 +16,7 @@ MODEL: dict[str, Any] = {
     "notes": ["Its weights lie on a 4-bit grid."],
 }
 MANIFEST = {
-    "schema_version": 1,
+    "schema_version": 2,
     "digest": "d1",
     "recipe": {},
     "files": {},
@@ -44,7 +44,7 @@ ROW = {
     "no_signal": False,
 }
 ACCURACY = {
-    "schema_version": 1,
+    "schema_version": 2,
     "checkpoint_digest": "d1",
     "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
@@ -52,7 +52,7 @@ ACCURACY = {
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
-    "schema_version": 1,
+    "schema_version": 2,
     "checkpoint_digest": "d1",
     "machine": {"processor": "CPU", "gpus": [], "cores": 2},
     "workload": {"name": "smoke"},

@@ -22,8 +22,8 @@ def artifact(tmp_path: Path) -> Artifact:
     (made.checkpoint / "config.json").write_text("{}")
     (made.checkpoint / "model.safetensors").write_bytes(b"weights")
     record = {
-        "schema_version": 1,
-        **dict.fromkeys(("recipe", "inputs", "model", "machine"), {}),
+        "schema_version": 2,
+        **{key: {} for key in ("recipe", "inputs", "model", "machine", "scales", "warnings")},
         "digest": "d" * 64,
         "created": "2026-01-01T00:00:00Z",
         "bytes": {"checkpoint": 7},
@@ -75,12 +75,8 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, qua
     used = artifact.folder / "scores" / "smoke-111111111111"
     for folder in (left, unused, used):
         folder.mkdir(parents=True)
-    accuracy = {
-        "schema_version": 1,
-        "checkpoint_digest": "d" * 64,
-        "runs": {"candidate": {"folder": used.name}},
-        "suite": "smoke",
-    }
+    runs = {"candidate": {"folder": used.name}}
+    accuracy = {"schema_version": 2, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
     files.write_json(artifact.folder / "accuracy.json", accuracy)
     (used.parent / f".{used.name}.lock").write_text("")
     with files.lock(unused):
@@ -115,11 +111,9 @@ def test_tensor_digests_see_bytes_types_and_shapes(
     assert headers.digests(tmp_path / "b")["x"] != one["x"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", "{}", '{"schema_version": 2}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", "{}", '{"schema_version": 1}'])
 @pytest.mark.parametrize("command", [["status"], ["verify"], ["reproduce", "artifacts/tiny/r4"]], ids=lambda c: c[0])
-def test_a_manifest_that_is_none_is_named(
-    content: str, command: list[str], artifact: Artifact, quantpress: Run
-) -> None:
+def test_a_manifest_that_is_none(content: str, command: list[str], artifact: Artifact, quantpress: Run) -> None:
     artifact.manifest_file.write_text(content)
     done = quantpress(*command)
     assert done.returncode == 1
