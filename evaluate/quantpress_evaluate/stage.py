@@ -114,7 +114,7 @@ def _by_hand(job: dict[str, Any], final: Path) -> str:
     names = ",".join(task["task"] for task in job["tasks"])
     command = (
         f"lm_eval run --model hf --model_args pretrained={job['model']},dtype=auto --tasks {names} "
-        f"--include_path {final / 'tasks'} --batch_size {job['batch_size']} --device {job['device']} "
+        f"--include_path {final.resolve() / 'tasks'} --batch_size {job['batch_size']} --device {job['device']} "
         "--log_samples --output_path OUT"
     )
     if job["limit"]:

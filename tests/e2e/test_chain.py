@@ -80,8 +80,9 @@ def test_others_may_read_the_weights(artifact: Path) -> None:
 def test_accuracy_is_lm_evals_own(artifact: Path) -> None:
     result = read(artifact / "accuracy.json")
     assert set(result["tasks"]) == {f"quantpress_smoke_{name}" for name in ("yesno", "physical", "endings", "science")}
+    folders = {"baseline": artifact.parent / "baseline", "candidate": artifact}
     for side, row in result["runs"].items():
-        by_lm_eval = read(Path(row["folder"]) / "results.json")["results"]
+        by_lm_eval = read(folders[side] / "scores" / row["folder"] / "results.json")["results"]
         for task, compared in result["tasks"].items():
             assert compared["documents"] == 8
             assert compared[side] == pytest.approx(by_lm_eval[task][f"{compared['metric']},none"])
