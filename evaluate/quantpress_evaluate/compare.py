@@ -77,7 +77,8 @@ def _pairs(
         others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"] for sample in baseline
     ):
         raise StageError(
-            f"{task}: baseline and candidate were scored on different documents", hint="evaluate both again"
+            f"{task}: baseline and candidate were scored on different documents",
+            hint="delete both score folders and evaluate again",
         )
     for sample in baseline:
         yield sample, others[sample["doc_id"]]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, InputError
+from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.located_yaml import nearest
 from quantpress.process import worker_main
 
@@ -67,9 +67,8 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     try:
         manager.load(names)
     except Exception as error:  # datasets raises a dozen unrelated classes; all of them mean "no documents"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CapabilityError(
-            f"the documents of {', '.join(names)} cannot be loaded: {reason}",
+            f"the documents of {', '.join(names)} cannot be loaded: {first_line(error)}",
             hint="connect to the Hugging Face hub, or put <task>.jsonl files in a folder and name it with "
             "QUANTPRESS_DATA=; --suite smoke needs neither",
         ) from error

@@ -76,7 +76,8 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
 
 def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, console: Console) -> dict[str, Any]:
     """The scores of one model under these settings; lm-eval runs only if they are not there yet."""
-    key = files.sha256_json({"model": digest, "settings": request.settings()})
+    settings = request.settings()
+    key = files.sha256_json({"model": digest, "settings": settings})
     final = folder / "scores" / f"{request.suite.name}-{key[:12]}"
     if (final / "score.json").is_file():
         console.say(f"✓ {role} on {request.suite.name}: scored before, nothing to do")
@@ -84,7 +85,6 @@ def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, 
     with files.lock(final), files.staging(final) as staged:
         log = folder.parent / "logs" / f"{role}.evaluate.log"
         log.unlink(missing_ok=True)
-        settings = request.settings()
         job = {
             "model": str(path.resolve()),
             "tasks": request.tasks,

@@ -157,7 +157,9 @@ def verify(args: Namespace) -> None:
     lines = [f"{name}: {'as made' if not found else '; '.join(found)}" for name, found in problems.items()]
     _print(args, problems, "\n".join(lines) or f"{args.out} holds no artifact")
     if any(problems.values()):
-        raise StageError("an artifact is not what was made", hint="quantpress quantize RECIPE makes it again")
+        raise StageError(
+            "an artifact is not what was made", hint="delete its folder; then quantpress quantize RECIPE makes it again"
+        )
 
 
 def gc(args: Namespace) -> None:

@@ -254,7 +254,3 @@ def _located(calibration: Calibration) -> Calibration:
     """A local data file by its whole path, so that the recipe means the same from every folder."""
     path = Path(os.path.expanduser(calibration.dataset))  # noqa: PTH111 -- Path.expanduser raises for an unknown ~user
     return calibration.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else calibration
-
-
-def description_of(path: Path) -> str:
-    return load(str(path)).description
