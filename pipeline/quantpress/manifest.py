@@ -71,6 +71,11 @@ def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:
     return Artifact(out / model_name / recipe_name)
 
 
+def artifacts_of(model_folder: Path) -> list[Artifact]:
+    """Every finished artifact of one model; what a killed run left behind is hidden and is none."""
+    return [Artifact(path.parent) for path in sorted(model_folder.glob("[!.]*/manifest.json"))]
+
+
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file below `folder`, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -9,7 +9,7 @@ from typing import Any
 from quantpress import files
 from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.manifest import Artifact
+from quantpress.manifest import artifacts_of
 
 Results = dict[str, Any]
 PROVENANCE = "## How these figures were made"
@@ -21,13 +21,13 @@ def collect(folder: Path, model_digest: str, console: Console) -> dict[str, Resu
     Raises InputError if there is none.
     """
     found = {}
-    for path in sorted(folder.glob("[!.]*/manifest.json")):
-        artifact = Artifact(path.parent)
-        if artifact.finished()["model"]["digest"] != model_digest:
+    for artifact in artifacts_of(folder):
+        record = artifact.finished()
+        if record["model"]["digest"] != model_digest:
             console.warn(f"{artifact.folder} was made from another model of this name; it is left out of the report")
             continue
         found[artifact.name] = {
-            "manifest": artifact.manifest(),
+            "manifest": record,
             "accuracy": artifact.result("accuracy"),
             "throughput": artifact.result("throughput"),
         }

@@ -16,8 +16,7 @@ _LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
 
 def artifacts(out: Path) -> list[Artifact]:
     """Every finished artifact below the root folder."""
-    found = sorted(out.glob("*/*/manifest.json"))
-    return [Artifact(path.parent) for path in found if not path.parent.name.startswith(".")]
+    return [artifact for model in sorted(out.glob("*")) for artifact in manifest.artifacts_of(model)]
 
 
 def status(out: Path) -> list[dict[str, Any]]:
@@ -63,20 +62,20 @@ def garbage(out: Path) -> list[Path]:
     """
     found = []
     for model in sorted(path for path in out.glob("*") if path.is_dir()):
-        if not any(files.lock_owner(Path(str(lock).removesuffix(".lock"))) for lock in _locked(model)):
+        if not any(map(files.lock_owner, _lockable(model))):
             found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
             found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in _named(model)]
     return found
 
 
-def _locked(model: Path) -> list[Path]:
+def _lockable(model: Path) -> list[Path]:
     """What the lock files below a model's folder stand for."""
-    return [path.with_name(path.name.removeprefix(".")) for path in model.rglob(".*.lock")]
+    return [path.with_name(path.name[1:].removesuffix(".lock")) for path in model.rglob(".*.lock")]
 
 
 def _named(model: Path) -> set[str]:
     """The names of the score folders that an accuracy.json of this model refers to."""
-    results = [artifact.result("accuracy") for artifact in artifacts(model.parent) if artifact.folder.parent == model]
+    results = [artifact.result("accuracy") for artifact in manifest.artifacts_of(model)]
     return {run["folder"] for result in results if result for run in result["runs"].values()}
 
 
