@@ -1,0 +1,46 @@
+"""What one writes with llmcompressor alone: the documents one by one, each at its own length, batch size 1.
+
+python benchmarks/plain_documents.py RECIPE SAMPLES MODEL_FOLDER OUTPUT_FOLDER
+
+The modifiers are those of the shipped recipe, and the documents end at the token where SAMPLES packed sequences of 512
+would: only the way the data is fed differs from quantpress.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from llmcompressor import oneshot
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quantpress import calibration_data, recipe
+from quantpress import model as models
+from quantpress import plan as planning
+from quantpress.console import Console
+from quantpress.workers.oneshot import modifiers_of, pin_memory_only_with_an_accelerator
+
+name, samples, model_folder, output = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+plan = planning.make(recipe.load(name), models.resolve(model_folder, Console(quiet=True)))
+calibration = plan.recipe.calibration
+assert calibration is not None
+pin_memory_only_with_an_accelerator()
+torch.manual_seed(calibration.seed)
+tokenizer = AutoTokenizer.from_pretrained(model_folder)
+budget = samples * calibration.max_sequence_length
+items = []
+for document in calibration_data.documents(calibration):
+    ids = torch.tensor(calibration_data.tokens_of(document, tokenizer)[:budget])
+    budget -= len(ids)
+    items.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    if budget <= 0:
+        break
+print(f"{len(items)} documents, {sum(len(item['input_ids']) for item in items)} tokens")
+oneshot(
+    model=AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto"),
+    processor=tokenizer,
+    recipe=modifiers_of(plan.recipe),
+    dataset=DataLoader(items, batch_size=1, shuffle=False),
+    output_dir=output,
+)
+Path(output, "recipe.yaml").unlink(missing_ok=True)
