@@ -19,7 +19,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement
+.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-calibration benchmark-bookkeeping crash-test
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -89,6 +89,15 @@ clean: ## remove what runs and tests wrote; keeps the environments
 
 benchmark-overhead: setup ## quantpress quantize against a plain llmcompressor script, in turns
 	@.venv/bin/python benchmarks/quantize_overhead.py $(ARGS)
+
+benchmark-calibration: setup ## packed, batched calibration against a plain script, document by document, in turns
+	@.venv/bin/python benchmarks/calibration_batches.py $(RECIPE) $(ARGS)
+
+benchmark-bookkeeping: setup ## what quantpress does around the quantization of a 16 GB model
+	@.venv/bin/python benchmarks/bookkeeping.py $(ARGS)
+
+crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
+	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
 
 benchmark-agreement: setup ## quantpress's figures against a plain vllm serve and vllm bench serve, in turns
 	@.venv/bin/python benchmarks/bench_agreement.py $(RECIPE) --out $(OUT) $(ARGS)

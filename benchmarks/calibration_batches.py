@@ -42,7 +42,10 @@ def command_of(variant: str, recipe: str, samples: int, model: models.Model, out
         return [sys.executable, script, recipe, str(samples), str(model.path), str(out)], out
     settings = [f"calibration.samples={samples}", f"calibration.batch_size={variant.removeprefix('packed-')}"]
     command = [sys.executable, "-m", "quantpress", "quantize", recipe, "--out", str(out)]
-    return [*command, *(part for item in settings for part in ("--set", item))], out / model.name / recipe / "checkpoint"
+    return [
+        *command,
+        *(part for item in settings for part in ("--set", item)),
+    ], out / model.name / recipe / "checkpoint"
 
 
 def reconstruction(model_folder: Path, checkpoint: Path) -> dict[str, float]:

@@ -29,7 +29,7 @@ torch.manual_seed(calibration.seed)
 tokenizer = AutoTokenizer.from_pretrained(model_folder)
 budget = samples * calibration.max_sequence_length
 items = []
-for document in calibration_data.documents(calibration):
+for document in calibration_data.documents(calibration.sources[0], calibration.seed):
     ids = torch.tensor(calibration_data.tokens_of(document, tokenizer)[:budget])
     budget -= len(ids)
     items.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})

@@ -4,8 +4,8 @@
 
 Prints a JSON list: for each decoder layer |quantized(x) - original(x)|^2 / |original(x) - x|^2, where x is what the
 unquantized model hands to that layer (so that one layer's error does not carry over to the next, and the part of the
-output that merely passes through does not hide the error). The tokens are 4 sequences of 512 from the end of the shipped
-chats, which calibration with few samples does not reach.
+output that merely passes through does not hide the error). The tokens are 4 sequences of 512 from the end of the
+shipped chats, which calibration with few samples does not reach.
 """
 
 import json
@@ -20,9 +20,10 @@ from quantpress.recipe import Calibration
 
 original_folder, checkpoint_folder = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(original_folder)
-calibration = Calibration(samples=4)
-held_out = list(calibration_data.documents(calibration))[::-1]
-ids = torch.tensor(calibration_data.pack(held_out, tokenizer, calibration))
+(source,) = Calibration().sources
+held_out = list(calibration_data.documents(source, seed=42))[::-1]
+tokens = [token for document in held_out for token in calibration_data.tokens_of(document, tokenizer)]
+ids = torch.tensor(tokens[: 4 * 512]).view(4, 512)
 original = AutoModelForCausalLM.from_pretrained(original_folder, dtype=torch.float32)
 unpacked = CompressedTensorsConfig(run_compressed=False)
 quantized = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32, quantization_config=unpacked)

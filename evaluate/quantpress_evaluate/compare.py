@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantpress.errors import StageError
 
 SIGNIFICANCE = 0.05
+RESAMPLES = 2000
 
 
 def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
@@ -46,6 +47,7 @@ def compare_task(
     base_right = sum(one for one, _ in right)
     guess = _guessing(baseline)
     luck = float(binomtest(base_right, count, min(guess, 1.0), alternative="greater").pvalue)
+    rows = task_rows(pairs, metric)
     return {
         "metric": metric,
         "documents": count,
@@ -56,9 +58,86 @@ def compare_task(
         "gained": gained,
         "p_value": p_value,
         "significant": p_value < SIGNIFICANCE,
-        "changed_answers": sum(_answer(one, metric) != _answer(other, metric) for one, other in pairs) / count,
+        **figures([rows]),
         "guessing": guess,
         "no_signal": luck >= SIGNIFICANCE,
+    }
+
+
+Samples = list[dict[str, Any]]
+
+
+def compare_suite(samples: dict[str, tuple[str, Samples, Samples]]) -> dict[str, Any]:
+    """The comparison of every task (metric, baseline's and candidate's samples), and of those with a signal together.
+
+    `overall` is None where no task has one. Each task counts alike, however many documents it has.
+    """
+    tasks = {task: compare_task(task, *given) for task, given in samples.items()}
+    kept = [
+        task_rows(list(_pairs(task, one, other)), metric)
+        for task, (metric, one, other) in samples.items()
+        if not tasks[task]["no_signal"]
+    ]
+    return {"tasks": tasks, "mean": mean(tasks), "overall": figures(kept) if kept else None}
+
+
+def task_rows(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], metric: str) -> list[tuple[float, ...]]:
+    """For each document: baseline right, candidate right, answer changed, KL divergence of the choices (nats)."""
+    return [
+        (
+            float(one[metric]),
+            float(other[metric]),
+            float(_answer(one, metric) != _answer(other, metric)),
+            _divergence(one, other),
+        )
+        for one, other in pairs
+    ]
+
+
+def _divergence(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """KL(baseline || candidate) of the two distributions over the choices: softmax of their log-likelihoods."""
+    from scipy.special import log_softmax, softmax
+
+    p, q = ([float(response[0]) for response in sample["filtered_resps"]] for sample in (one, other))
+    return float((softmax(p) * (log_softmax(p) - log_softmax(q))).sum())
+
+
+def figures(tasks: Sequence[Sequence[tuple[float, ...]]]) -> dict[str, Any]:
+    """Recovery, changed answers and KL over one task or several that count alike, each with its 95% interval.
+
+    Recovery is the candidate's accuracy over the baseline's. The intervals are percentile bootstrap over documents,
+    paired: a document is drawn with both models' answers (Efron and Tibshirani 1993, chapter 13). Recovery and its
+    interval are None if the baseline has nothing right, every interval for a single document.
+    """
+    import numpy
+    from scipy.stats import bootstrap
+
+    table = numpy.array([(1 / len(rows), *row) for rows in tasks for row in rows])
+    weight, base, own, changed, kl = table.T
+
+    def recovery(weight: Any, base: Any, own: Any, axis: int = -1) -> Any:
+        return (weight * own).sum(axis) / numpy.maximum((weight * base).sum(axis), 1e-12)
+
+    def mean(weight: Any, value: Any, axis: int = -1) -> Any:
+        return (weight * value).sum(axis) / weight.sum(axis)
+
+    def interval(statistic: Any, *data: Any) -> list[float] | None:
+        if len(weight) < 2:
+            return None
+        drawn = bootstrap(
+            data, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=100, method="percentile", rng=0
+        )
+        return [float(edge) for edge in drawn.confidence_interval]
+
+    has_base = bool(base.any())
+    return {
+        "recovery": float(recovery(weight, base, own)) if has_base else None,
+        "recovery_interval": interval(recovery, weight, base, own) if has_base else None,
+        "changed": float(mean(weight, changed)),
+        "changed_interval": interval(mean, weight, changed),
+        "kl": float(mean(weight, kl)),
+        "kl_median": float(numpy.median(kl)),
+        "kl_interval": interval(mean, weight, kl),
     }
 
 

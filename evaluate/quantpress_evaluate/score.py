@@ -59,13 +59,10 @@ def prepare_tasks(tasks: list[dict[str, Any]], folder: Path, cache: Path) -> Any
     return TaskManager(include_path=str(folder), include_defaults=not all(task["data"] for task in tasks))
 
 
-def evaluate(job: dict[str, Any]) -> dict[str, Any]:
-    """job: model (folder), tasks, num_fewshot, limit, batch_size, device, output, cache (folders). Returns scores."""
-    output, cache = Path(job["output"]), Path(job["cache"])
-    names = [task["task"] for task in job["tasks"]]
-    manager = prepare_tasks(job["tasks"], output / "tasks", cache)
+def load_tasks(manager: Any, names: list[str]) -> dict[str, Any]:
+    """lm-eval's task objects with their documents. Raises CapabilityError if these cannot be had."""
     try:
-        manager.load(names)
+        return dict(manager.load(names)["tasks"])
     except Exception as error:  # datasets raises a dozen unrelated classes; all of them mean "no documents"
         raise CapabilityError(
             f"the documents of {', '.join(names)} cannot be loaded: {first_line(error)}",
@@ -73,12 +70,20 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
             "QUANTPRESS_DATA=; --suite smoke needs neither",
         ) from error
 
+
+def evaluate(job: dict[str, Any]) -> dict[str, Any]:
+    """job: model, output, cache (folders), tasks, num_fewshot, limit, batch_size, device, trust_remote_code."""
+    output, cache = Path(job["output"]), Path(job["cache"])
+    names = [task["task"] for task in job["tasks"]]
+    manager = prepare_tasks(job["tasks"], output / "tasks", cache)
+    load_tasks(manager, names)
+
     from lm_eval import simple_evaluate
     from lm_eval.utils import handle_non_serializable
 
     results = simple_evaluate(
         model="hf",
-        model_args={"pretrained": job["model"], "dtype": "auto"},
+        model_args={"pretrained": job["model"], "dtype": "auto", "trust_remote_code": job["trust_remote_code"]},
         tasks=names,
         num_fewshot=job["num_fewshot"],
         batch_size=job["batch_size"],

@@ -9,13 +9,17 @@ from typing import Any
 
 from quantpress import environment, files, manifest, process
 from quantpress.console import Console
+from quantpress.errors import GateError
 from quantpress.manifest import Artifact
 from quantpress.model import Model, cache_folder
-from quantpress_evaluate import compare
+from quantpress_evaluate import compare, gates
+from quantpress_evaluate.gates import Gate
 from quantpress_evaluate.suite import Suite
 
 # Raise this when a change here or in score.py makes the same checkpoint score otherwise.
 STAGE = 1
+# Raise this when compare.py makes other figures of the same scores.
+COMPARISON = 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Request:
     suite: Suite
     tasks: list[dict[str, Any]]
     limit: int | None
+    gates: tuple[Gate, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """Everything but the model that decides a score."""
@@ -48,33 +53,66 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     """
     record = artifact.finished()
     baseline_folder = artifact.folder.parent / "baseline"
-    baseline = _scored("baseline", model.path, model.identity()["digest"], baseline_folder, request, console)
-    candidate = _scored(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console)
-    tasks = {
-        task["task"]: compare.compare_task(
-            task["task"],
-            task["metric"],
-            compare.read_samples(baseline_folder / "scores" / baseline["folder"], task["task"]),
-            compare.read_samples(artifact.folder / "scores" / candidate["folder"], task["task"]),
-        )
-        for task in request.tasks
-    }
-    result = {
-        "schema_version": manifest.SCHEMA_VERSION,
-        "checkpoint_digest": record["digest"],
-        "model_digest": model.identity()["digest"],
-        "suite": request.suite.name,
-        "settings": request.settings(),
-        "tasks": tasks,
-        "mean": compare.mean(tasks),
-        "runs": {"baseline": baseline, "candidate": candidate},
-        "machine": environment.machine(),
-    }
+    trust = model.trust_remote_code
+    known = artifact.result("accuracy")
+    if known and (changed := manifest.differences(known["settings"], request.settings())):
+        console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
+    baseline = _scored("baseline", model.path, model.identity()["digest"], baseline_folder, request, console, trust)
+    candidate = _scored(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console, trust)
+    key = files.sha256_json([COMPARISON, baseline["key"], candidate["key"]])
+    if known and known["key"] == key:
+        result = known
+    else:
+        folders = baseline_folder / "scores" / baseline["folder"], artifact.folder / "scores" / candidate["folder"]
+        result = {
+            "schema_version": manifest.SCHEMA_VERSION,
+            "checkpoint_digest": record["digest"],
+            "key": key,
+            "model_digest": model.identity()["digest"],
+            "suite": request.suite.name,
+            "settings": request.settings(),
+            **compare.compare_suite(_samples(request, *folders)),
+            "runs": {"baseline": baseline, "candidate": candidate},
+            "machine": environment.machine(),
+        }
+    result["gates"] = [gates.decide(gate, result) for gate in request.gates]
     files.write_json(artifact.folder / "accuracy.json", result)
     return result
 
 
-def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, console: Console) -> dict[str, Any]:
+def _samples(request: Request, baseline: Path, candidate: Path) -> dict[str, Any]:
+    """For each task its metric and both sides' logged samples."""
+    return {
+        task["task"]: (task["metric"], *(compare.read_samples(side, task["task"]) for side in (baseline, candidate)))
+        for task in request.tasks
+    }
+
+
+def require_gates(results: dict[str, dict[str, Any]]) -> None:
+    """Raises GateError naming every gate of these results, by recipe, that was not passed."""
+    missed = [
+        f"{name}: {gate['gate']} {_verdict(gate)}"
+        for name, result in results.items()
+        for gate in result["gates"]
+        if gate["decision"] != "pass"
+    ]
+    if missed:
+        raise GateError(
+            "\n       ".join(missed), hint="the results are there; more documents narrow an inconclusive interval"
+        )
+
+
+def _verdict(gate: dict[str, Any]) -> str:
+    if gate["interval"] is None:
+        return "cannot be decided: there is no figure"
+    low, high = gate["interval"]
+    word = "failed" if gate["decision"] == "fail" else "is inconclusive"
+    return f"{word}: {gate['figure']:.4g}, 95% interval {low:.4g} to {high:.4g}"
+
+
+def _scored(
+    role: str, path: Path, digest: str, folder: Path, request: Request, console: Console, trust_remote_code: bool
+) -> dict[str, Any]:
     """The scores of one model under these settings; lm-eval runs only if they are not there yet."""
     settings = request.settings()
     key = files.sha256_json({"model": digest, "settings": settings})
@@ -89,6 +127,7 @@ def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, 
             "model": str(path.resolve()),
             "tasks": request.tasks,
             **{name: settings[name] for name in ("num_fewshot", "limit", "batch_size", "device")},
+            "trust_remote_code": trust_remote_code,
             "output": str(staged.resolve()),
             "cache": str((cache_folder() / "datasets").resolve()),
         }
@@ -112,8 +151,9 @@ def _scored(role: str, path: Path, digest: str, folder: Path, request: Request, 
 def _by_hand(job: dict[str, Any], final: Path) -> str:
     """The lm-eval command that gives the same numbers."""
     names = ",".join(task["task"] for task in job["tasks"])
+    trust = ",trust_remote_code=True" if job["trust_remote_code"] else ""
     command = (
-        f"lm_eval run --model hf --model_args pretrained={job['model']},dtype=auto --tasks {names} "
+        f"lm_eval run --model hf --model_args pretrained={job['model']},dtype=auto{trust} --tasks {names} "
         f"--include_path {final.resolve() / 'tasks'} --batch_size {job['batch_size']} --device {job['device']} "
         "--log_samples --output_path OUT"
     )

@@ -30,6 +30,7 @@ class Suite(Strict):
     num_fewshot: int | None = Field(default=None, ge=0)
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
+    gates: list[str] = Field(default=[])
 
 
 def load(name: str) -> tuple[Suite, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -10,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from quantpress import __version__
-from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
+from quantpress.errors import InputError, QuantpressError, StageError, of_the_environment
 
 _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written),
-4 the environment or the hardware cannot do it, 130 interrupted"""
+3 a gate is not met (the results are there), 4 the environment or the hardware cannot do it, 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,17 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 -- the reader has gone; nothing is left to say
         return 0
-    except OSError as error:
-        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
-            return _fail(CapabilityError(str(error), hint="free some space or choose another --out"), args, error)
-        if error.errno in (36, 40):  # ENAMETOOLONG, ELOOP
-            return _fail(InputError(str(error)[:300], hint="name a path that can exist"), args, error)
-        return _fail(StageError(str(error), hint="check that the file is there and may be used"), args, error)
     except Exception as error:
-        unexpected = StageError(
-            f"unexpected {type(error).__name__}: {error}", hint="run again with --traceback and report what it prints"
-        )
-        return _fail(unexpected, args, error)
+        return _fail(_explained(error), args, error)
+
+
+def _explained(error: Exception) -> QuantpressError:
+    if known := of_the_environment(error):
+        return known
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return InputError(str(error)[:300], hint="name a path that can exist")
+    if isinstance(error, OSError):
+        return StageError(str(error), hint="check that the file is there and may be used")
+    return StageError(
+        f"unexpected {type(error).__name__}: {error}", hint="run again with --traceback and report what it prints"
+    )
 
 
 def _interrupt(*_: object) -> None:
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
     report = commands.add_parser("report", help="write report.md over all recipes of a model")
     _common(report)
+    _add_bundle(commands)
     _add_upkeep(commands)
     doctor = commands.add_parser("doctor", help="show what this machine can do")
     _flags(doctor)
@@ -99,6 +104,15 @@ def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _flags(action)
 
 
+def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_stage(commands, "bundle", "collect what a run needs, for a machine without a network", several=True)
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="the bundle's folder")
+    parser.add_argument("--no-wheels", action="store_true", help="quantpress and vLLM are installed there already")
+    parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
+    parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+
+
 def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="list the artifacts with their results and age")
     verify = commands.add_parser("verify", help="check every byte of artifacts against their manifests")
@@ -106,6 +120,7 @@ def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     reproduce = commands.add_parser("reproduce", help="make an artifact again from its manifest and compare")
     verify.add_argument("artifacts", nargs="*", metavar="FOLDER", help="artifact folders (default: all below --out)")
     reproduce.add_argument("artifact", metavar="FOLDER", help="an artifact's folder, with its manifest.json")
+    _trust(reproduce)
     gc.add_argument("--yes", action="store_true", help="remove without asking")
     for command in (status, verify, gc):
         command.add_argument("--out", default="artifacts", help="the artifacts' root folder (%(default)s)")
@@ -137,7 +152,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="`embedded`, org/name[@revision], a folder or a .gguf file (%(default)s)"
     )
     parser.add_argument("--out", default="artifacts", help="the artifacts' root folder (%(default)s)")
+    _trust(parser)
     _flags(parser)
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings")
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +168,13 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    parser.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="what must hold, or exit code 3: recovery>=0.99, kl<=0.05, changed<=5%%, arc_easy:recovery>=0.98",
+    )
     parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
     parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from quantpress import environment, shipped, upkeep
 from quantpress import model as models
-from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
@@ -19,10 +18,15 @@ from quantpress.console import Console
 from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
+from quantpress.recipe import Recipe
 
 
 def _console(args: Namespace) -> Console:
     return Console(quiet=args.quiet)
+
+
+def _model(args: Namespace, console: Console) -> Model:
+    return models.resolve(args.model, console, args.trust_remote_code)
 
 
 def _print(args: Namespace, result: Any, text: str) -> None:
@@ -44,7 +48,7 @@ def recipes(args: Namespace) -> None:
 
 def quantize(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
-    done = quantizing.quantize(recipe, models.resolve(args.model, console), Path(args.out), console)
+    done = quantizing.quantize(recipe, _model(args, console), Path(args.out), console)
     _print(args, done.manifest, str(done.artifact.checkpoint))
 
 
@@ -52,22 +56,28 @@ def evaluate(args: Namespace) -> None:
     from quantpress_evaluate import stage
 
     console, recipe, request = _console(args), recipe_language.load(args.recipe, args.set), _request(args)
-    model = models.resolve(args.model, console)
+    model = _model(args, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     result = stage.evaluate(artifact, model, request, console)
     _print(args, result, reporting.accuracy_table({recipe.name: result}))
+    stage.require_gates({recipe.name: result})
 
 
 def _request(args: Namespace) -> Any:
     """The evaluation asked for, checked before anything is loaded."""
+    from quantpress_evaluate.gates import parse
     from quantpress_evaluate.stage import Request
     from quantpress_evaluate.suite import load, resolve_tasks
 
-    if args.limit is not None and args.limit < 1:
-        raise InputError(f"--limit {args.limit}: at least one document", hint="leave --limit out to score them all")
+    limit = getattr(args, "limit", None)
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: at least one document", hint="leave --limit out to score them all")
     suite, path = load(args.suite)
     folder = args.data or os.environ.get("QUANTPRESS_DATA") or None
-    return Request(suite, resolve_tasks(suite, path, Path(folder) if folder else None), args.limit)
+    tasks = resolve_tasks(suite, path, Path(folder) if folder else None)
+    names = [task["task"] for task in tasks]
+    gates = tuple(parse(gate, names) for gate in (*suite.gates, *getattr(args, "gate", ())))
+    return Request(suite, tasks, limit, gates)
 
 
 def bench(args: Namespace) -> None:
@@ -76,7 +86,7 @@ def bench(args: Namespace) -> None:
     console, recipe, load = _console(args), recipe_language.load(args.recipe, args.set), workload.load(args.workload)
     sides = _sides(args)
     sides.check()
-    model = models.resolve(args.model, console)
+    model = _model(args, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     result = stage.bench(artifact, model, load, sides, console, args.fresh)
     _print(args, result, reporting.throughput_table({recipe.name: result}))
@@ -97,21 +107,48 @@ def run(args: Namespace) -> None:
     console, request, load, sides = _console(args), _request(args), workload.load(args.workload), _sides(args)
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     sides.check()
-    model = models.resolve(args.model, console)
-    names = [recipe.name for recipe in chosen]
-    if len(set(names)) < len(names):
-        raise InputError(f"two of the recipes have the same name: {', '.join(names)}", hint="rename one")
+    model = _model(args, console)
+    _require_distinct(chosen)
     for recipe in chosen:
-        quantizing.inputs_of(planning.make(recipe, model), model)
+        quantizing.preflight(recipe, model)
+    scores = {}
     for recipe in chosen:
         artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
-        evaluating.evaluate(artifact, model, request, console)
+        scores[recipe.name] = evaluating.evaluate(artifact, model, request, console)
         benching.bench(artifact, model, load, sides, console, args.fresh)
     _write_report(args, model)
+    evaluating.require_gates(scores)
+
+
+def _require_distinct(recipes: list[Recipe]) -> None:
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise InputError(f"two of the recipes have the same name: {', '.join(names)}", hint="rename one")
+
+
+def bundle(args: Namespace) -> None:
+    from quantpress import bundle as bundling
+    from quantpress_evaluate import suite as suites
+    from quantpress_serve import workload as workloads
+
+    console, request = _console(args), _request(args)
+    _, suite = suites.load(args.suite)
+    workload = shipped.find("workloads", args.workload)
+    workloads.load(args.workload)
+    chosen = [recipe_language.load(name, args.set) for name in args.recipes]
+    _require_distinct(chosen)
+    model = _model(args, console)
+    pinned = [quantizing.prepare(recipe, model).recipe for recipe in chosen]
+    own = {task.task for task in request.suite.tasks if task.data}
+    documents = {task["task"]: Path(task["data"]) for task in request.tasks if task["data"] and task["task"] not in own}
+    on_the_hub = [task for task in request.tasks if not task["data"]]
+    contents = bundling.Contents(pinned, model, suite, workload, documents, on_the_hub, not args.no_wheels)
+    about = bundling.bundle(contents, Path(args.to), console)
+    _print(args, about, f"{args.to}: {about['bytes'] / 1e6:.0f} MB; {args.to}/run.sh runs it without a network")
 
 
 def report(args: Namespace) -> None:
-    _write_report(args, models.resolve(args.model, _console(args)))
+    _write_report(args, _model(args, _console(args)))
 
 
 def _write_report(args: Namespace, model: Model) -> None:
@@ -126,26 +163,26 @@ def serve(args: Namespace) -> None:
 
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
-    model = models.resolve(args.model, console)
+    model = _model(args, console)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
-    stage.serve(artifact, vllm, port, console)
+    stage.serve(artifact, model, vllm, port, console)
 
 
 def status(args: Namespace) -> None:
     rows = upkeep.status(_root(args))
-    header = ["model", "recipe", "digest", "age", "size", "accuracy", "throughput", "held by"]
-    lines = [
-        [
-            row["model"],
-            row["recipe"],
-            row["digest"][:12],
-            f"{row['age_s'] / 3600:.1f} h",
-            f"{row['bytes'] / 1e6:.0f} MB",
-        ]
-        + [row[name] or "-" for name in ("accuracy", "throughput", "held_by")]
-        for row in rows
-    ]
+    header = ["model", "recipe", "age", "held by", "stage", "digest", "size", "accuracy", "throughput", "gates"]
+    lines = [_status_line(row) for row in rows]
     _print(args, rows, reporting.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
+    if any(row["problem"] for row in rows):
+        raise StageError("an artifact cannot be read", hint="delete its folder and quantize again")
+
+
+def _status_line(row: dict[str, Any]) -> list[str]:
+    line = [row["model"], row["recipe"], f"{row['age_s'] / 3600:.1f} h", row["held_by"] or "-"]
+    if row["problem"]:
+        return [*line, f"damaged: {row['problem']}", *["-"] * 5]
+    line += [row["stage"], row["digest"][:12], f"{row['bytes'] / 1e6:.0f} MB"]
+    return line + [row[name] or "-" for name in ("accuracy", "throughput", "gates")]
 
 
 def verify(args: Namespace) -> None:
@@ -189,13 +226,15 @@ def _root(args: Namespace) -> Path:
 def reproduce(args: Namespace) -> None:
     from quantpress import reproduce as reproducing
 
-    result = reproducing.reproduce(Artifact(Path(args.artifact)), _console(args))
-    differing = result["differing_tensors"]
-    text = "byte-identical" if result["identical"] else f"{len(differing)} tensors differ, first {differing[0]}"
+    result = reproducing.reproduce(Artifact(Path(args.artifact)), _console(args), args.trust_remote_code)
+    differing, far = result["differing_tensors"], result["beyond_bound"]
+    text = "byte-identical" if result["identical"] else f"{len(differing)} tensors differ, first {differing[0]}; "
+    if differing:
+        text += f"{len(far)} of them by more than the stated bound"
     if not result["promised"]:
         text += f" (equal bits are not promised here: {', '.join(result['why_not_promised'])} changed)"
     _print(args, result, f"{args.artifact}: {text}")
-    if result["promised"] and not result["identical"]:
+    if far or (result["promised"] and not result["identical"]):
         raise StageError("the rebuilt checkpoint differs", hint="compare the logs of both runs; report this")
 
 

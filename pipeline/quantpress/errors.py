@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -55,3 +56,24 @@ class CapabilityError(QuantpressError):
     """The environment or the hardware cannot do it."""
 
     exit_code = 4
+
+
+# What libraries say when the machine has too little of something; Rust's and torch's errors carry no errno.
+_NO_SPACE = ("no space left on device", "disk quota exceeded", "read-only file system")
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
+
+
+def of_the_environment(error: BaseException) -> CapabilityError | None:
+    """The error as lack of space, memory or rights, if it is one, whichever library found out."""
+    text = str(error).lower()
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or any(sign in text for sign in _NO_SPACE):
+        return CapabilityError(first_line(error), hint="free some space, or write elsewhere with --out")
+    if number in (errno.EACCES, errno.EPERM):
+        return CapabilityError(first_line(error), hint="change the permissions, or work elsewhere with --out")
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _NO_MEMORY):
+        return CapabilityError(
+            f"too little memory: {first_line(error)}",
+            hint="use a machine with more memory, or a smaller calibration.batch_size",
+        )
+    return None

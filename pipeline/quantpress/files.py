@@ -27,6 +27,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_files(paths: Sequence[Path]) -> dict[Path, str]:
+    """Digests of several files, read in parallel: hashing releases the interpreter's lock."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(sha256_file, paths), strict=True))
+
+
 def sha256_json(value: Any) -> str:
     """Digest of a JSON value in its canonical form: sorted keys, no spaces."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -35,16 +41,24 @@ def sha256_json(value: Any) -> str:
 def cached_sha256(paths: Sequence[Path], cache: Path) -> dict[str, str]:
     """sha256 of each file by its name, remembered in the JSON file `cache` under resolved name, size and mtime.
 
-    What is not remembered is read in parallel: hashing releases the interpreter's lock.
+    What is not remembered is read.
     """
-    known: dict[str, str] = read_json(cache) if cache.exists() else {}
+    known = _remembered(cache)
     keys = {path: _identity(path) for path in paths}
     unknown = [path for path in paths if keys[path] not in known]
     if unknown:
-        with ThreadPoolExecutor() as pool:
-            known |= {keys[path]: digest for path, digest in zip(unknown, pool.map(sha256_file, unknown), strict=True)}
+        known |= {keys[path]: digest for path, digest in sha256_files(unknown).items()}
         write_json(cache, known)
     return {path.name: known[keys[path]] for path in paths}
+
+
+def _remembered(cache: Path) -> dict[str, str]:
+    """What the cache holds; nothing if it is damaged, for then everything is simply read again."""
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _identity(path: Path) -> str:
@@ -88,8 +102,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def slug(text: str) -> str:
-    """A name that is safe as one path component: letters, digits, dot, dash and underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--")).strip(".-") or "unnamed"
+    """A name that is safe as one path component: letters of any script, digits, dot, dash and underscore."""
+    return re.sub(r"[^\w.-]+", "-", text.replace("/", "--")).strip(".-") or "unnamed"
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -18,7 +18,15 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_S = float(os.environ.get("QUANTPRESS_GRACE_S", "10"))
+
+def _grace() -> float:
+    try:
+        return float(os.environ.get("QUANTPRESS_GRACE_S", ""))
+    except ValueError:
+        return 10.0
+
+
+GRACE_S = _grace()
 _PR_SET_CHILD_SUBREAPER = 36
 
 

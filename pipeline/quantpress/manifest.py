@@ -9,7 +9,7 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import StageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 _MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
@@ -79,10 +79,8 @@ def artifacts_of(model_folder: Path) -> list[Artifact]:
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file below `folder`, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-        for path in paths
-    }
+    digests = files.sha256_files(paths)
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digests[path]} for path in paths}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _EMBEDDED_NOTE = (
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
 _LARGE = 2_000_000_000  # bytes; about a second of hashing
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
@@ -47,10 +48,11 @@ class Model:
     config: dict[str, Any]
     revision: str | None = None
     notes: tuple[str, ...] = field(default=())
+    trust_remote_code: bool = False
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file that decides the model's output, by file name."""
-        kept = [p for p in self.path.iterdir() if p.suffix in (".json", ".model", ".jinja", ".txt") and p.is_file()]
+        kept = [p for p in self.path.iterdir() if p.suffix in _DECIDES and p.is_file()]
         kept += headers.weight_files(self.path)
         return files.cached_sha256(sorted(kept), cache_folder() / "sha256.json")
 
@@ -69,11 +71,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("QUANTPRESS_CACHE") or ".cache/quantpress")
 
 
-def resolve(source: str, console: Console) -> Model:
+def resolve(source: str, console: Console, trust_remote_code: bool = False) -> Model:
     """Finds the model, and makes it ready where that is needed (fetch, convert), once.
 
-    Raises InputError if `source` names nothing usable, CapabilityError if it cannot be fetched.
+    `trust_remote_code` lets the stages run Python files that the model brings. Raises InputError if `source` names
+    nothing usable, CapabilityError if it cannot be fetched.
     """
+    return replace(_resolve(source, console, trust_remote_code), trust_remote_code=trust_remote_code)
+
+
+def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
     path = Path(source)
     files.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
     if source == EMBEDDED:
@@ -88,7 +95,7 @@ def resolve(source: str, console: Console) -> Model:
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source, console)
     if _HUB_ID.match(source) and not source.startswith((".", "/", "~")):
-        return _from_hub(source, console)
+        return _from_hub(source, console, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
 
@@ -190,13 +197,14 @@ def _convert(gguf: Path, final: Path, console: Console) -> None:
         files.publish(staged, final)
 
 
-def _from_hub(source: str, console: Console) -> Model:
+def _from_hub(source: str, console: Console, trust_remote_code: bool) -> Model:
     repo, _, revision = source.partition("@")
+    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
     from huggingface_hub import snapshot_download  # 0.3 s: only for models that come from the hub
 
     try:
         with console.step(f"fetching {source} from the Hugging Face hub"):
-            folder = snapshot_download(repo, revision=revision or None, allow_patterns=_HUB_FILES)
+            folder = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
     except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
         raise CapabilityError(
             f"{source} cannot be fetched from the Hugging Face hub: {first_line(error)}",

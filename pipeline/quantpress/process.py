@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 from quantpress import files, guard
 from quantpress.console import Console, Step
-from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
 
 _ERRORS: dict[str, type[QuantpressError]] = {
     error.__name__: error for error in (StageError, InputError, CapabilityError)
 }
 
 
+_UNWRITABLE = 74  # a worker's exit code: not even its error could be written (sysexits.h: EX_IOERR)
+_SECRET = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
 _EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b.*)$")
 
@@ -53,6 +56,24 @@ def guarded(
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
+        if log:
+            scrub(log)
+
+
+def secrets() -> list[str]:
+    """Values of environment variables that are named like secrets."""
+    names = [name for name in os.environ if _SECRET.search(name.upper())]
+    return [value for name in names if len(value := os.environ[name]) >= 8]
+
+
+def scrub(path: Path) -> None:
+    """Replaces what a tool may have printed of the environment's secrets; a log without one is left as it is."""
+    text = path.read_bytes()
+    clean = text
+    for secret in secrets():
+        clean = clean.replace(os.fsencode(secret), b"***")
+    if clean != text:
+        path.write_bytes(clean)
 
 
 def run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
@@ -81,6 +102,11 @@ def _result(result_file: Path, code: int, name: str, log: Path, step: Step) -> A
     result = files.read_json(result_file) if result_file.exists() else None
     if isinstance(result, dict) and "error" in result:
         raise _ERRORS[result["error"]](result["message"], hint=result["hint"], log=log)
+    if code == _UNWRITABLE:
+        raise CapabilityError(
+            f"the {name} worker could not write its result to {result_file.parent}: no space left, or read-only",
+            hint="free some space, or write elsewhere with --out",
+        )
     if code == 128 + signal.SIGKILL:
         raise StageError(
             f"the {name} worker was killed (signal 9) after {step.elapsed:.0f} s, most likely for lack of memory",
@@ -126,10 +152,14 @@ def worker_main(work: Any) -> int:
         result = work(json.loads(job_file.read_text(encoding="utf-8")))
     except QuantpressError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-    except OSError as error:
-        if error.errno != 28:  # ENOSPC
+    except Exception as error:
+        known = of_the_environment(error)
+        if known is None:
             raise
-        message = f"no space left on the device: {error}"
-        result = {"error": "CapabilityError", "message": message, "hint": "free some space, or use another --out"}
-    files.write_json(result_file, result)
+        traceback.print_exc()  # into the log
+        result = {"error": type(known).__name__, "message": known.message, "hint": known.hint}
+    try:
+        files.write_json(result_file, result)
+    except OSError:
+        return _UNWRITABLE
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 from quantpress import calibration_data, environment, files, headers, manifest, process
 from quantpress import plan as planning
 from quantpress.console import Console
-from quantpress.errors import StageError
+from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress.plan import Plan
@@ -29,16 +29,39 @@ class Quantized:
     reused: bool
 
 
+def prepare(recipe: Recipe, model: Model) -> Plan:
+    """The plan, with every hub data set at a commit. Raises InputError or CapabilityError."""
+    plan = planning.make(recipe, model)
+    calibration = plan.recipe.calibration
+    if calibration is None:
+        return plan
+    pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
+    return replace(plan, recipe=pinned)
+
+
+def preflight(recipe: Recipe, model: Model) -> None:
+    """Finds what can be found before a weight is read. Raises InputError or CapabilityError."""
+    plan = prepare(recipe, model)
+    inputs_of(plan, model)
+    _check_data(plan)
+
+
+def _check_data(plan: Plan) -> None:
+    if plan.recipe.calibration:
+        calibration_data.check(plan.recipe.calibration)
+
+
 def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
     """Everything that decides the checkpoint's bytes; its digest names the artifact."""
     calibration = plan.recipe.calibration
-    return {
+    inputs = {
         "stage": STAGE,
         "recipe": plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
         "calibration": calibration_data.identity(calibration) if calibration else None,
         "model": model.digests(),
         "versions": environment.versions(environment.DECISIVE),
     }
+    return inputs | ({"trust_remote_code": True} if model.trust_remote_code else {})
 
 
 def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quantized:
@@ -48,13 +71,14 @@ def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quant
     llmcompressor fails or its checkpoint is not what the recipe says.
     """
     files.require_writable(out)
-    plan = planning.make(recipe, model)
+    plan = prepare(recipe, model)
     inputs = inputs_of(plan, model)
     digest = files.sha256_json(inputs)
     artifact = manifest.artifact(out, model.name, recipe.name)
     existing = _existing(artifact, digest, inputs, console)
     if existing:
         return existing
+    _check_data(plan)
     files.require_space(out, int(plan.weight_bytes * 1.5))
     with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
@@ -98,9 +122,14 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         "model": str(model.path),
         "output": str(checkpoint.resolve()),
         "largest_input": plan.largest_input,
+        "trust_remote_code": model.trust_remote_code,
     }
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
-    result = process.call_worker("quantpress.workers.oneshot", job, staged, console, title, log)
+    try:
+        result = process.call_worker("quantpress.workers.oneshot", job, staged, console, title, log)
+    except InputError:
+        log.unlink(missing_ok=True)  # wrong input leaves nothing behind
+        raise
     for warning in result["warnings"]:
         console.warn(warning)
     check_checkpoint(checkpoint, plan)

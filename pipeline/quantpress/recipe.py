@@ -168,21 +168,73 @@ class Modifier(Strict):
         return body
 
 
-class Calibration(Strict):
-    """The data that modifiers calibrate on.
+class Source(Strict):
+    """Where documents come from, and their share of the calibration tokens among the entries of a `mixture`."""
 
-    `samples` sequences of exactly `max_sequence_length` tokens, packed from whole documents in an order drawn with
-    `seed`; the same sequences, in the same order, for every modifier. `batch_size` sequences go through at once.
-    """
-
-    dataset: str = Field(default=SHIPPED_DATASET, min_length=1)
+    dataset: str = Field(min_length=1)
     subset: str | None = None
     split: str | None = None
     revision: str | None = None
+    weight: float = Field(default=1, gt=0, le=1e9)
+
+
+class Calibration(Strict):
+    """The data that modifiers calibrate on: one `dataset`, or a `mixture` of several by weight.
+
+    `samples` sequences of exactly `max_sequence_length` tokens (or as many as a budget of `tokens` fills), packed from
+    whole documents in an order drawn with `seed`; the same sequences, in the same order, for every modifier.
+    `batch_size` sequences go through at once.
+    """
+
+    dataset: str | None = Field(default=None, min_length=1)
+    subset: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    mixture: list[Source] | None = Field(default=None, min_length=1)
     samples: int = Field(default=64, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
     max_sequence_length: int = Field(default=512, ge=16)
     seed: int = Field(default=42, ge=0, lt=2**63)
     batch_size: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Calibration:
+        alone = [name for name in ("dataset", "subset", "split", "revision") if getattr(self, name) is not None]
+        if self.mixture and alone:
+            raise ValueError(f"{alone[0]} does not go with mixture; write it into an entry of the mixture")
+        if self.tokens is None:
+            return self
+        if "samples" in self.model_fields_set:
+            raise ValueError("give either samples (a number of sequences) or tokens (a budget)")
+        if self.tokens < self.max_sequence_length:
+            raise ValueError(f"{self.tokens} tokens do not fill one sequence of {self.max_sequence_length}")
+        return self
+
+    @property
+    def sources(self) -> list[Source]:
+        if self.mixture:
+            return self.mixture
+        named = {name: getattr(self, name) for name in ("subset", "split", "revision")}
+        return [Source(dataset=self.dataset or SHIPPED_DATASET, **named)]
+
+    def resolved(self) -> Calibration:
+        """The same with every default explicit, a token budget as a number of samples, and local files by their path.
+
+        A whole path, so that the recipe means the same from every folder.
+        """
+        samples = self.tokens // self.max_sequence_length if self.tokens else self.samples
+        filled: dict[str, Any] = {"samples": samples, "tokens": None}
+        return self.model_copy(update=filled).with_sources([_located(source) for source in self.sources])
+
+    def with_sources(self, sources: list[Source]) -> Calibration:
+        if self.mixture:
+            return self.model_copy(update={"mixture": sources})
+        return self.model_copy(update=sources[0].model_dump(exclude={"weight"}))
+
+
+def _located(source: Source) -> Source:
+    path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111 -- Path.expanduser raises for an unknown ~user
+    return source.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else source
 
 
 class Targets(Strict):
@@ -236,11 +288,28 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     if of_data:
         _check_data_settings(path, of_data)
     if recipe.needs_data and of_data:
+        _give_way(document.data.get("calibration"), of_data)
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT)
     if recipe.needs_data:
-        recipe = recipe.model_copy(update={"calibration": _located(recipe.calibration or Calibration())})
+        recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
     return recipe
+
+
+# An override replaces the other ways to say the same thing.
+_REPLACES = {
+    "tokens": ("samples",),
+    "samples": ("tokens",),
+    "dataset": ("mixture", "subset", "split", "revision"),
+    "mixture": ("dataset", "subset", "split", "revision"),
+}
+
+
+def _give_way(calibration: Any, settings: Sequence[str]) -> None:
+    named = {setting.partition("=")[0].split(".")[1] for setting in settings}
+    for name in named & _REPLACES.keys() if isinstance(calibration, dict) else ():
+        for other in set(_REPLACES[name]) - named:
+            calibration.pop(other, None)
 
 
 def _check_data_settings(path: Path, settings: Sequence[str]) -> None:
@@ -248,9 +317,3 @@ def _check_data_settings(path: Path, settings: Sequence[str]) -> None:
     document = located_yaml.Document(Path("--set"), {})
     located_yaml.override(document, [setting.removeprefix("calibration.") for setting in settings])
     located_yaml.validate(document, Calibration, "correct the --set option")
-
-
-def _located(calibration: Calibration) -> Calibration:
-    """A local data file by its whole path, so that the recipe means the same from every folder."""
-    path = Path(os.path.expanduser(calibration.dataset))  # noqa: PTH111 -- Path.expanduser raises for an unknown ~user
-    return calibration.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else calibration

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantpress import files
 from quantpress.console import Console
-from quantpress.errors import InputError
+from quantpress.errors import InputError, StageError
 from quantpress.manifest import artifacts_of
 
 Results = dict[str, Any]
@@ -22,7 +22,11 @@ def collect(folder: Path, model_digest: str, console: Console) -> dict[str, Resu
     """
     found = {}
     for artifact in artifacts_of(folder):
-        record = artifact.finished()
+        try:
+            record = artifact.finished()
+        except StageError as error:
+            console.warn(f"{error.message}; it is left out of the report")
+            continue
         if record["model"]["digest"] != model_digest:
             console.warn(f"{artifact.folder} was made from another model of this name; it is left out of the report")
             continue
@@ -85,28 +89,54 @@ def accuracy_section(accuracy: dict[str, Any]) -> str:
         "`p` is the exact McNemar test: above 0.05 the difference is within what chance does. "
         "*No signal*: the unquantized model itself is not better than guessing there, so the task says nothing "
         "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
-        "at 0.05, one in twenty. Scored with transformers, not in vLLM."
+        "at 0.05, one in twenty. *Recovery* is the checkpoint's accuracy over the model's, with its 95% interval "
+        "(paired bootstrap over documents); KL is the mean divergence of the choice probabilities from the model's. "
+        "Scored with transformers, not in vLLM."
     )
-    return f"{text}\n\n{accuracy_table(accuracy)}"
+    return f"{text}\n\n{accuracy_table(accuracy)}\n\n{gates_section(accuracy)}".strip()
+
+
+def gates_section(accuracy: dict[str, Any]) -> str:
+    """How every gate was decided; nothing where there are none."""
+    header = ["recipe", "gate", "figure", "95% interval", "decision"]
+    rows = []
+    for name, result in accuracy.items():
+        for gate in result["gates"]:
+            known = gate["interval"] is not None
+            interval = f"{gate['interval'][0]:.4g} to {gate['interval'][1]:.4g}" if known else "none"
+            figure = f"{gate['figure']:.4g}" if known else "none"
+            rows.append([name, f"`{gate['gate']}`", figure, interval, f"**{gate['decision']}**"])
+    return f"### Gates\n\n{table(header, rows, len(header))}" if rows else ""
 
 
 def accuracy_table(accuracy: dict[str, Any]) -> str:
     """One row for each recipe and task."""
-    header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "answers changed"]
+    header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "recovery"]
+    header += ["answers changed", "KL"]
     rows = []
     for name, result in accuracy.items():
         for task, row in result["tasks"].items():
             difference = f"{row['difference']:+.3f}" + ("" if row["significant"] else " (within chance)")
             values = [f"{row['baseline']:.3f}", f"{row['candidate']:.3f}", difference, f"{row['p_value']:.2g}"]
             label = f"{task} (*no signal*)" if row["no_signal"] else task
-            rows.append([name, label, str(row["documents"]), row["metric"], *values, f"{row['changed_answers']:.1%}"])
+            rows.append([name, label, str(row["documents"]), row["metric"], *values, *_recovered(row)])
         mean = result["mean"]
         if not mean["tasks"]:
             continue
         values = [f"**{mean['baseline']:.3f}**", f"**{mean['candidate']:.3f}**"]
         label = f"**mean** of {mean['tasks']} tasks"
-        rows.append([name, label, "", "", *values, f"**{mean['candidate'] - mean['baseline']:+.3f}**", "", ""])
+        difference = f"**{mean['candidate'] - mean['baseline']:+.3f}**"
+        rows.append([name, label, "", "", *values, difference, "", *_recovered(result["overall"])])
     return table(header, rows, text_columns=2)
+
+
+def _recovered(row: dict[str, Any]) -> list[str]:
+    """Recovery with its interval, changed answers, KL."""
+    recovery = "none"
+    if row["recovery_interval"] is not None:
+        low, high = row["recovery_interval"]
+        recovery = f"{row['recovery']:.3f} ({low:.3f} to {high:.3f})"
+    return [recovery, f"{row['changed']:.1%}", f"{row['kl']:.4f}"]
 
 
 def throughput_section(throughput: dict[str, Any]) -> str:

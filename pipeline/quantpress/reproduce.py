@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, headers, manifest
+from quantpress import environment, files, headers, manifest, process
 from quantpress import model as models
-from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
@@ -18,16 +17,17 @@ from quantpress.recipe import Recipe
 _MACHINE = ("processor", "cores", "gpus", "system")
 
 
-def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
+def reproduce(artifact: Artifact, console: Console, trust_remote_code: bool = False) -> dict[str, Any]:
     """Rebuilds the checkpoint beside the artifact, compares, and removes it again.
 
-    Returns `identical`, the tensors that differ, and `promised`: whether equal bits may be expected here at all (same
-    versions, same kind of machine). Raises InputError if an input is no longer what the manifest says.
+    Returns `identical`, the tensors that differ, those that differ by more than their bound, and `promised`: whether
+    equal bits may be expected here at all (same versions, same kind of machine). Raises InputError if an input is no
+    longer what the manifest says.
     """
     record = artifact.finished()
     recipe = Recipe.model_validate(record["recipe"])
-    model = models.resolve(_source(record["model"]), console)
-    plan = planning.make(recipe, model)
+    model = models.resolve(_source(record["model"]), console, trust_remote_code)
+    plan = quantizing.prepare(recipe, model)
     inputs = quantizing.inputs_of(plan, model)
     changed = manifest.differences(record["inputs"], inputs)
     decisive = [name for name in changed if not name.startswith("versions.")]
@@ -42,15 +42,29 @@ def reproduce(artifact: Artifact, console: Console) -> dict[str, Any]:
     target = artifact.folder.with_name(f"{artifact.name}.reproduced")
     files.require_space(artifact.folder, int(plan.weight_bytes * 1.5))
     with files.lock(target), files.staging(target) as staged:
-        quantizing.make(plan, model, staged, log, console)
+        made = quantizing.make(plan, model, staged, log, console)
         differing = compare(artifact.checkpoint, staged / "checkpoint")
+        far = _too_far(artifact.checkpoint, staged, log, console) if differing else {}
     return {
         "artifact": str(artifact.folder),
         "identical": not differing,
         "promised": not changed and not here,
         "why_not_promised": changed + here,
         "differing_tensors": differing,
+        "beyond_bound": far,
+        "same_calibration_tokens": _fingerprint(made) == _fingerprint(record),
     }
+
+
+def _fingerprint(record: dict[str, Any]) -> str | None:
+    return record["calibration"]["fingerprint"] if record["calibration"] else None
+
+
+def _too_far(checkpoint: Path, staged: Path, log: Path, console: Console) -> dict[str, dict[str, float]]:
+    """The tensors that differ by more than their bound (workers/compare.py states it), with distance and bound."""
+    job = {"one": str(checkpoint.resolve()), "other": str((staged / "checkpoint").resolve())}
+    found = process.call_worker("quantpress.workers.compare", job, staged, console, "comparing what differs", log)
+    return {name: row for name, row in found["tensors"].items() if not row["distance"] <= row["bound"]}
 
 
 def _source(model: dict[str, Any]) -> str:

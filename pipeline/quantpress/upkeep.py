@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import files, manifest
+from quantpress.errors import StageError
 from quantpress.manifest import Artifact
 
 _LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
@@ -21,24 +22,41 @@ def artifacts(out: Path) -> list[Artifact]:
 
 def status(out: Path) -> list[dict[str, Any]]:
     """One row for each artifact: its model, recipe, digest, age, results, and who is writing it at the moment."""
-    rows = []
-    for artifact in artifacts(out):
-        record = artifact.finished()
-        accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
-        rows.append(
-            {
-                "model": artifact.folder.parent.name,
-                "recipe": artifact.name,
-                "digest": record["digest"],
-                "created": record["created"],
-                "age_s": round(time.time() - artifact.manifest_file.stat().st_mtime),
-                "bytes": record["bytes"]["checkpoint"],
-                "accuracy": accuracy["suite"] if accuracy else None,
-                "throughput": throughput["workload"]["name"] if throughput else None,
-                "held_by": files.lock_owner(artifact.folder),
-            }
-        )
-    return rows
+    return [_row(artifact) for artifact in artifacts(out)]
+
+
+def _row(artifact: Artifact) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "model": artifact.folder.parent.name,
+        "recipe": artifact.name,
+        "age_s": round(time.time() - artifact.manifest_file.stat().st_mtime),
+        "held_by": files.lock_owner(artifact.folder),
+        "problem": None,
+    }
+    try:
+        return row | _stages(artifact)
+    except StageError as error:  # one damaged artifact must not hide the others
+        return row | {"problem": error.message}
+
+
+def _stages(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.finished()
+    accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
+    return {
+        "digest": record["digest"],
+        "created": record["created"],
+        "bytes": record["bytes"]["checkpoint"],
+        "stage": "benched" if throughput else "evaluated" if accuracy else "quantized",
+        "accuracy": accuracy["suite"] if accuracy else None,
+        "throughput": throughput["workload"]["name"] if throughput else None,
+        "gates": gates_of(accuracy),
+    }
+
+
+def gates_of(accuracy: dict[str, Any] | None) -> str | None:
+    """How the gates of an accuracy result were decided, worst first: fail, inconclusive, pass; None without gates."""
+    decided = {gate["decision"] for gate in (accuracy or {}).get("gates", [])}
+    return next((decision for decision in ("fail", "inconclusive", "pass") if decision in decided), None)
 
 
 def verify(artifact: Artifact) -> list[str]:
@@ -81,4 +99,4 @@ def _named(model: Path) -> set[str]:
 
 def remove(paths: list[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -41,6 +41,7 @@ def command(vllm: Path, server: Server, workload: Workload, cell: Cell, folder: 
         *("--ignore-eos", "--temperature", "0", "--seed", str(cell.seed), "--num-prompts", str(requests)),
         *("--num-warmups", str(cell.concurrency), "--max-concurrency", str(cell.concurrency)),
         *("--percentile-metrics", METRICS, "--metric-percentiles", PERCENTILES, "--disable-tqdm"),
+        *(["--trust-remote-code"] if server.trust_remote_code else []),
         *("--save-result", "--result-dir", str(folder), "--result-filename", name),
     ]
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class Server:
     command: str
     startup_s: float | None
     log: Path | None
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Launch:
     model_len: int | None
     prefix_caching: bool = False
     memory_share: float = 1.0
+    trust_remote_code: bool = False
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager
@@ -74,6 +77,7 @@ class Launch:
         command += ["--kv-cache-dtype", self.engine.kv_cache_dtype]
         command += ["--max-model-len", str(self.model_len)] if self.model_len else []
         command += ["--enforce-eager"] if eager else []
+        command += ["--trust-remote-code"] if self.trust_remote_code else []
         command += [] if self.prefix_caching else ["--no-enable-prefix-caching"]
         if environment.gpus():
             share = (self.engine.gpu_memory_utilization or 0.9) * self.memory_share
@@ -115,7 +119,7 @@ def serving(launch: Launch, log: Path, console: Console, port: int | None = None
         with console.step(f"starting vLLM on {launch.name}", log) as step:
             _wait(running, url, log)
             startup = step.elapsed
-        yield Server(url, launch.name, launch.path, shown, round(startup, 1), log)
+        yield Server(url, launch.name, launch.path, shown, round(startup, 1), log, launch.trust_remote_code)
 
 
 def _wait(running: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -145,7 +149,12 @@ def explain(log: Path) -> str:
 
 
 def attach(url: str, path: Path) -> Server:
-    """A server that someone else runs. Raises InputError if it does not answer or serves nothing."""
+    """A server that someone else runs. Raises InputError if it does not answer, or for a URL with a password."""
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        raise InputError(
+            "a server's URL with a user name or a password in it would end up in results and logs",
+            hint="name the server without them",
+        )
     url = url.rstrip("/").removesuffix("/v1")
     try:
         served = request(f"{url}/v1/models", timeout=20)["data"][0]["id"]

@@ -57,11 +57,13 @@ def bench(
     """
     vllm = sides.check()
     record = artifact.finished()
-    key = _key(record, model, workload, vllm, sides)
+    inputs = _inputs(record, model, workload, vllm, sides)
     known = artifact.result("throughput")
-    if known and known["key"] == key and not (fresh or sides.vllm_url):
+    if known and known["inputs"] == inputs and not (fresh or sides.vllm_url):
         console.say(f"✓ {artifact.name} under {workload.name}: measured before, nothing to do (--fresh measures again)")
         return known
+    if known and (changed := manifest.differences(known["inputs"], inputs)):
+        console.say(f"  {artifact.name} is measured again; changed: {', '.join(changed)}")
     logs = artifact.folder.parent / "logs"
     with files.lock(artifact.folder), files.staging(artifact.folder / "bench") as staged, ExitStack() as stack:
         # Everything up first, then the load in turns: whatever else the machine does hits both sides alike.
@@ -73,7 +75,7 @@ def bench(
         result = {
             "schema_version": manifest.SCHEMA_VERSION,
             "checkpoint_digest": record["digest"],
-            "key": key,
+            "inputs": inputs,
             "workload": workload.model_dump(exclude_none=True),
             "vllm": {"executable": str(vllm), "version": environment.vllm_version(vllm)},
             "environment": environment.serving_environment(),
@@ -87,12 +89,17 @@ def bench(
     return result
 
 
-def _key(record: dict[str, Any], model: Model, workload: Workload, vllm: Path, sides: Sides) -> str:
-    """Digest of everything that a measurement depends on and that can be named."""
-    parts = [record["digest"], model.identity()["digest"], workload.model_dump(), str(vllm.resolve())]
-    parts += [environment.vllm_version(vllm), sides.vllm_url, sides.baseline_url, environment.machine()]
-    parts += [environment.serving_environment()]
-    return files.sha256_json(parts)
+def _inputs(record: dict[str, Any], model: Model, workload: Workload, vllm: Path, sides: Sides) -> dict[str, Any]:
+    """Everything that a measurement depends on and that can be named."""
+    return {
+        "checkpoint": record["digest"],
+        "model": model.identity()["digest"],
+        "workload": workload.model_dump(exclude_none=True),
+        "vllm": {"executable": str(vllm.resolve()), "version": environment.vllm_version(vllm)},
+        "servers": {"candidate": sides.vllm_url, "baseline": sides.baseline_url},
+        "environment": environment.serving_environment(),
+        "machine": environment.machine(),
+    }
 
 
 @contextmanager
@@ -109,7 +116,9 @@ def _servers(
         found = {}
         for role, (path, name) in paths.items():
             launch = Launch(
-                vllm, path.resolve(), name, workload.engine, workload.model_len, workload.prefix_caching, 1 / len(paths)
+                *(vllm, path.resolve(), name, workload.engine, workload.model_len, workload.prefix_caching),
+                memory_share=1 / len(paths),
+                trust_remote_code=model.trust_remote_code,
             )
             log = logs / f"{artifact.name}.vllm-{role}.log"
             port = sides.port if role == "candidate" else None
@@ -175,10 +184,14 @@ def claim(port: int | None) -> int:
     return port
 
 
-def serve(artifact: Artifact, vllm: Path, port: int, console: Console) -> None:
+def serve(artifact: Artifact, model: Model, vllm: Path, port: int, console: Console) -> None:
     """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
     artifact.finished()
-    launch = Launch(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None, prefix_caching=True)
+    launch = Launch(
+        *(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None),
+        prefix_caching=True,
+        trust_remote_code=model.trust_remote_code,
+    )
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
     with process.guarded(launch.command(port), None, environment.serving_environment()) as running:
         code = running.wait()

@@ -24,12 +24,20 @@ def environ() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def real_environment() -> dict[str, str]:
+    return environ()
+
+
+@pytest.fixture(scope="session")
 def real() -> Run:
     """Runs the quantpress command on real parts; fails the test, showing its output, on an unexpected exit code."""
 
-    def run(*arguments: str, expect: int = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, expect: int = 0, timeout: float = 900, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        whole = {**environ(), **(env or {})}
         done = subprocess.run(
-            command(*arguments), env=environ(), capture_output=True, text=True, timeout=timeout, check=False
+            command(*arguments), env=whole, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert done.returncode == expect, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done
@@ -55,3 +63,25 @@ def embedded_model() -> Path:
 
     os.environ["QUANTPRESS_CACHE"] = str(CACHE)
     return model.resolve(model.EMBEDDED, Console()).path
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
+    """A Llama with two layers of random weights (hidden 192: group size 64) and the embedded model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "two-layers"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=192,
+        intermediate_size=320,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded_model).save_pretrained(folder)
+    return folder

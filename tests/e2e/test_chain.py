@@ -138,6 +138,20 @@ def test_a_changed_recipe_says_what_changed(finished: Path, real: Run) -> None:
     assert "changed: recipe.modifiers" in done.stderr
 
 
+def test_a_gate_that_is_not_met_is_exit_code_3_with_the_results_there(
+    finished: Path, artifact: Path, real: Run
+) -> None:
+    arguments = ("evaluate", "gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
+    failed = real(*arguments, "--gate", "kl<=0", "--gate", "changed<=100%", expect=3)
+    assert failed.stderr.count("nothing to do") == 2
+    assert "kl<=0 failed" in failed.stderr
+    decided = {gate["gate"]: gate["decision"] for gate in read(artifact / "accuracy.json")["gates"]}
+    assert decided == {"kl<=0": "fail", "changed<=100%": "pass"}
+    assert "fail" in real("status", "--out", str(finished)).stdout
+    real(*arguments)
+    assert read(artifact / "accuracy.json")["gates"] == []
+
+
 def test_benchmarks_that_cannot_be_fetched(finished: Path, real: Run) -> None:
     done = real("evaluate", "gptq-w4a16", *SMALL, "--suite", "commonsense", "--out", str(finished), expect=4)
     assert "QUANTPRESS_DATA=" in done.stderr

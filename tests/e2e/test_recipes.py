@@ -15,28 +15,6 @@ pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="module")
-def two_layers(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
-    """A Llama with two layers of random weights (hidden 192: group size 64) and the embedded model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "two-layers"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=192,
-        intermediate_size=320,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        vocab_size=49152,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(embedded_model).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", shipped.names("recipes"))
 def test_a_shipped_recipe_makes_the_checkpoint_it_names(name: str, two_layers: Path, tmp_path: Path, real: Run) -> None:
     recipe = json.loads(real("recipes", "validate", name, "--json").stdout)[name]

@@ -12,7 +12,7 @@ import pytest
 
 from quantpress import guard, process
 from quantpress.console import Console, last_activity
-from quantpress.errors import InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 
 # A child that starts a grandchild in a session of its own, as servers do, and that ignores SIGTERM.
 STUBBORN = """
@@ -98,10 +98,27 @@ def test_a_workers_own_error_keeps_its_class_and_hint(tmp_path: Path, monkeypatc
     assert caught.value.log == tmp_path / "log"
 
 
-def test_a_full_disk_in_a_worker_is_a_capability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Exception, match="no space left") as caught:
-        _worker(tmp_path, monkeypatch, "def work(job): raise OSError(28, 'No space')\nworker_main(work)")
-    assert getattr(caught.value, "exit_code", None) == 4
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        ("OSError(28, 'No space')", "No space"),
+        ("Exception('I/O error: No space left on device (os error 28)')", "No space left"),
+        ("RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: 9 bytes')", "too little memory"),
+        ("MemoryError()", "too little memory"),
+        ("PermissionError(13, 'Permission denied', 'x')", "Permission denied"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_of_a_worker(
+    raised: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CapabilityError, match=words):
+        _worker(tmp_path, monkeypatch, f"def work(job): raise {raised}\nraise SystemExit(worker_main(work))")
+
+
+def test_a_worker_that_cannot_even_write_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "from quantpress import files\ndef full(*_): raise OSError(28, 'full')\nfiles.write_json = full\n"
+    with pytest.raises(CapabilityError, match="could not write its result"):
+        _worker(tmp_path, monkeypatch, full + "raise SystemExit(worker_main(lambda job: {}))")
 
 
 def test_a_worker_that_dies_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

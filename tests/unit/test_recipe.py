@@ -59,7 +59,7 @@ def test_odd_values_are_problems_not_crashes(text: str, tmp_path: Path) -> None:
 
 def test_data_free_recipes_get_no_calibration_and_others_do(tmp_path: Path) -> None:
     assert recipe.load("w8a8-dynamic").calibration is None
-    assert load(tmp_path, GOOD).calibration == recipe.Calibration()
+    assert load(tmp_path, GOOD).calibration == recipe.Calibration().resolved()
 
 
 def test_set_overrides_one_field(tmp_path: Path) -> None:
@@ -161,3 +161,18 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nested too deeply"):
         load(tmp_path, "name: " + "[" * 3000 + "]" * 3000)
+
+
+@pytest.mark.parametrize(
+    ("setting", "samples", "datasets"),
+    [
+        ("tokens=5120", 10, ["quantpress-chat"]),
+        ("dataset=c4", 64, ["c4"]),
+        ("mixture=[{dataset: c4}, {dataset: wikitext, weight: 2}]", 64, ["c4", "wikitext"]),
+    ],
+)
+def test_an_override_replaces_the_other_way_to_say_it(setting: str, samples: int, datasets: list[str]) -> None:
+    calibration = recipe.load("gptq-w4a16", [f"calibration.{setting}"]).calibration
+    assert calibration is not None
+    assert calibration.samples == samples
+    assert [source.dataset for source in calibration.sources] == datasets

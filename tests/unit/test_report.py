@@ -16,7 +16,7 @@ MODEL: dict[str, Any] = {
     "notes": ["Its weights lie on a 4-bit grid."],
 }
 MANIFEST = {
-    "schema_version": 2,
+    "schema_version": 3,
     "digest": "d1",
     "recipe": {},
     "files": {},
@@ -40,19 +40,24 @@ ROW = {
     "difference": -0.25,
     "p_value": 0.001,
     "significant": True,
-    "changed_answers": 0.3,
+    "changed": 0.3,
+    "recovery": 0.5,
+    "recovery_interval": [0.4, 0.6],
+    "kl": 0.1,
     "no_signal": False,
 }
 ACCURACY = {
-    "schema_version": 2,
+    "schema_version": 3,
     "checkpoint_digest": "d1",
     "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
+    "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "changed": 0.3, "kl": 0.1},
+    "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"}],
     "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
-    "schema_version": 2,
+    "schema_version": 3,
     "checkpoint_digest": "d1",
     "machine": {"processor": "CPU", "gpus": [], "cores": 2},
     "workload": {"name": "smoke"},
@@ -85,7 +90,9 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
     text = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
     assert "4-bit grid" in text
     assert "| r4 | 50 MB | 25% | 14 | group of 64 | none needed | 9 s |" in text
-    assert "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 30.0% |" in text
+    assert (
+        "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 0.500 (0.400 to 0.600) | 30.0% | 0.1000 |" in text
+    )
     assert "piqa (*no signal*)" in text
     assert "-0.250 (within chance)" in text
     assert "1.00 (0.90 to 1.10, 2 pairs) | no difference shown" in text
@@ -136,3 +143,18 @@ def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no artifact"):
         report.collect(tmp_path, MODEL["digest"], Console(quiet=True))
+
+
+def test_recovery_and_gates_are_shown() -> None:
+    text = report.accuracy_section({"r4": ACCURACY})
+    assert "0.500 (0.400 to 0.600)" in text
+    assert "| r4 | `recovery>=0.99` | 0.5 | 0.4 to 0.6 | **fail** |" in text
+    assert "Gates" not in report.accuracy_section({"r4": {**ACCURACY, "gates": []}})
+
+
+def test_figures_that_are_none(tmp_path: Path) -> None:
+    row = {**ROW, "recovery": None, "recovery_interval": None}
+    gate = {"gate": "recovery>=0.99", "figure": None, "interval": None, "decision": "inconclusive"}
+    text = report.accuracy_section({"r4": {**ACCURACY, "tasks": {"boolq": row}, "gates": [gate]}})
+    assert "| none | 30.0% |" in text
+    assert "| none | none | **inconclusive** |" in text

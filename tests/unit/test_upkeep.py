@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def artifact(tmp_path: Path) -> Artifact:
     (made.checkpoint / "config.json").write_text("{}")
     (made.checkpoint / "model.safetensors").write_bytes(b"weights")
     record = {
-        "schema_version": 2,
+        "schema_version": 3,
         **{key: {} for key in ("recipe", "inputs", "model", "machine", "scales", "warnings")},
         "digest": "d" * 64,
         "created": "2026-01-01T00:00:00Z",
@@ -75,19 +76,22 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, qua
     used = artifact.folder / "scores" / "smoke-111111111111"
     for folder in (left, unused, used):
         folder.mkdir(parents=True)
+    stray = unused.parent / "notes.txt"
+    stray.write_text("")
     runs = {"candidate": {"folder": used.name}}
-    accuracy = {"schema_version": 2, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
+    accuracy = {"schema_version": 3, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
     files.write_json(artifact.folder / "accuracy.json", accuracy)
     (used.parent / f".{used.name}.lock").write_text("")
     with files.lock(unused):
         assert upkeep.garbage(artifact.folder.parents[1]) == []
-    assert upkeep.garbage(artifact.folder.parents[1]) == [left, unused]
+    assert upkeep.garbage(artifact.folder.parents[1]) == [left, stray, unused]
     refused = quantpress("gc")
     assert refused.returncode == 2
     assert left.exists()
     assert quantpress("gc", "--yes").returncode == 0
     assert not left.exists()
     assert not unused.exists()
+    assert not stray.exists()
     assert used.exists()
     assert upkeep.verify(artifact) == []
 
@@ -117,5 +121,40 @@ def test_a_manifest_that_is_none(content: str, command: list[str], artifact: Art
     artifact.manifest_file.write_text(content)
     done = quantpress(*command)
     assert done.returncode == 1
-    assert str(artifact.manifest_file.name) in done.stderr
+    assert artifact.manifest_file.name in done.stdout + done.stderr
     assert "unexpected" not in done.stderr
+
+
+def test_one_damaged_artifact_does_not_hide_the_others(artifact: Artifact, quantpress: Run) -> None:
+    other = Artifact(artifact.folder.with_name("w8"))
+    shutil.copytree(artifact.folder, other.folder)
+    other.manifest_file.write_text("{")
+    done = quantpress("status", "--json")
+    rows = {row["recipe"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert (rows["r4"]["stage"], rows["r4"]["problem"]) == ("quantized", None)
+    assert "manifest.json" in rows["w8"]["problem"]
+    assert "damaged" in quantpress("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("decisions", "shown"),
+    [([], None), (["pass", "pass"], "pass"), (["pass", "inconclusive"], "inconclusive"), (["fail", "pass"], "fail")],
+)
+def test_status_shows_the_worst_gate(decisions: list[str], shown: str | None, artifact: Artifact) -> None:
+    accuracy = {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "checkpoint_digest": "d" * 64,
+        "suite": "smoke",
+        "gates": [{"gate": "kl<=1", "decision": decision} for decision in decisions],
+    }
+    files.write_json(artifact.folder / "accuracy.json", accuracy)
+    (row,) = upkeep.status(artifact.folder.parents[1])
+    assert (row["stage"], row["gates"]) == ("evaluated", shown)
+
+
+def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    for content in ("[]", "null", "{", "3"):
+        (tmp_path / "cache.json").write_text(content)
+        assert files.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")["a"] == files.sha256_file(tmp_path / "a")

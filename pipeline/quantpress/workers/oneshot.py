@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from quantpress import calibration_data
-from quantpress.errors import StageError
+from quantpress.errors import InputError, StageError
 from quantpress.process import worker_main
 from quantpress.recipe import Awq, Calibration, Gptq, Quantizes, Recipe, SmoothQuant
 
@@ -73,19 +75,32 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
     return made
 
 
+@contextmanager
+def remote_code_explained(model: str) -> Iterator[None]:
+    """Turns transformers' refusal to run a model's own code into an error that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(
+            f"{model} brings Python code of its own, which is not run",
+            hint="read that code; if you trust it, add --trust-remote-code",
+        ) from error
+
+
 def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
     """A DataLoader over the packed sequences in fixed order, and what the manifest says of them."""
     import torch
     from torch.utils.data import DataLoader
 
-    sequences = calibration_data.pack(calibration_data.documents(calibration), tokenizer, calibration)
+    sequences, sources = calibration_data.packed(calibration, tokenizer)
     ids = torch.tensor(sequences)
     items = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
     about = {
-        "dataset": calibration.dataset,
+        "sources": sources,
         "sequences": len(sequences),
         "distinct_sequences": len({tuple(sequence) for sequence in sequences}),
-        "requested_sequences": calibration.samples,
         "sequence_length": ids.shape[1],
         "tokens": ids.numel(),
         "fingerprint": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
@@ -95,12 +110,12 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, d
 
 def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
     """What is wrong with the calibration data, each with its consequence."""
-    warnings = []
-    if about["sequences"] < about["requested_sequences"]:
-        warnings.append(
-            f"{about['dataset']} fills {about['sequences']} of {about['requested_sequences']} sequences: "
-            "the recipe calibrates on less data than it asks for"
-        )
+    warnings = [
+        f"{source['dataset']} fills {source['sequences']} of {source['requested_sequences']} sequences: "
+        "the recipe calibrates on less data than it asks for"
+        for source in about["sources"]
+        if source["sequences"] < source["requested_sequences"]
+    ]
     if about["tokens"] < largest_input:
         warnings.append(
             f"{about['tokens']} calibration tokens are fewer than the {largest_input} input features of the widest "
@@ -115,21 +130,36 @@ def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
 
 
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), largest_input. Returns what the manifest records."""
+    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code.
+
+    Returns what the manifest records. Raises InputError for a model that needs code of its own and may not run it.
+    """
     do_without_scikit_learn()
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     recipe = Recipe.model_validate(job["recipe"])
     pin_memory_only_with_an_accelerator()
     torch.manual_seed(recipe.calibration.seed if recipe.calibration else 0)
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    trust = job["trust_remote_code"]
+    with remote_code_explained(job["model"]):
+        tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=trust)
+        AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust
+    )
     modifiers = modifiers_of(recipe)
-    oneshot(model=model, processor=tokenizer, recipe=modifiers, dataset=data, output_dir=job["output"])
+    oneshot(
+        model=model,
+        processor=tokenizer,
+        recipe=modifiers,
+        dataset=data,
+        output_dir=job["output"],
+        trust_remote_code_model=trust,
+    )
     ran = len(active_session().lifecycle.recipe.modifiers)
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")

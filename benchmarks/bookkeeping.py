@@ -1,0 +1,86 @@
+"""What quantpress itself does around a quantization of a large model: digests, manifest, lock, publishing.
+
+    make benchmark-bookkeeping        (nothing else may run meanwhile; needs 25 GB of disk)
+
+Makes a model folder of the shapes of an 8B Llama (16 GB, four files, weights of zeros: a digest does not care) and a
+checkpoint of the size that W4A16 gives, and runs the real code on them with the worker replaced by a copy of that
+checkpoint's place. Prints seconds for each part, with the files in the page cache, where loading the model puts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LAYERS, HIDDEN, INNER, KEYS, WORDS = 32, 4096, 14336, 1024, 128256
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (WORDS, HIDDEN),
+        "lm_head.weight": (WORDS, HIDDEN),
+    }
+    for number in range(LAYERS):
+        layer = f"model.layers.{number}"
+        found |= {f"{layer}.self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qo"}
+        found |= {f"{layer}.self_attn.{name}_proj.weight": (KEYS, HIDDEN) for name in "kv"}
+        found |= {f"{layer}.mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+        found |= {f"{layer}.mlp.down_proj.weight": (HIDDEN, INNER)}
+    return found
+
+
+def write(folder: Path, shapes: dict[str, tuple[int, ...]], bytes_per_weight: float, parts: int) -> None:
+    folder.mkdir(parents=True)
+    names, index = sorted(shapes), {}
+    for part in range(parts):
+        header, offset = {}, 0
+        for name in names[part::parts]:
+            size = int(shapes[name][0] * shapes[name][1] * bytes_per_weight)
+            header[name] = {"dtype": "U8", "shape": list(shapes[name]), "data_offsets": [offset, offset + size]}
+            offset += size
+            index[name] = f"model-{part + 1}.safetensors"
+        text = json.dumps(header).encode()
+        with (folder / f"model-{part + 1}.safetensors").open("wb") as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            block = bytes(1 << 24)
+            while offset > 0:
+                offset -= stream.write(block[:offset])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "config.json").write_text('{"model_type": "llama", "tie_word_embeddings": false}')
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def timed(label: str, work: Callable[[], Any]) -> Any:
+    started = time.perf_counter()
+    result = work()
+    print(json.dumps({"part": label, "seconds": round(time.perf_counter() - started, 2)}), flush=True)
+    return result
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        os.environ["QUANTPRESS_CACHE"] = str(work / "cache")
+        write(work / "large", shapes(), 2, 4)
+        write(work / "checkpoint", shapes(), 0.56, 2)
+        from quantpress import files, manifest, model, quantize, recipe
+        from quantpress.console import Console
+
+        quiet = Console(quiet=True)
+        for number in ("first", "second"):
+            found = timed(f"{number} look at the model (digests)", lambda: model.resolve(str(work / "large"), quiet))
+        plan = timed("plan", lambda: quantize.prepare(recipe.load("w8a8-dynamic"), found))
+        timed("inputs and digest", lambda: files.sha256_json(quantize.inputs_of(plan, found)))
+        timed("digests of the checkpoint", lambda: manifest.file_table(work / "checkpoint"))
+
+
+if __name__ == "__main__":
+    main()

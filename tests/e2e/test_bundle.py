@@ -1,0 +1,86 @@
+"""A bundle works with the network cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quantpress import upkeep
+from quantpress.manifest import Artifact
+
+pytestmark = pytest.mark.e2e
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+NO_NETWORK = ("unshare", "--map-root-user", "--net")
+WORKLOAD = """
+name: tiny
+description: As little load as makes a figure.
+input_len: 16
+output_len: 4
+concurrency: [1]
+requests_per_stream: 2
+rounds: 1
+"""
+# A network of its own has not even the loopback interface up, which the servers need.
+SCRIPT = """
+import fcntl, socket, struct, subprocess, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14s", b"lo", 0x49, b""))  # SIOCSIFFLAGS: UP | LOOPBACK | RUNNING
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=3)
+except OSError as error:
+    print("cut:", error)
+sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no user namespaces here to cut the network in",
+)
+def test_a_bundle_runs_the_whole_chain_without_a_network(
+    embedded_model: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(WORKLOAD)
+    documents = [json.dumps({"text": f"Document {number}. " * 40}) for number in range(40)]
+    (tmp_path / "own.jsonl").write_text("\n".join(documents))
+    settings = {"calibration.dataset": tmp_path / "own.jsonl", "calibration.samples": 2}
+    settings |= {"calibration.max_sequence_length": 64, "modifiers.0.gptq.targets": r"['re:.*layers\.0\..*']"}
+    made = real(
+        *("bundle", "gptq-w4a16", "--suite", "smoke", "--workload", str(tmp_path / "tiny.yaml")),
+        *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
+        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+    )
+    about = json.loads(made.stdout)
+    assert {"run.sh", "recipes/gptq-w4a16.yaml", "workloads/tiny.yaml"} <= set(about["files"])
+    for path in (tmp_path / "own.jsonl", tmp_path / "tiny.yaml"):
+        path.unlink()
+    moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")
+    env = {name: value for name, value in real_environment.items() if not name.startswith(("QUANTPRESS", "HF_"))}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    command = [*NO_NETWORK, sys.executable, "-c", SCRIPT, str(moved / "run.sh"), "--limit", "2"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cut:" in done.stdout
+    artifact = Artifact(moved / "artifacts" / "SmolLM2-135M-Instruct" / "gptq-w4a16")
+    assert upkeep.verify(artifact) == []
+    assert artifact.finished()["quantized_layers"] == 7
+    assert artifact.result("accuracy")
+    assert artifact.result("throughput")
+    assert (artifact.folder.parent / "report.md").is_file()
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(two_layers: Path, tmp_path: Path, real: Run) -> None:
+    (tmp_path / "mine").mkdir()
+    done = real(
+        *("bundle", "rtn-w4a16", "--model", str(two_layers), "--suite", "smoke", "--to", str(tmp_path / "mine")),
+        "--no-wheels",
+        expect=2,
+    )
+    assert "exists and is not a bundle" in done.stderr
+    assert list((tmp_path / "mine").iterdir()) == []

@@ -1,0 +1,70 @@
+"""Gates are decided against intervals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from quantpress.errors import GateError, InputError
+from quantpress_evaluate import stage
+from quantpress_evaluate.gates import decide, parse
+
+TASKS = ["arc_easy", "boolq"]
+
+
+def result(recovery: float, low: float, high: float) -> dict[str, Any]:
+    row = {"recovery": recovery, "recovery_interval": [low, high], "kl": 0.01, "kl_interval": [0.005, 0.02]}
+    return {"tasks": {"arc_easy": {"recovery": None, "recovery_interval": None}, "boolq": row}, "overall": row}
+
+
+@pytest.mark.parametrize(
+    ("gate", "decision"),
+    [
+        ("recovery>=0.95", "pass"),
+        ("recovery >= 97%", "inconclusive"),
+        ("recovery>=0.995", "fail"),
+        ("boolq:recovery>=0.96", "pass"),
+        ("arc_easy:recovery>=0.5", "inconclusive"),
+        ("kl<=0.02", "pass"),
+        ("kl<=0.01", "inconclusive"),
+        ("kl<=0.004", "fail"),
+    ],
+)
+def test_the_whole_interval_decides(gate: str, decision: str) -> None:
+    assert decide(parse(gate, TASKS), result(0.975, 0.96, 0.99))["decision"] == decision
+
+
+def test_no_task_with_a_signal_decides_nothing() -> None:
+    assert decide(parse("recovery>=0.5", TASKS), {"tasks": {}, "overall": None})["decision"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ("recovery", "is not METRIC"),
+        ("recovery<=0.9", "takes >=, not <="),
+        ("kl>=0.1", "takes <=, not >="),
+        ("accuracy>=0.9", "'accuracy' is not one of recovery, kl, changed"),
+        ("piqa:recovery>=0.9", "'piqa' is not a task of the suite"),
+        ("recovery>=-1", "is not METRIC"),
+        ("recovery>=nan", "is not METRIC"),
+    ],
+)
+def test_what_is_wrong_with_a_gate(gate: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse(gate, TASKS)
+
+
+def test_a_wrong_gate_is_found_before_anything_runs(quantpress: Callable[..., Any]) -> None:
+    done = quantpress("evaluate", "rtn-w4a16", "--suite", "smoke", "--gate", "recovery>0.9")
+    assert done.returncode == 2
+    assert "takes >=, not >" in done.stderr
+
+
+def test_gates_that_were_not_passed_are_exit_code_3() -> None:
+    decided = [decide(parse(text, TASKS), result(0.975, 0.96, 0.99)) for text in ("recovery>=0.995", "kl<=0.02")]
+    with pytest.raises(GateError, match=r"r4: recovery>=0\.995 failed: 0\.975, 95% interval 0\.96 to 0\.99") as error:
+        stage.require_gates({"r4": {"gates": decided}})
+    assert error.value.exit_code == 3
+    assert "kl" not in error.value.message
+    stage.require_gates({"r4": {"gates": decided[1:]}})
