@@ -10,6 +10,7 @@ from typing import Any
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.located_yaml import nearest
 from quantpress.process import worker_main
+from quantpress_evaluate import sanity
 
 
 def local_task(task: dict[str, Any], config: dict[str, Any], yaml_path: Path, cache: Path) -> dict[str, Any]:
@@ -72,22 +73,30 @@ def load_tasks(manager: Any, names: list[str]) -> dict[str, Any]:
 
 
 def evaluate(job: dict[str, Any]) -> dict[str, Any]:
-    """job: model, output, cache (folders), tasks, num_fewshot, limit, batch_size, device, trust_remote_code."""
+    """job: model, output, cache (folders), tasks, num_fewshot, limit, batch_size, device, trust_remote_code,
+    reference (the baseline's scores, or None for the baseline itself). Raises StageError for a model that is broken.
+    """
     output, cache = Path(job["output"]), Path(job["cache"])
     names = [task["task"] for task in job["tasks"]]
     manager = prepare_tasks(job["tasks"], output / "tasks", cache)
     load_tasks(manager, names)
 
     from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.utils import handle_non_serializable
 
-    results = simple_evaluate(
-        model="hf",
-        model_args={"pretrained": job["model"], "dtype": "auto", "trust_remote_code": job["trust_remote_code"]},
-        tasks=names,
-        num_fewshot=job["num_fewshot"],
+    model = HFLM(
+        pretrained=job["model"],
+        dtype="auto",
         batch_size=job["batch_size"],
         device=job["device"],
+        trust_remote_code=job["trust_remote_code"],
+    )
+    sanity.check(model, output / sanity.FILE, Path(job["reference"]) / sanity.FILE if job["reference"] else None)
+    results = simple_evaluate(
+        model=model,
+        tasks=names,
+        num_fewshot=job["num_fewshot"],
         limit=job["limit"],
         log_samples=True,
         task_manager=manager,

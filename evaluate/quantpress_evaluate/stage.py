@@ -17,7 +17,7 @@ from quantpress_evaluate.gates import Gate
 from quantpress_evaluate.suite import Suite
 
 # Raise this when a change here or in score.py makes the same checkpoint score otherwise.
-STAGE = 1
+STAGE = 2
 # Raise this when compare.py makes other figures of the same scores.
 COMPARISON = 1
 
@@ -58,7 +58,10 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     if known and (changed := manifest.differences(known["settings"], request.settings())):
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     baseline = _scored("baseline", model.path, model.identity()["digest"], baseline_folder, request, console, trust)
-    candidate = _scored(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console, trust)
+    reference = baseline_folder / "scores" / baseline["folder"]
+    candidate = _scored(
+        *(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console, trust), reference
+    )
     key = files.sha256_json([COMPARISON, baseline["key"], candidate["key"]])
     if known and known["key"] == key:
         result = known
@@ -111,7 +114,14 @@ def _verdict(gate: dict[str, Any]) -> str:
 
 
 def _scored(
-    role: str, path: Path, digest: str, folder: Path, request: Request, console: Console, trust_remote_code: bool
+    role: str,
+    path: Path,
+    digest: str,
+    folder: Path,
+    request: Request,
+    console: Console,
+    trust_remote_code: bool,
+    reference: Path | None = None,
 ) -> dict[str, Any]:
     """The scores of one model under these settings; lm-eval runs only if they are not there yet."""
     settings = request.settings()
@@ -128,6 +138,7 @@ def _scored(
             "tasks": request.tasks,
             **{name: settings[name] for name in ("num_fewshot", "limit", "batch_size", "device")},
             "trust_remote_code": trust_remote_code,
+            "reference": str(reference.resolve()) if reference else None,
             "output": str(staged.resolve()),
             "cache": str((cache_folder() / "datasets").resolve()),
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from quantpress import calibration_data, environment, files, headers, manifest, process
+from quantpress import calibration_data, environment, files, headers, integrity, manifest, process
 from quantpress import plan as planning
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
@@ -133,6 +133,8 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
     for warning in result["warnings"]:
         console.warn(warning)
     check_checkpoint(checkpoint, plan)
+    integrity.check_scales(checkpoint)
+    integrity.check_size(_weight_bytes(checkpoint), plan.weight_bytes)
     resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
     files.write_text(staged / "recipe.resolved.yaml", resolved)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back

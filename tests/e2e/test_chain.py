@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -150,6 +151,25 @@ def test_a_gate_that_is_not_met_is_exit_code_3_with_the_results_there(
     assert "fail" in real("status", "--out", str(finished)).stdout
     real(*arguments)
     assert read(artifact / "accuracy.json")["gates"] == []
+
+
+def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path: Path, real: Run) -> None:
+    from safetensors.torch import load_file, save_file
+
+    out = shutil.copytree(finished, tmp_path / "out")
+    artifact = out / "SmolLM2-135M-Instruct" / "gptq-w4a16"
+    shutil.rmtree(artifact / "scores")
+    weights = artifact / "checkpoint" / "model.safetensors"
+    tensors = load_file(weights)
+    for name in tensors:
+        if name.endswith("down_proj.weight_scale"):
+            tensors[name] *= 40
+    save_file(tensors, weights, metadata={"format": "pt"})
+    arguments = ("gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(out))
+    done = real("evaluate", *arguments, expect=1)
+    assert "baseline on smoke: scored before" in done.stderr
+    assert "the checkpoint is broken" in done.stderr
+    assert not list((artifact / "scores").glob("smoke-*"))
 
 
 def test_benchmarks_that_cannot_be_fetched(finished: Path, real: Run) -> None:

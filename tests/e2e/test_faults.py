@@ -139,3 +139,17 @@ def _long_text(folder: Path) -> Path:
     path = folder / "long.jsonl"
     path.write_text("".join(json.dumps({"text": f"{number} " * 5000}) + "\n" for number in range(100)))
     return path
+
+
+@pytest.mark.parametrize(("value", "broken"), [("nan", True), ("inf", True), ("0", False)])
+def test_weights_that_are_no_numbers(value: str, broken: bool, two_layers: Path, tmp_path: Path, real: Run) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(two_layers, tmp_path / "two-layers")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3] = float(value)
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    arguments = ("quantize", "w8a8-dynamic", "--model", str(model), "--out", str(tmp_path / "out"))
+    done = real(*arguments, expect=1 if broken else 0)
+    assert ("up_proj.weight_scale" in done.stderr) is broken
+    assert (tmp_path / "out" / "two-layers" / "w8a8-dynamic").exists() is not broken
