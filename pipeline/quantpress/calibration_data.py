@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from quantpress import environment, files, shipped
 from quantpress.errors import CapabilityError, InputError, first_line
-from quantpress.model import cache_folder
+from quantpress.model import digest_cache
 from quantpress.recipe import SHIPPED_DATASET, Calibration, Source
 
 Document = dict[str, Any]
@@ -93,7 +93,7 @@ def _identity(source: Source) -> dict[str, Any]:
     path = local_file(source)
     described = source.model_dump(exclude_none=True)
     if path:
-        digest = files.cached_sha256([path], cache_folder() / "sha256.json")[path.name]
+        digest = files.cached_sha256([path], digest_cache())[path.name]
         return described | {"dataset": path.name, "sha256": digest}
     # The order of a hub data set is drawn by the datasets library.
     return described | environment.versions(("datasets",))

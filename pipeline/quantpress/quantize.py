@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from quantpress import plan as planning
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact
-from quantpress.model import Model
+from quantpress.model import Model, digest_cache
 from quantpress.plan import Plan
 from quantpress.recipe import Recipe
 
 # Raise this when a change here or in workers/oneshot.py makes the same recipe give other bytes.
 STAGE = 1
+_LARGE = 2_000_000_000  # bytes; a second of hashing or two
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,8 @@ def prepare(recipe: Recipe, model: Model) -> Plan:
 
 def preflight(recipe: Recipe, model: Model) -> None:
     """Finds what can be found before a weight is read. Raises InputError or CapabilityError."""
-    plan = prepare(recipe, model)
-    inputs_of(plan, model)
-    _check_data(plan)
+    environment.versions(environment.DECISIVE)
+    _check_data(prepare(recipe, model))
 
 
 def _check_data(plan: Plan) -> None:
@@ -72,10 +73,8 @@ def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quant
     """
     files.require_writable(out)
     plan = prepare(recipe, model)
-    inputs = inputs_of(plan, model)
-    digest = files.sha256_json(inputs)
     artifact = manifest.artifact(out, model.name, recipe.name)
-    existing = _existing(artifact, digest, inputs, console)
+    existing = _existing(artifact, plan, model, console)
     if existing:
         return existing
     _check_data(plan)
@@ -83,21 +82,24 @@ def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quant
     with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
         record = make(plan, model, staged, log, console)
-        record |= {"digest": digest, "inputs": inputs, "model": model.identity()}
+        inputs = inputs_of(plan, model)
+        record |= {"digest": files.sha256_json(inputs), "inputs": inputs, "model": model.identity()}
         files.write_json(staged / "manifest.json", record)
         files.publish(staged, artifact.folder)
     return Quantized(artifact, record, reused=False)
 
 
-def _existing(artifact: Artifact, digest: str, inputs: dict[str, Any], console: Console) -> Quantized | None:
+def _existing(artifact: Artifact, plan: Plan, model: Model, console: Console) -> Quantized | None:
     found = artifact.manifest()
     if found is None:
         return None
+    with console.step(f"reading the digests of {model.name}") if plan.weight_bytes > _LARGE else nullcontext():
+        inputs = inputs_of(plan, model)
     damaged = _damaged(artifact, found)
     if damaged:
         console.say(f"  {artifact.folder} is remade; missing or cut short: {', '.join(damaged)}")
         return None
-    if found["digest"] == digest:
+    if found["digest"] == files.sha256_json(inputs):
         console.say(f"✓ {artifact.folder} is up to date: same recipe, model, calibration data and versions")
         return Quantized(artifact, found, reused=True)
     console.say(f"  {artifact.folder} is remade; changed: {', '.join(manifest.differences(found['inputs'], inputs))}")
@@ -123,6 +125,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         "output": str(checkpoint.resolve()),
         "largest_input": plan.largest_input,
         "trust_remote_code": model.trust_remote_code,
+        "digest": {"files": [str(path) for path in model.deciding_files()], "cache": str(digest_cache().resolve())},
     }
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from quantpress import calibration_data
+from quantpress import calibration_data, files
 from quantpress.errors import InputError, StageError
 from quantpress.process import worker_main
 from quantpress.recipe import Awq, Calibration, Gptq, Quantizes, Recipe, SmoothQuant
@@ -129,8 +131,21 @@ def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
     return warnings
 
 
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantizes, and meanwhile reads the digests of the model's files, which the caller finds in the cache afterwards.
+
+    Hashing 16 GB takes seconds that would otherwise be spent before the start; while this process imports its
+    libraries and loads the weights a core has little to do.
+    """
+    with ThreadPoolExecutor(1) as hashing:
+        hashing.submit(
+            files.cached_sha256, [Path(name) for name in job["digest"]["files"]], Path(job["digest"]["cache"])
+        )
+        return quantize(job)
+
+
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code.
+    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code, digest (files, cache).
 
     Returns what the manifest records. Raises InputError for a model that needs code of its own and may not run it.
     """
@@ -175,4 +190,4 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(quantize))
+    raise SystemExit(worker_main(work))
