@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (bench, run, serve):
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
+    compare = commands.add_parser("compare", help="compare two folders of lm-eval samples, whoever made them")
+    compare.add_argument("baseline", help="a folder with samples_<task>.jsonl files somewhere below it")
+    compare.add_argument("candidate", help="another one, scored on the same documents")
+    compare.add_argument("--metric", choices=("acc", "acc_norm"), default="acc", help="(%(default)s)")
+    _gate_option(compare)
+    _flags(compare)
     report = commands.add_parser("report", help="write report.md over all recipes of a model")
     _common(report)
     _add_bundle(commands)
@@ -168,6 +174,12 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    _gate_option(parser)
+    parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
+    parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
+
+
+def _gate_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gate",
         action="append",
@@ -175,8 +187,6 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="GATE",
         help="what must hold, or exit code 3: recovery>=0.99, kl<=0.05, changed<=5%%, arc_easy:recovery>=0.98",
     )
-    parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
-    parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:

@@ -63,6 +63,27 @@ def evaluate(args: Namespace) -> None:
     stage.require_gates({recipe.name: result})
 
 
+def compare(args: Namespace) -> None:
+    from quantpress_evaluate import compare as comparing
+    from quantpress_evaluate import gates, results, stage
+
+    sides = results.read(Path(args.baseline)), results.read(Path(args.candidate))
+    tasks = sorted(sides[0].keys() & sides[1].keys())
+    if not tasks:
+        raise InputError(
+            f"{args.baseline} and {args.candidate} have no task in common",
+            hint=f"they hold {', '.join(sides[0])} and {', '.join(sides[1])}",
+        )
+    asked = [gates.parse(gate, tasks) for gate in args.gate]
+    missing = [task for task in tasks for side in sides if any(args.metric not in row for row in side[task])]
+    if missing:
+        raise InputError(f"{missing[0]} was not scored by {args.metric}", hint="name another --metric")
+    result = comparing.compare_suite({task: (args.metric, sides[0][task], sides[1][task]) for task in tasks})
+    result["gates"] = [gates.decide(gate, result) for gate in asked]
+    _print(args, result, reporting.accuracy_table({Path(args.candidate).name: result}))
+    stage.require_gates({args.candidate: result})
+
+
 def _request(args: Namespace) -> Any:
     """The evaluation asked for, checked before anything is loaded."""
     from quantpress_evaluate.gates import parse

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,16 @@ def test_accuracy_is_lm_evals_own(artifact: Path) -> None:
         for task, compared in result["tasks"].items():
             assert compared["documents"] == 8
             assert compared[side] == pytest.approx(by_lm_eval[task][f"{compared['metric']},none"])
+
+
+def test_the_command_by_hand_gives_the_same_scores(artifact: Path, tmp_path: Path, real: Run) -> None:
+    command = read(artifact / "accuracy.json")["runs"]["candidate"]["command"].replace("OUT", str(tmp_path))
+    scripts = Path(sys.executable).parent
+    subprocess.run(shlex.split(f"{scripts}/{command}"), check=True, capture_output=True, timeout=300)
+    done = real("compare", str(artifact / "scores"), str(tmp_path), "--json", "--gate", "changed<=0")
+    tasks = json.loads(done.stdout)["tasks"]
+    assert len(tasks) == 4
+    assert all(row["kl"] < 1e-9 and row["difference"] == 0 for row in tasks.values())
 
 
 def test_the_checkpoint_answers_in_vllm(artifact: Path) -> None:
