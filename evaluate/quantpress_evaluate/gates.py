@@ -56,3 +56,8 @@ def decide(gate: Gate, result: dict[str, Any]) -> dict[str, Any]:
         else:
             decision = "pass" if high <= gate.limit else "fail" if low > gate.limit else decision
     return {"gate": gate.text, "figure": figure, "interval": interval, "decision": decision}
+
+
+def is_below_the_noise(gate: Gate, floor: dict[str, Any] | None) -> bool:
+    """Whether the gate asks for less KL divergence or fewer changed answers than mean anything; never for recovery."""
+    return floor is not None and METRICS[gate.metric] == "<=" and gate.limit < floor[gate.metric]

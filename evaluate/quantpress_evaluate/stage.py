@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ class Request:
     tasks: list[dict[str, Any]]
     limit: int | None
     gates: tuple[Gate, ...] = ()
+    noise_floor: bool = False
+
+    def in_other_batches(self) -> Request:
+        """The same request with another batch size: what it changes in a score means nothing."""
+        other = self.suite.batch_size // 2 or 2
+        return replace(self, suite=self.suite.model_copy(update={"batch_size": other}))
 
     def settings(self) -> dict[str, Any]:
         """Everything but the model that decides a score."""
@@ -62,11 +68,15 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     candidate = _scored(
         *(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console, trust), reference
     )
-    key = files.sha256_json([COMPARISON, baseline["key"], candidate["key"]])
+    runs = {"baseline": baseline, "candidate": candidate}
+    other = request.in_other_batches()
+    if request.noise_floor or _is_scored(model.identity()["digest"], baseline_folder, other):
+        digest = model.identity()["digest"]
+        runs["again"] = _scored("baseline", model.path, digest, baseline_folder, other, console, trust, reference)
+    key = files.sha256_json([COMPARISON, *(run["key"] for run in runs.values())])
     if known and known["key"] == key:
         result = known
     else:
-        folders = baseline_folder / "scores" / baseline["folder"], artifact.folder / "scores" / candidate["folder"]
         result = {
             "schema_version": manifest.SCHEMA_VERSION,
             "checkpoint_digest": record["digest"],
@@ -74,13 +84,26 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
             "model_digest": model.identity()["digest"],
             "suite": request.suite.name,
             "settings": request.settings(),
-            **compare.compare_suite(_samples(request, *folders)),
-            "runs": {"baseline": baseline, "candidate": candidate},
+            **compare.compare_suite(_samples(request, reference, artifact.folder / "scores" / candidate["folder"])),
+            "noise_floor": _noise(request, reference, runs),
+            "runs": runs,
             "machine": environment.machine(),
         }
     result["gates"] = [gates.decide(gate, result) for gate in request.gates]
+    for gate in request.gates:
+        if gates.is_below_the_noise(gate, result["noise_floor"]):
+            console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
     files.write_json(artifact.folder / "accuracy.json", result)
     return result
+
+
+def _noise(request: Request, reference: Path, runs: dict[str, Any]) -> dict[str, Any] | None:
+    """How far the unquantized model is from itself when it is scored in batches of another size."""
+    if "again" not in runs:
+        return None
+    again = reference.parent / runs["again"]["folder"]
+    overall: dict[str, Any] | None = compare.compare_suite(_samples(request, reference, again))["overall"]
+    return overall
 
 
 def _samples(request: Request, baseline: Path, candidate: Path) -> dict[str, Any]:
@@ -113,6 +136,16 @@ def _verdict(gate: dict[str, Any]) -> str:
     return f"{word}: {gate['figure']:.4g}, 95% interval {low:.4g} to {high:.4g}"
 
 
+def _place(digest: str, folder: Path, request: Request) -> tuple[str, Path]:
+    """The key of a model's scores under a request, and the folder that keeps them."""
+    key = files.sha256_json({"model": digest, "settings": request.settings()})
+    return key, folder / "scores" / f"{request.suite.name}-{key[:12]}"
+
+
+def _is_scored(digest: str, folder: Path, request: Request) -> bool:
+    return (_place(digest, folder, request)[1] / "score.json").is_file()
+
+
 def _scored(
     role: str,
     path: Path,
@@ -125,8 +158,7 @@ def _scored(
 ) -> dict[str, Any]:
     """The scores of one model under these settings; lm-eval runs only if they are not there yet."""
     settings = request.settings()
-    key = files.sha256_json({"model": digest, "settings": settings})
-    final = folder / "scores" / f"{request.suite.name}-{key[:12]}"
+    key, final = _place(digest, folder, request)
     if (final / "score.json").is_file():
         console.say(f"✓ {role} on {request.suite.name}: scored before, nothing to do")
         return dict(files.read_json(final / "score.json"))

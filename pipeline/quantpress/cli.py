@@ -175,6 +175,9 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
     _gate_option(parser)
+    parser.add_argument(
+        "--noise-floor", action="store_true", help="score the model again in other batches: differences of no meaning"
+    )
     parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
     parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
 

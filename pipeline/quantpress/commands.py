@@ -98,7 +98,7 @@ def _request(args: Namespace) -> Any:
     tasks = resolve_tasks(suite, path, Path(folder) if folder else None)
     names = [task["task"] for task in tasks]
     gates = tuple(parse(gate, names) for gate in (*suite.gates, *getattr(args, "gate", ())))
-    return Request(suite, tasks, limit, gates)
+    return Request(suite, tasks, limit, gates, getattr(args, "noise_floor", False))
 
 
 def bench(args: Namespace) -> None:

@@ -30,6 +30,11 @@ GRACE_S = _grace()
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def adopt_orphans() -> None:
+    """Makes this process the one that inherits all processes below it whose parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def descendants() -> list[int]:
     """All processes below this one. As subreaper it inherits orphans, so none can slip away."""
     parents: dict[int, list[int]] = {}
@@ -71,7 +76,7 @@ def take_down() -> None:
 
 
 def main(command: list[str]) -> int:
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     woken, wake = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"x"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

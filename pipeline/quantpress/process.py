@@ -10,7 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ _ERRORS: dict[str, type[QuantpressError]] = {
 }
 
 
+_guards: set[int] = set()  # process ids of the guards that are up
 _UNWRITABLE = 74  # a worker's exit code: not even its error could be written (sysexits.h: EX_IOERR)
 _SECRET = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
@@ -37,6 +38,7 @@ def guarded(
 
     Its output is appended to `log`, or shown where `log` is None.
     """
+    guard.adopt_orphans()
     with ExitStack() as stack:
         stream = None
         if log:
@@ -50,14 +52,30 @@ def guarded(
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
+    _guards.add(process.pid)
     try:
         yield process
     finally:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
+        _guards.discard(process.pid)
+        if process.returncode < 0:
+            take_down_orphans()
         if log:
             scrub(log)
+
+
+def take_down_orphans() -> None:
+    """Kills what a guard left behind that was itself killed: these processes are ours now (guard.adopt_orphans)."""
+    import psutil  # 30 ms: hardly ever needed
+
+    while orphans := [child for child in psutil.Process().children() if child.pid not in _guards]:
+        tree = [below for orphan in orphans for below in (orphan, *orphan.children(recursive=True))]
+        for one in tree:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(tree, timeout=10)
 
 
 def secrets() -> list[str]:

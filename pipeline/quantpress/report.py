@@ -91,7 +91,8 @@ def accuracy_section(accuracy: dict[str, Any]) -> str:
         "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
         "at 0.05, one in twenty. *Recovery* is the checkpoint's accuracy over the model's, with its 95% interval "
         "(paired bootstrap over documents); KL is the mean divergence of the choice probabilities from the model's. "
-        "Scored with transformers, not in vLLM."
+        "The *noise floor*, where it was measured (`--noise-floor`), is how far the model is from itself when it is "
+        "scored in batches of another size: less than that means nothing. Scored with transformers, not in vLLM."
     )
     return f"{text}\n\n{accuracy_table(accuracy)}\n\n{gates_section(accuracy)}".strip()
 
@@ -127,6 +128,8 @@ def accuracy_table(accuracy: dict[str, Any]) -> str:
         label = f"**mean** of {mean['tasks']} tasks"
         difference = f"**{mean['candidate'] - mean['baseline']:+.3f}**"
         rows.append([name, label, "", "", *values, difference, "", *_recovered(result["overall"])])
+        if floor := result.get("noise_floor"):
+            rows.append([name, "noise floor: the model against itself", *[""] * 6, *_recovered(floor)])
     return table(header, rows, text_columns=2)
 
 

@@ -165,6 +165,18 @@ def test_a_gate_that_is_not_met_is_exit_code_3_with_the_results_there(
     assert read(artifact / "accuracy.json")["gates"] == []
 
 
+def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Path, real: Run) -> None:
+    arguments = ("evaluate", "gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
+    real(*arguments, "--noise-floor")
+    result = read(artifact / "accuracy.json")
+    assert 0 <= result["noise_floor"]["kl"] < 0.01 < result["overall"]["kl"]
+    again = real(*arguments, "--gate", "kl<=0", expect=3)
+    assert again.stderr.count("nothing to do") == 3
+    assert read(artifact / "accuracy.json")["noise_floor"] == result["noise_floor"]
+    assert ("asks for less than the model differs from itself" in again.stderr) is (result["noise_floor"]["kl"] > 0)
+    assert "noise floor" in real("report", "--out", str(finished)).stdout
+
+
 def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path: Path, real: Run) -> None:
     from safetensors.torch import load_file, save_file
 

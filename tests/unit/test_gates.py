@@ -7,7 +7,7 @@ import pytest
 
 from quantpress.errors import GateError, InputError
 from quantpress_evaluate import stage
-from quantpress_evaluate.gates import decide, parse
+from quantpress_evaluate.gates import decide, is_below_the_noise, parse
 
 TASKS = ["arc_easy", "boolq"]
 
@@ -53,6 +53,14 @@ def test_no_task_with_a_signal_decides_nothing() -> None:
 def test_what_is_wrong_with_a_gate(gate: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse(gate, TASKS)
+
+
+def test_a_gate_below_the_noise() -> None:
+    floor = {"kl": 0.002, "changed": 0.01, "recovery": 1.0}
+    asked = {text: is_below_the_noise(parse(text, TASKS), floor) for text in ("kl<=0.001", "kl<=0.01", "changed<=0%")}
+    assert asked == {"kl<=0.001": True, "kl<=0.01": False, "changed<=0%": True}
+    assert not is_below_the_noise(parse("recovery>=1", TASKS), floor)
+    assert not is_below_the_noise(parse("kl<=0", TASKS), None)
 
 
 def test_a_wrong_gate_is_found_before_anything_runs(quantpress: Callable[..., Any]) -> None:

@@ -50,6 +50,16 @@ def test_leaving_the_block_takes_down_the_whole_tree(tmp_path: Path) -> None:
     assert _gone(pids)
 
 
+def test_a_killed_guard_leaves_no_process_either(tmp_path: Path) -> None:
+    other = [sys.executable, "-c", "import time; time.sleep(300)"]
+    with process.guarded(other, tmp_path / "other") as beside:
+        with process.guarded([sys.executable, "-c", STUBBORN, str(tmp_path / "pids")], tmp_path / "log") as running:
+            pids = _pids(tmp_path / "pids")
+            running.kill()
+        assert _gone(pids, timeout=1)
+        assert beside.poll() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_owner_leaves_no_process(number: int, tmp_path: Path) -> None:
     code = f"""

@@ -152,6 +152,12 @@ def test_recovery_and_gates_are_shown() -> None:
     assert "Gates" not in report.accuracy_section({"r4": {**ACCURACY, "gates": []}})
 
 
+def test_the_noise_floor_is_a_row() -> None:
+    floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "changed": 0.01, "kl": 0.0023}
+    text = report.accuracy_section({"r4": {**ACCURACY, "noise_floor": floor}})
+    assert "noise floor: the model against itself |  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
+
+
 def test_figures_that_are_none(tmp_path: Path) -> None:
     row = {**ROW, "recovery": None, "recovery_interval": None}
     gate = {"gate": "recovery>=0.99", "figure": None, "interval": None, "decision": "inconclusive"}
