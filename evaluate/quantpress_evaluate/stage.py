@@ -75,7 +75,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
         runs["again"] = _scored("baseline", model.path, digest, baseline_folder, other, console, trust, reference)
     key = files.sha256_json([COMPARISON, *(run["key"] for run in runs.values())])
     if known and known["key"] == key:
-        result = known
+        result = dict(known)
     else:
         result = {
             "schema_version": manifest.SCHEMA_VERSION,
@@ -93,7 +93,8 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     for gate in request.gates:
         if gates.is_below_the_noise(gate, result["noise_floor"]):
             console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
-    files.write_json(artifact.folder / "accuracy.json", result)
+    if result != known:
+        files.write_json(artifact.folder / "accuracy.json", result)
     return result
 
 
