@@ -9,7 +9,7 @@ from pydantic import Field
 
 from quantpress import files, located_yaml, shipped
 from quantpress.errors import InputError
-from quantpress.recipe import Strict
+from quantpress.modifiers import Strict
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
 

@@ -8,82 +8,127 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from quantpress.errors import InputError, first_line
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_LARGEST = 2**63
 Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True)
+class AtError(PydanticCustomError):
+    """What a validator raises for a problem that stands further down, at `part` of the value that it validates."""
+
+    def __new__(cls, part: str | int, message: str) -> AtError:
+        return super().__new__(cls, "at", "{message}", {"message": message, "part": part})
+
+
+@dataclass(frozen=True, order=True)
+class Mark:
+    """Where a value stands: a file with line and column (from 1), or an option of the command line."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
+
+@dataclass(frozen=True, order=True)
 class Problem:
-    line: int
-    column: int
+    mark: Mark
     message: str
 
 
 @dataclass
 class Document:
-    """A parsed file: its data, and for each path into the data the mark (line, column; from 1) of key or item."""
+    """Parsed text: its data, and for each path into the data the mark of its key or item."""
 
     source: Path
     data: Any = None
-    marks: dict[Loc, tuple[int, int]] = field(default_factory=dict)
+    marks: dict[Loc, Mark] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
-    def mark(self, loc: Loc) -> tuple[int, int]:
+    def mark(self, loc: Loc) -> Mark:
         """The mark of `loc`, or of the nearest thing that holds it."""
         while loc and loc not in self.marks:
             loc = loc[:-1]
-        return self.marks.get(loc, (1, 1))
+        return self.marks.get(loc, Mark(str(self.source), 1, 1))
 
     def problem(self, loc: Loc, message: str) -> None:
-        self.problems.append(Problem(*self.mark(loc), message))
+        self.problems.append(Problem(self.mark(loc), message))
+
+    def part(self, loc: Loc) -> Document:
+        """What stands at `loc`, as a document of its own."""
+        data = self.data
+        for item in loc:
+            data = data[item]
+        inside = {where[len(loc) :]: mark for where, mark in self.marks.items() if where[: len(loc)] == loc}
+        return Document(self.source, data, inside)
+
+    def put(self, loc: Loc, other: Document) -> None:
+        """Puts the data of `other` at `loc`, which must be a key of a mapping that is there, with its marks."""
+        target = self.data
+        for part in loc[:-1]:
+            target = target[part]
+        target[loc[-1]] = other.data
+        self.marks = {where: mark for where, mark in self.marks.items() if where[: len(loc)] != loc}
+        self.marks |= {(*loc, *where): mark for where, mark in other.marks.items()}
+        self.problems += other.problems
 
     def raise_problems(self, hint: str) -> None:
         """Raises InputError with every problem found so far, in the order of the file."""
         if not self.problems:
             return
-        ordered = sorted(set(self.problems), key=lambda problem: (problem.line, problem.column, problem.message))
-        lines = [f"{self.source}:{p.line}:{p.column}: {p.message}" for p in ordered]
+        lines = [f"{problem.mark}: {problem.message}" for problem in sorted(set(self.problems))]
         raise InputError("\n       ".join(lines), hint=hint)
 
 
 def load(source: Path, text: str, hint: str) -> Document:
     """Parses YAML text. Raises InputError for text that is not YAML; other problems are collected."""
+    document = _parse(source, text, hint, lambda node: Mark(str(source), *_position(node)))
+    if document.data is None:
+        document.raise_problems(hint)
+    return document
+
+
+def _parse(source: Path, text: str, hint: str, mark: Callable[[yaml.Node], Mark]) -> Document:
     document = Document(source)
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
-            document.data = _Walker(loader, document).walk(node, ())
+            document.data = _Walker(loader, document, mark).walk(node, ())
     except RecursionError as error:
         raise InputError(f"{source}: nested too deeply to be a recipe, suite or workload", hint=hint) from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        spot = getattr(error, "problem_mark", None)
+        line, column = (spot.line + 1, spot.column + 1) if spot else (1, 1)
         what = getattr(error, "problem", None) or str(error)
-        document.problems.append(Problem(line, column, f"not YAML: {what}"))
-        document.raise_problems(hint)
+        document.problems.append(Problem(Mark(str(source), line, column), f"not YAML: {what}"))
     return document
 
 
 class _Walker:
-    def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
+    def __init__(self, loader: yaml.SafeLoader, document: Document, mark: Callable[[yaml.Node], Mark]) -> None:
         self.loader = loader
         self.document = document
+        self.mark = mark
         self.seen: set[int] = set()
 
     def walk(self, node: yaml.Node, loc: Loc) -> Any:
-        self.document.marks.setdefault(loc, _position(node))
+        self.document.marks.setdefault(loc, self.mark(node))
         if id(node) in self.seen:
             self.document.problem(loc, "aliases (*name) are not allowed; write the value out")
             return None
@@ -94,13 +139,22 @@ class _Walker:
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.walk(item, (*loc, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, loc)
+
+    def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
         try:
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
         except Exception as error:  # PyYAML lets through whatever int() or datetime() raises, for 2024-13-01 say
             self.document.problem(
                 loc, f"{_show(node.value)} is not a value ({first_line(error)}); quote it if it is text"
             )
             return None
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            self.document.problem(loc, f"{_show(node.value)} is too large a number")
+            return None
+        if isinstance(value, int | float) and ":" in node.value:
+            self.document.problem(loc, f"YAML reads {node.value} as the number {value}; quote it: '{node.value}'")
+        return value
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -108,11 +162,11 @@ class _Walker:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             where = (*loc, str(key))
             first = self.document.marks.get(where)
-            self.document.marks[where] = _position(key_node)
+            self.document.marks[where] = self.mark(key_node)
             if key is None or key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int"):
                 self.document.problem(where, f"the key {key!r} is not plain text")
             elif key in result:
-                line = first[0] if first else "?"
+                line = first.line if first else "?"
                 self.document.problem(where, f"duplicate key {key!r} (first on line {line}); YAML would keep the last")
             result[str(key)] = self.walk(value_node, where)
         return result
@@ -131,7 +185,8 @@ def validate(document: Document, model: type[M], hint: str) -> M:
         result = model.model_validate(document.data)
     except ValidationError as error:
         for item in error.errors():
-            document.problem(item["loc"], _explain(model, dict(item)))
+            place = (item["ctx"]["part"],) if item["type"] == "at" else ()
+            document.problem((*item["loc"], *place), _explain(model, dict(item)))
         document.raise_problems(hint)
         raise AssertionError("unreachable: a validation error has at least one item") from error
     document.raise_problems(hint)
@@ -146,6 +201,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
         return f"unknown key {where!r}; {nearest(str(loc[-1]), known)}"
     if item["type"] == "missing":
         return f"{where!r} is missing"
+    if item["type"] == "at":
+        return str(item["msg"])
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
     return f"{where} is {_show(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
@@ -179,31 +236,55 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if names else "nothing is known here"
 
 
+def merge(base: Document, other: Document) -> None:
+    """Puts `other` over `base`: mappings key by key, everything else replaced whole."""
+    base.problems += other.problems
+    _merge(base, other, ())
+
+
+def _merge(base: Document, other: Document, loc: Loc) -> None:
+    ours, theirs = base.part(loc).data, other.part(loc).data
+    for key, value in theirs.items():
+        if isinstance(value, dict) and isinstance(ours.get(key), dict):
+            _merge(base, other, (*loc, key))
+        else:
+            base.put((*loc, key), other.part((*loc, key)))
+
+
 def override(document: Document, settings: Sequence[str]) -> None:
-    """Applies `--set a.b=value` items to the data; the value is read as YAML. Raises InputError if one is malformed."""
+    """Applies `--set a.b=value` items to the data; the value is read as YAML, under the same rules as a file.
+
+    Raises InputError if an item is malformed; a value that is not allowed becomes a problem of the document.
+    """
     for item in settings:
         path, separator, text = item.partition("=")
         parts = path.split(".")
         if not separator or not all(parts):
             raise InputError(f"--set {item!r} is not KEY.KEY=VALUE", hint="for example --set calibration.samples=64")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {path}: {text!r} is not a YAML value", hint="quote it for the shell") from error
-        _assign(document.data, parts, value, item)
+        value = _parse_option(f"--set {path}", text)
+        put_at(document, parts, value, f"--set {item!r}")
 
 
-def _assign(data: Any, parts: Sequence[str], value: Any, item: str) -> None:
+def _parse_option(option: str, text: str) -> Document:
+    return _parse(Path(option), text, "quote it for the shell", lambda _: Mark(option))
+
+
+def put_at(document: Document, parts: Sequence[str], value: Document, what: str) -> None:
+    """Puts `value` at a dotted path; mappings on the way are made. `what` names the setting in errors."""
+    data: Any = document.data
+    loc: Loc = ()
     for part in parts[:-1]:
-        if isinstance(data, list) and part.isdigit() and int(part) < len(data):
-            data = data[int(part)]
+        key: str | int = part
+        if isinstance(data, list) and part.isdecimal() and len(part) < 5 and int(part) < len(data):
+            key = int(part)
         elif isinstance(data, dict):
-            data = data.setdefault(part, {})
+            data.setdefault(part, {})
         else:
-            raise InputError(f"--set {item!r}: there is nothing at {part!r} to set", hint="look at the recipe's keys")
+            raise InputError(f"{what}: there is nothing at {part!r} to set", hint="look at the recipe's keys")
+        data, loc = data[key], (*loc, key)
     if not isinstance(data, dict):
-        raise InputError(f"--set {item!r}: there are no keys to set", hint="look at the recipe's keys")
-    data[parts[-1]] = value
+        raise InputError(f"{what}: there are no keys to set", hint="look at the recipe's keys")
+    document.put((*loc, parts[-1]), value)
 
 
 def _show(value: Any) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from quantpress import headers
+from quantpress import architecture, layers, preflight
 from quantpress.errors import InputError
 from quantpress.headers import Tensor
+from quantpress.layers import Layers, Shape
 from quantpress.model import Model
-from quantpress.recipe import Modifier, Quantizes, Recipe, SmoothQuant
-from quantpress.schemes import SCHEMES
+from quantpress.modifiers import Group, Modifier, Quantizes
+from quantpress.patterns import matching, selected
+from quantpress.recipe import Recipe
+from quantpress.schemes import Scheme
 
 GROUP_SIZES = (128, 64, 32)
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Plan:
     """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
 
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
-    features among the layers; `weight_bytes` the model's size.
+    features among the layers; `weight_bytes` the model's size; `schemes` how each layer is stored; `notes` what a
+    person should know.
     """
 
     recipe: Recipe
@@ -31,102 +33,155 @@ class Plan:
     scales: str
     largest_input: int
     weight_bytes: int
+    schemes: dict[str, Scheme] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    structure: Layers = field(default_factory=lambda: Layers({}))
+    notes: tuple[str, ...] = ()
 
 
-def linear_shapes(tensors: dict[str, Tensor], tied: bool) -> dict[str, tuple[int, int]]:
-    """Shape (output features, input features) of each Linear layer, by module name."""
-    shapes = {
-        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-        for name, tensor in tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2
-    }
-    embeddings = [name for name in shapes if _EMBEDDING.search(name)]
-    linears = {name: shape for name, shape in shapes.items() if name not in embeddings}
-    if tied and embeddings:
-        linears.setdefault("lm_head", shapes[embeddings[0]])
-    return linears
+@dataclass(frozen=True)
+class _Chosen:
+    """The layers of one group of one modifier."""
 
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """compressed-tensors' rule for targets and ignore: a class, an exact name, or `re:` from the name's start."""
-    return any(
-        pattern in ("Linear", name) or (pattern.startswith("re:") and re.match(pattern[3:], name) is not None)
-        for pattern in patterns
-    )
+    modifier: str
+    group: Group
+    names: list[str]
+    size: int | None
 
 
 def make(recipe: Recipe, model: Model) -> Plan:
-    """Resolves `recipe` on `model`. Raises InputError where it cannot work or would do nothing."""
-    tensors = headers.read_folder(model.path)
-    linears = linear_shapes(tensors, bool(model.config.get("tie_word_embeddings")))
-    layers: list[str] = []
-    sizes: list[int] = []
-    scales: set[str] = set()
+    """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
+    return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
+
+
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, object]) -> Plan:
+    structure = layers.of(tensors, architecture.tied(config))
+    chosen: list[_Chosen] = []
     modifiers = []
     for modifier in recipe.modifiers:
-        if isinstance(modifier.body, Quantizes):
-            chosen = _targeted(modifier, modifier.body, linears)
-            layers += chosen
-            modifier, size = _resolve_group_size(modifier, modifier.body, {name: linears[name] for name in chosen})
-            sizes += [size] if size else []
-            scales.add(_scales(modifier.body, size))
+        if isinstance(modifier.body, Quantizes) and modifier.quantizes:
+            groups = _choose(modifier, modifier.body, structure)
+            modifier = _resolved(modifier, modifier.body, groups)
+            chosen += groups
         modifiers.append(modifier)
+    resolved = recipe.model_copy(update={"modifiers": modifiers})
+    _check_no_layer_twice(chosen)
+    schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
+    notes = preflight.check(resolved, schemes, structure, config)
     return Plan(
-        recipe=recipe.model_copy(update={"modifiers": modifiers}),
-        layers=tuple(sorted(set(layers))),
-        group_size=min(sizes) if sizes else None,
-        scales=", ".join(sorted(scales)),
-        largest_input=max(linears[name][1] for name in layers),
+        recipe=resolved,
+        layers=tuple(sorted(schemes)),
+        group_size=min((one.size for one in chosen if one.size), default=None),
+        scales=", ".join(sorted({_scales(scheme) for scheme in schemes.values()})),
+        largest_input=max((structure.linears[name][1] for name in schemes), default=0),
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        schemes=schemes,
+        labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
+        structure=structure,
+        notes=tuple(notes),
     )
 
 
-def _scales(body: Quantizes | SmoothQuant, size: int | None) -> str:
-    if not isinstance(body, Quantizes):
-        return ""
-    if body.weights:
-        return f"group of {size}" if size else body.weights.strategy
-    scheme = SCHEMES[body.scheme or ""]
-    return f"group of {size or scheme.group_size}" if size or scheme.group_size else scheme.strategy
+def scheme_of(group: Group, size: int | None) -> Scheme:
+    """How a group is stored, whether it names a preset or gives explicit arguments; `size` is its group size."""
+    if group.preset:
+        return replace(group.preset, group_size=size or group.preset.group_size)
+    weights, inputs = group.weights, group.input_activations
+    assert weights is not None  # a group has either
+    return Scheme(
+        weight_bits=weights.num_bits,
+        group_size=size,
+        symmetric=weights.symmetric,
+        kind=weights.type,
+        activations="none" if inputs is None else "dynamic" if inputs.dynamic else "static",
+        strategy=weights.strategy,
+        activation_bits=inputs.num_bits if inputs else 16,
+        activation_kind=inputs.type if inputs else "float",
+        block=(weights.block_structure[0], weights.block_structure[1]) if weights.block_structure else None,
+    )
 
 
-def _targeted(modifier: Modifier, body: Quantizes, linears: dict[str, tuple[int, int]]) -> list[str]:
-    for field, patterns in (("targets", body.targets), ("ignore", body.ignore)):
-        for pattern in patterns:
-            if not any(matches(name, [pattern]) for name in linears) and (field, pattern) != ("ignore", "lm_head"):
-                raise InputError(
-                    f"{modifier.name}.{field}: {pattern!r} matches none of the model's {len(linears)} Linear layers",
-                    hint=f"a layer is named like {next(iter(linears), 'nothing here')!r}; patterns start with re:",
-                )
-    chosen = [name for name in linears if matches(name, body.targets) and not matches(name, body.ignore)]
-    if not chosen:
-        raise InputError(
-            f"{modifier.name}: every layer that targets names is also ignored, so the result would be a copy",
-            hint="narrow `ignore` in the recipe",
-        )
+def _scales(scheme: Scheme) -> str:
+    return f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
+
+
+def _label(scheme: Scheme) -> str:
+    kind = "" if scheme.kind == "int" else "fp"
+    activations = "" if scheme.activation_kind == "int" or scheme.activations == "none" else "fp"
+    return f"w{kind}{scheme.weight_bits}a{activations}{scheme.activation_bits}"
+
+
+def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Chosen]:
+    names = list(structure.linears)
+    for group in body.all_groups:
+        _check_matches(f"{modifier.name}.targets", group.targets, names)
+    if body.all_groups:
+        _check_matches(f"{modifier.name}.ignore", body.ignore, structure.names, excepted="lm_head")
+    chosen = []
+    for group in body.all_groups:
+        found = selected(names, group.targets, body.ignore)
+        if not found:
+            raise InputError(
+                f"{modifier.name}: every layer that targets {group.targets} name is also ignored, "
+                "so the result would be a copy"
+                if not body.groups
+                else f"{modifier.name}.groups: every layer that {group.targets} name is also ignored",
+                hint="narrow `ignore` in the recipe",
+            )
+        shapes = {name: structure.linears[name] for name in found}
+        chosen.append(_Chosen(modifier.name, group, found, _group_size(modifier.name, group, shapes)))
     return chosen
 
 
-def _resolve_group_size(
-    modifier: Modifier, body: Quantizes, shapes: dict[str, tuple[int, int]]
-) -> tuple[Modifier, int | None]:
-    requested = body.requested_group_size
+def _check_matches(what: str, patterns: Iterable[str], names: list[str], excepted: str | None = None) -> None:
+    for pattern in patterns:
+        if pattern != excepted and not matching(pattern, names):
+            raise InputError(
+                f"{what}: {pattern!r} matches none of the model's {len(names)} layers",
+                hint=f"a layer is named like {next(iter(names), 'nothing here')!r}; patterns start with re:",
+            )
+
+
+def _group_size(modifier: str, group: Group, shapes: dict[str, Shape]) -> int | None:
+    requested = group.requested_group_size
     if requested is None:
-        return modifier, None
-    if requested == "auto":
-        candidates = [size for size in GROUP_SIZES if all(shape[1] % size == 0 for shape in shapes.values())]
-        if not candidates:
-            name, shape = next((n, s) for n, s in shapes.items() if s[1] % GROUP_SIZES[-1])
-            raise InputError(
-                f"{modifier.name}: group_size auto: none of {GROUP_SIZES} divides the {shape[1]} input features "
-                f"of {name}",
-                hint="add that layer to `ignore`, or use a scheme without groups (W8A8)",
-            )
-        requested = candidates[0]
+        fixed = group.preset.group_size if group.preset else None
+        _check_divides(modifier, fixed, shapes, "use another scheme, or add the layer to `ignore`") if fixed else None
+        return None
+    if requested != "auto":
+        _check_divides(modifier, requested, shapes, "use group_size: auto, or add the layer to `ignore`")
+        return requested
+    for size in GROUP_SIZES:
+        if all(shape[1] % size == 0 for shape in shapes.values()):
+            return size
+    name, shape = next((n, s) for n, s in shapes.items() if s[1] % GROUP_SIZES[-1])
+    raise InputError(
+        f"{modifier}: group_size auto: none of {GROUP_SIZES} divides the {shape[1]} input features of {name}",
+        hint="add that layer to `ignore`, or use a scheme without groups (W8A8)",
+    )
+
+
+def _check_divides(modifier: str, size: int, shapes: dict[str, Shape], hint: str) -> None:
     for name, shape in shapes.items():
-        if shape[1] % requested:
+        if shape[1] % size:
             raise InputError(
-                f"{modifier.name}: group_size {requested} does not divide the {shape[1]} input features of {name}",
-                hint="use group_size: auto, or add the layer to `ignore`",
+                f"{modifier}: group_size {size} does not divide the {shape[1]} input features of {name}", hint=hint
             )
-    return Modifier.model_validate({modifier.name: body.with_group_size(requested)}), requested
+
+
+def _resolved(modifier: Modifier, body: Quantizes, chosen: list[_Chosen]) -> Modifier:
+    sized = body.with_group_sizes([one.size for one in chosen])
+    return Modifier.model_validate({modifier.name: sized})
+
+
+def _check_no_layer_twice(chosen: list[_Chosen]) -> None:
+    owners: dict[str, str] = {}
+    for one in chosen:
+        who = f"{one.modifier} {one.group.targets}"
+        for name in one.names:
+            if name in owners:
+                raise InputError(
+                    f"{name} is quantized twice: by {owners[name]} and by {who}",
+                    hint="write targets that share no layer, such as re:.*(q|k|v)_proj$ beside re:.*o_proj$",
+                )
+            owners[name] = who

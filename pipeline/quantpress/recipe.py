@@ -3,169 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from quantpress import files, located_yaml, shipped
-from quantpress.schemes import SCHEMES
+from quantpress import files, legacy, located_yaml, shipped
+from quantpress.errors import InputError
+from quantpress.located_yaml import Document
+from quantpress.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes, Strict
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
 RESERVED = ("baseline", "logs", "report.md")
 SHIPPED_DATASET = "quantpress-chat"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _known_scheme(name: str) -> str:
-    if name not in SCHEMES:
-        raise ValueError(f"{name!r} is not a scheme; {located_yaml.nearest(name, SCHEMES)}")
-    return name
-
-
-def _clean_targets(names: list[str]) -> list[str]:
-    for name in names:
-        if not name.removeprefix("re:"):
-            raise ValueError("an empty name matches nothing; name a layer, a class or re:PATTERN")
-        try:
-            re.compile(name.removeprefix("re:") if name.startswith("re:") else "")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{name!r} is not a regular expression: {error}") from error
-    return names
+_DEEPEST = 8  # recipes that extend one another
 
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
         raise ValueError(f"{name!r} is the name of a folder beside the artifacts; choose another")
     return name
-
-
-SchemeName = Annotated[str, AfterValidator(_known_scheme)]
-Names = Annotated[list[str], AfterValidator(_clean_targets)]
-GroupSize = Literal["auto"] | Annotated[int, Field(ge=16, le=1024)]
-Observer = Literal["minmax", "static_minmax", "memoryless_minmax", "mse", "memoryless_mse"]
-
-
-class QuantArgs(Strict):
-    """How weights or activations are quantized, in compressed-tensors' terms (QuantizationArgs)."""
-
-    num_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8
-    type: Literal["int", "float"] = "int"
-    symmetric: bool = True
-    strategy: Literal["tensor", "channel", "group", "token"]
-    group_size: GroupSize | None = None
-    dynamic: bool = False
-    observer: Observer | None = None
-
-    @model_validator(mode="after")
-    def _group_size_belongs_to_groups(self) -> QuantArgs:
-        if (self.strategy == "group") != (self.group_size is not None):
-            raise ValueError("group_size goes with strategy group, and only with it")
-        if self.strategy == "token" and not self.dynamic:
-            raise ValueError("strategy token needs dynamic: true; there are no tokens to measure before serving")
-        if self.type == "float" and self.num_bits not in (4, 8):
-            raise ValueError(f"type float has 4 or 8 bits, not {self.num_bits}")
-        return self
-
-
-class Quantizes(Strict):
-    """What every modifier that quantizes shares: a preset `scheme`, or explicit `weights` (and activations)."""
-
-    scheme: SchemeName | None = None
-    group_size: GroupSize | None = None
-    weights: QuantArgs | None = None
-    input_activations: QuantArgs | None = None
-    targets: Names = Field(default=["Linear"], min_length=1)
-    ignore: Names = ["lm_head"]
-
-    @model_validator(mode="after")
-    def _scheme_or_weights(self) -> Quantizes:
-        if (self.scheme is None) == (self.weights is None):
-            raise ValueError("give either scheme (a preset) or weights (explicit arguments)")
-        if self.scheme and self.input_activations:
-            raise ValueError("input_activations goes with explicit weights; a preset scheme has its own")
-        if self.weights and (self.weights.strategy == "token" or self.weights.dynamic):
-            raise ValueError("weights are fixed: strategy tensor, channel or group, and not dynamic")
-        if self.input_activations and self.input_activations.strategy == "channel":
-            raise ValueError("input_activations take strategy tensor (static) or token (dynamic), not channel")
-        if self.group_size is not None and (self.scheme is None or not SCHEMES[self.scheme].free_group):
-            raise ValueError(f"group_size cannot be chosen for {self.scheme or 'explicit weights (set it there)'}")
-        return self
-
-    @property
-    def requested_group_size(self) -> Literal["auto"] | int | None:
-        """The group size that the recipe asks for; None where the scheme has no groups to choose."""
-        if self.weights:
-            return self.weights.group_size
-        return (self.group_size or "auto") if SCHEMES[self.scheme or ""].free_group else None
-
-    @property
-    def static_activations(self) -> bool:
-        if self.weights:
-            return self.input_activations is not None and not self.input_activations.dynamic
-        return SCHEMES[self.scheme or ""].activations == "static"
-
-    def with_group_size(self, size: int) -> Quantizes:
-        if self.weights:
-            return self.model_copy(update={"weights": self.weights.model_copy(update={"group_size": size})})
-        return self.model_copy(update={"group_size": size})
-
-
-class Rtn(Quantizes):
-    """Round to nearest: plain quantization (llmcompressor's QuantizationModifier)."""
-
-
-class Gptq(Quantizes):
-    """GPTQ, arXiv 2210.17323 (llmcompressor's GPTQModifier)."""
-
-    block_size: int = Field(default=128, ge=1)
-    dampening_frac: float = Field(default=0.01, gt=0, le=1)
-    actorder: Literal["static", "weight", "none"] = "static"
-
-
-class Awq(Quantizes):
-    """AWQ, arXiv 2306.00978: scales searched on activations (AWQModifier), then round to nearest."""
-
-    n_grid: int = Field(default=20, ge=1, le=200)
-    duo_scaling: bool | Literal["both"] = True
-
-
-class SmoothQuant(Strict):
-    """SmoothQuant, arXiv 2211.10438 (llmcompressor's SmoothQuantModifier): comes before the quantizing modifier."""
-
-    smoothing_strength: float = Field(default=0.5, ge=0, le=1)
-    ignore: Names | None = None
-
-
-class Modifier(Strict):
-    """One entry of `modifiers`: a mapping with one key, the modifier's name."""
-
-    smoothquant: SmoothQuant | None = None
-    gptq: Gptq | None = None
-    awq: Awq | None = None
-    rtn: Rtn | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Modifier:
-        if len(self.model_fields_set) != 1:
-            raise ValueError(f"one modifier per entry, found {', '.join(sorted(self.model_fields_set)) or 'none'}")
-        if getattr(self, self.name) is None:
-            raise ValueError(f"{self.name} has no body; write {self.name}: {{}} for its defaults")
-        return self
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.model_fields_set))
-
-    @property
-    def body(self) -> Quantizes | SmoothQuant:
-        body: Quantizes | SmoothQuant = getattr(self, self.name)
-        return body
 
 
 class Source(Strict):
@@ -244,34 +103,97 @@ class Targets(Strict):
 
 
 class Recipe(Strict):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)]
-    description: str = Field(min_length=1)
-    modifiers: list[Modifier] = Field(min_length=1)
-    calibration: Calibration | None = None
-    targets: Targets | None = None
+    """What to do to a model's weights."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)] = Field(
+        description="Names the artifact's folder: letters a-z, digits, `.`, `_`, `-`."
+    )
+    description: str = Field(min_length=1, description="One line for lists and reports.")
+    modifiers: list[Modifier] = Field(
+        min_length=1, description="What to do, in order; each entry has one key, the modifier's name."
+    )
+    calibration: Calibration | None = Field(
+        default=None, description="The data that modifiers calibrate on; defaults apply where data is needed."
+    )
+    targets: Targets | None = Field(default=None, description="The hardware that the recipe is meant for.")
+
+    @field_validator("modifiers")
+    @classmethod
+    def _order(cls, modifiers: list[Modifier]) -> list[Modifier]:
+        quantizing = [index for index, modifier in enumerate(modifiers) if modifier.quantizes]
+        if not quantizing and not any(modifier.name in PRUNERS for modifier in modifiers):
+            raise ValueError("no modifier quantizes, so the result would be a copy; add gptq, awq or rtn")
+        for index, modifier in enumerate(modifiers):
+            if not modifier.quantizes and modifier.name not in PRUNERS and index > max(quantizing, default=-1):
+                what = "has no scheme, so it" if isinstance(modifier.body, Awq) else "only prepares weights and"
+                raise located_yaml.AtError(
+                    index, f"{modifier.name} {what} must come before the modifier that quantizes"
+                )
+            if modifier.name in (*TRANSFORMS, *PRUNERS) and quantizing and index > quantizing[0]:
+                raise located_yaml.AtError(index, f"{modifier.name} must come before the modifier that quantizes")
+        caches = [i for i, m in enumerate(modifiers) if isinstance(m.body, Quantizes) and m.body.kv_cache]
+        if len(caches) > 1:
+            raise located_yaml.AtError(caches[1], "kv_cache is given twice; one modifier is enough")
+        return modifiers
 
     @model_validator(mode="after")
-    def _order(self) -> Recipe:
-        quantizes = [isinstance(modifier.body, Quantizes) for modifier in self.modifiers]
-        if not any(quantizes):
-            raise ValueError("no modifier quantizes, so the result would be a copy; add gptq, awq or rtn")
-        for modifier in self.modifiers[quantizes.index(True) :]:
-            if not isinstance(modifier.body, Quantizes):
-                raise ValueError(f"{modifier.name} must come before the modifier that quantizes")
+    def _data_is_used(self) -> Recipe:
         if self.calibration and not self.needs_data:
-            raise ValueError("calibration is given, but no modifier here uses data; remove it")
+            raise located_yaml.AtError("calibration", "calibration is given, but no modifier here uses data; remove it")
         return self
 
     @property
     def needs_data(self) -> bool:
-        return any(
-            modifier.name != "rtn" or (isinstance(modifier.body, Quantizes) and modifier.body.static_activations)
-            for modifier in self.modifiers
-        )
+        return any(modifier.needs_data for modifier in self.modifiers)
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data that validates to the same recipe."""
         return self.model_dump(exclude_none=True)
+
+
+def read(path: Path, above: tuple[Path, ...] = ()) -> Document:
+    """The recipe in a file, of our kind or llmcompressor's, with what it extends filled in; not validated yet.
+
+    Raises InputError for text that is no YAML, and for recipes that extend one another in a circle.
+    """
+    path_shown, resolved = path, path.resolve()
+    if resolved in above or len(above) >= _DEEPEST:
+        chain = " -> ".join(file.name for file in (*above, resolved))
+        raise InputError(f"{path_shown}: recipes extend one another without end: {chain}", hint=HINT)
+    document = located_yaml.load(path, files.read_input(path), HINT)
+    if legacy.is_llmcompressors(document.data):
+        return legacy.translated(document)
+    if not isinstance(document.data, dict) or not {"extends", "overrides"} & document.data.keys():
+        return document
+    return _extended(document, path, (*above, resolved))
+
+
+def _extended(document: Document, path: Path, above: tuple[Path, ...]) -> Document:
+    overrides = document.part(("overrides",)) if "overrides" in document.data else None
+    base, _ = (document.data.pop(key, None) for key in ("extends", "overrides"))
+    if not isinstance(base, str):
+        document.problem(("extends",), "overrides change a recipe that this one extends; name it with `extends: NAME`")
+        document.raise_problems(HINT)
+    if "name" not in document.data:
+        document.problem(("extends",), "a recipe that extends another needs a `name` of its own")
+    local = path.parent / base
+    merged = read(local if "/" in base or local.suffix in (".yaml", ".yml") else shipped.find("recipes", base), above)
+    if not isinstance(merged.data, dict):
+        merged.problem((), f"is no recipe to extend: found {type(merged.data).__name__}, not a mapping")
+        merged.raise_problems(HINT)
+    merged.source = document.source
+    located_yaml.merge(merged, document)
+    if overrides is not None:
+        _apply(overrides, merged)
+    return merged
+
+
+def _apply(overrides: Document, merged: Document) -> None:
+    if not isinstance(overrides.data, dict):
+        overrides.problem((), "overrides is a mapping such as {modifiers.0.gptq.block_size: 64}")
+        overrides.raise_problems(HINT)
+    for key in overrides.data:
+        located_yaml.put_at(merged, key.split("."), overrides.part((key,)), f"{overrides.mark((key,))}: {key!r}")
 
 
 def load(name: str, settings: Sequence[str] = ()) -> Recipe:
@@ -281,7 +203,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     Raises InputError with file, line, value and rule of every problem in the file.
     """
     path = shipped.find("recipes", name)
-    document = located_yaml.load(path, files.read_input(path), HINT)
+    document = read(path)
     of_data = [setting for setting in settings if setting.startswith("calibration.")]
     located_yaml.override(document, [setting for setting in settings if setting not in of_data])
     recipe = located_yaml.validate(document, Recipe, HINT)
@@ -291,6 +213,8 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
         _give_way(document.data.get("calibration"), of_data)
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT)
+    for notice in document.notices:
+        print(f"note: {path}: {notice}", file=sys.stderr)
     if recipe.needs_data:
         recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
     return recipe

@@ -20,28 +20,41 @@ class Scheme:
     symmetric: bool = True
     kind: Literal["int", "float"] = "int"
     activations: Literal["none", "dynamic", "static"] = "none"
-    strategy: Literal["channel", "tensor", "block", "group"] = "group"
+    strategy: Literal["channel", "tensor", "block", "group", "token"] = "group"
+    activation_bits: int = 16
+    activation_kind: Literal["int", "float"] = "float"
+    block: tuple[int, int] | None = None
 
 
-def _int_groups(bits: int, activations: Literal["none", "dynamic"] = "none", symmetric: bool = True) -> Scheme:
-    return Scheme(bits, 128, True, symmetric, activations=activations)
+def _int_groups(bits: int, symmetric: bool = True) -> Scheme:
+    return Scheme(bits, 128, True, symmetric)
+
+
+def _int_groups_and_tokens(bits: int, activation_bits: int, kind: Literal["int", "float"] = "int") -> Scheme:
+    return Scheme(bits, 128, True, activations="dynamic", activation_bits=activation_bits, activation_kind=kind)
+
+
+_INT8 = Scheme(8, activations="dynamic", strategy="channel", activation_bits=8, activation_kind="int")
 
 
 SCHEMES: dict[str, Scheme] = {
     "W4A16": _int_groups(4),
     "W4A16_ASYM": _int_groups(4, symmetric=False),
     "W8A16": _int_groups(8),
-    "W8A8": Scheme(8, activations="dynamic", strategy="channel"),
-    "INT8": Scheme(8, activations="dynamic", strategy="channel"),
-    "W4A8": _int_groups(4, "dynamic"),
-    "W4AFP8": _int_groups(4, "dynamic"),
-    "FP8": Scheme(8, kind="float", activations="static", strategy="tensor"),
-    "FP8_DYNAMIC": Scheme(8, kind="float", activations="dynamic", strategy="channel"),
-    "FP8_BLOCK": Scheme(8, kind="float", activations="dynamic", strategy="block"),
-    "NVFP4": Scheme(4, 16, kind="float", activations="static"),
+    "W8A8": _INT8,
+    "INT8": _INT8,
+    "W4A8": _int_groups_and_tokens(4, 8),
+    "W4AFP8": _int_groups_and_tokens(4, 8, "float"),
+    "FP8": Scheme(8, kind="float", activations="static", strategy="tensor", activation_bits=8),
+    "FP8_DYNAMIC": Scheme(8, kind="float", activations="dynamic", strategy="channel", activation_bits=8),
+    "FP8_BLOCK": Scheme(8, kind="float", activations="dynamic", strategy="block", activation_bits=8, block=(128, 128)),
+    "NVFP4": Scheme(4, 16, kind="float", activations="static", activation_bits=4),
     "NVFP4A16": Scheme(4, 16, kind="float"),
-    "MXFP4": Scheme(4, 32, kind="float", activations="dynamic"),
+    "MXFP4": Scheme(4, 32, kind="float", activations="dynamic", activation_bits=4),
     "MXFP4A16": Scheme(4, 32, kind="float"),
-    "MXFP8": Scheme(8, 32, kind="float", activations="dynamic"),
+    "MXFP8": Scheme(8, 32, kind="float", activations="dynamic", activation_bits=8),
     "MXFP8A16": Scheme(8, 32, kind="float"),
+    **{f"W{bits}A16": _int_groups(bits) for bits in (2, 3, 5, 6, 7)},
+    **{f"W{bits}A8": _int_groups_and_tokens(bits, 8) for bits in (2, 3, 5, 6, 7)},
+    **{f"W{bits}A4": _int_groups_and_tokens(bits, 4) for bits in (2, 3, 4)},
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantpress import files, located_yaml, shipped
-from quantpress.recipe import Strict
+from quantpress.modifiers import Strict
 
 HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
 

@@ -91,9 +91,9 @@ BAD = {
     "two in one": ("  - {gptq: {scheme: W4A16}, rtn: {scheme: W8A8}}", ":4:5:", "one modifier per entry"),
     "no body": ("  - gptq:", ":4:5:", "has no body"),
     "a word": ("  - gptq", ":4:5:", "valid dictionary"),
-    "wrong order": ("  - rtn: {scheme: W8A8}\n  - smoothquant: {}", ":1:1:", "smoothquant must come before"),
-    "nothing quantizes": ("  - smoothquant: {}", ":1:1:", "the result would be a copy"),
-    "broken pattern": ("  - rtn: {scheme: W8A8, ignore: ['re:(']}", ":4:25:", "not a regular expression"),
+    "wrong order": ("  - rtn: {scheme: W8A8}\n  - smoothquant: {}", ":5:5:", "smoothquant must come before"),
+    "nothing quantizes": ("  - smoothquant: {}", ":3:1:", "the result would be a copy"),
+    "broken pattern": ("  - rtn: {scheme: W8A8, ignore: ['re:(']}", ":4:34:", "not a regular expression"),
     "static tokens": (
         "  - rtn: {weights: {strategy: channel}, input_activations: {strategy: token}}",
         ":4:41:",
@@ -107,7 +107,7 @@ BAD = {
         ":4:19:",
         "less than or equal to 1",
     ),
-    "useless data": ("  - rtn: {scheme: W8A8}\ncalibration: {samples: 4}", ":1:1:", "no modifier here uses data"),
+    "useless data": ("  - rtn: {scheme: W8A8}\ncalibration: {samples: 4}", ":5:1:", "no modifier here uses data"),
     "duplicate": ("  - rtn: {scheme: W8A8}\nname: other", ":5:1:", "duplicate key 'name' (first on line 1)"),
     "alias": ("  - rtn: &a {scheme: W8A8}\n  - rtn: *a", ":5:", "aliases"),
 }

@@ -13,7 +13,8 @@ from typing import Any
 from quantpress import calibration_data, files
 from quantpress.errors import InputError, StageError
 from quantpress.process import worker_main
-from quantpress.recipe import Awq, Calibration, Gptq, Quantizes, Recipe, SmoothQuant
+from quantpress.recipe import Calibration, Recipe
+from quantpress.workers.modifiers import modifiers_of
 
 
 def do_without_scikit_learn() -> None:
@@ -35,46 +36,6 @@ def pin_memory_only_with_an_accelerator() -> None:
 
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_, **__: None
-
-
-def config_groups(body: Quantizes) -> dict[str, Any]:
-    """llmcompressor's `config_groups`: compressed-tensors' preset with our group size, or the explicit arguments."""
-    from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
-
-    if body.scheme:
-        scheme = preset_name_to_scheme(body.scheme, body.targets)
-        if isinstance(body.group_size, int):
-            scheme.weights.group_size = body.group_size
-    else:
-        parts = {"weights": body.weights, "input_activations": body.input_activations}
-        arguments = {name: part.model_dump(exclude_none=True) for name, part in parts.items() if part}
-        scheme = QuantizationScheme(targets=body.targets, **arguments)
-    return {"group_0": scheme}
-
-
-def modifiers_of(recipe: Recipe) -> list[Any]:
-    """llmcompressor's modifiers for a resolved recipe, in order."""
-    from llmcompressor.modifiers.gptq import GPTQModifier
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.awq import AWQModifier
-    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-
-    made: list[Any] = []
-    for modifier in recipe.modifiers:
-        body = modifier.body
-        if isinstance(body, SmoothQuant):
-            made.append(SmoothQuantModifier(smoothing_strength=body.smoothing_strength, ignore=body.ignore))
-            continue
-        groups = {"config_groups": config_groups(body), "ignore": body.ignore}
-        if isinstance(body, Gptq):
-            actorder = None if body.actorder == "none" else body.actorder
-            options = {"block_size": body.block_size, "dampening_frac": body.dampening_frac}
-            made.append(GPTQModifier(**groups, **options, actorder=actorder))
-        else:
-            if isinstance(body, Awq):
-                made.append(AWQModifier(n_grid=body.n_grid, duo_scaling=body.duo_scaling))
-            made.append(QuantizationModifier(**groups))
-    return made
 
 
 @contextmanager
@@ -166,7 +127,7 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(
         job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust
     )
-    modifiers = modifiers_of(recipe)
+    modifiers = modifiers_of(recipe, model)
     oneshot(
         model=model,
         processor=tokenizer,

@@ -1,0 +1,173 @@
+"""What would fail in llmcompressor or in vLLM, found from the recipe and the model's shapes."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from quantpress import layers, mappings
+from quantpress.errors import CapabilityError, InputError
+from quantpress.layers import Layers
+from quantpress.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
+from quantpress.patterns import matching, selected
+from quantpress.recipe import Recipe
+from quantpress.schemes import Scheme
+from quantpress.sizes import text_config
+
+_EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
+_TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
+
+
+def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]) -> list[str]:
+    """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
+    _check_fused(schemes, structure)
+    _check_routing(schemes)
+    notes = []
+    for modifier in recipe.modifiers:
+        notes += _check_modifier(modifier, schemes, structure, config)
+    if structure.tied and "lm_head" in schemes:
+        notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
+    return notes
+
+
+def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:
+    for together in layers.fused_sets(list(structure.linears)):
+        first = together[0]
+        for other in together[1:]:
+            if schemes.get(first) != schemes.get(other):
+                raise InputError(
+                    f"{first} and {other} are treated differently ({_name(schemes.get(first))}, "
+                    f"{_name(schemes.get(other))}), but vLLM runs them as one layer and refuses to load them",
+                    hint="target or ignore all of q_proj, k_proj and v_proj, of gate_proj and up_proj, of the experts",
+                )
+
+
+def _name(scheme: Scheme | None) -> str:
+    if scheme is None:
+        return "not quantized"
+    reach = f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
+    return f"{scheme.weight_bits} bits, {reach}"
+
+
+def _check_routing(schemes: dict[str, Scheme]) -> None:
+    for name in schemes:
+        if name.endswith(".shared_expert_gate"):
+            raise InputError(
+                f"{name} decides how much an expert counts; vLLM keeps it in 16 bits and cannot load it quantized",
+                hint='add "re:.*shared_expert_gate$" to `ignore`',
+            )
+
+
+def _check_modifier(
+    modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
+) -> list[str]:
+    body = modifier.body
+    if isinstance(body, SmoothQuant | Awq):
+        return _check_rescaling(modifier.name, body, schemes, structure, config)
+    if isinstance(body, Prunes):
+        _check_selection(modifier.name, body, structure)
+        return [f"{modifier.name}: vLLM runs a pruned model as if it were dense: no faster and no smaller"]
+    if isinstance(body, Quip):
+        _check_selection(modifier.name, body, structure)
+    if isinstance(body, SpinQuant | Quip):
+        return _check_rotation(modifier.name, body, structure, config)
+    if isinstance(body, Reap):
+        return _check_experts(body, config)
+    if modifier.name == "autoround" and importlib.util.find_spec("auto_round") is None:
+        raise CapabilityError("autoround needs the package auto-round, which is not installed", hint="make setup")
+    return []
+
+
+def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
+    for pattern in (*body.targets, *(one for one in body.ignore if one != "lm_head")):
+        if not matching(pattern, structure.names):
+            raise InputError(f"{name}: {pattern!r} matches no layer of the model", hint="correct targets or ignore")
+    if not selected(list(structure.linears), body.targets, body.ignore):
+        raise InputError(f"{name}: every targeted layer is ignored", hint="narrow `ignore` in the recipe")
+
+
+def _check_rescaling(
+    name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
+) -> list[str]:
+    kind = (config.get("architectures") or ["unknown"])[0]
+    if body.mappings:
+        wanted = [(mapping.smooth_layer, mapping.balance_layers) for mapping in body.mappings]
+        source = "the recipe's mappings"
+    else:
+        known = mappings.of_architecture(name, kind)
+        if known is None:
+            return [f"{name}: mappings of {kind} depend on more than names, so they are not counted here"]
+        wanted, source = known, f"llmcompressor's mappings for {kind}"
+    found, missing = mappings.resolve(wanted, structure)
+    if isinstance(body, SmoothQuant):
+        found = _without_ignored(body, found, structure)
+    else:
+        touched = schemes.keys()
+        found = [one for one in found if {one.smooth, *one.balance} & touched and mappings.fits(one, structure)]
+    if missing and not (isinstance(body, Awq) and _only_experts(missing)):
+        raise InputError(
+            f"{name}: {source} name {missing[0]!r}, which matches no layer of this model, beside others that do",
+            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
+        )
+    if not found:
+        raise InputError(
+            f"{name}: {source} match nothing here, so nothing would be rescaled",
+            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
+        )
+    return [f"{name}: {source} match {len(found)} times"]
+
+
+def _only_experts(missing: list[str]) -> bool:
+    """Routers are weights without a layer here, but modules to llmcompressor."""
+    return all(pattern == "re:.*mlp.gate$" for pattern in missing)
+
+
+def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structure: Layers) -> list[mappings.Resolved]:
+    ignored: set[str] = set()
+    for pattern in body.ignore or []:
+        names = matching(pattern, structure.names)
+        if not names and pattern != "lm_head":
+            raise InputError(
+                f"smoothquant.ignore: {pattern!r} matches no layer of the model", hint="correct or remove it"
+            )
+        ignored |= set(names)
+    return [one for one in found if not {one.smooth, *one.balance} <= ignored]
+
+
+def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config: dict[str, Any]) -> list[str]:
+    text = text_config(config)
+    width = int(text.get("hidden_size") or 0)
+    size = body.transform_block_size
+    if size and width % size:
+        raise InputError(
+            f"{name}: transform_block_size {size} does not divide the hidden size {width}",
+            hint="choose a power of two that does, or leave it out",
+        )
+    if body.transform_type == "hadamard" and not size and width & (width - 1):
+        raise InputError(
+            f"{name}: there is no Hadamard matrix of our kind for a hidden size of {width}, which is no power of two",
+            hint=f"set transform_block_size: {width & -width}, or transform_type: random-matrix",
+        )
+    online = isinstance(body, Quip) or {"R3", "R4"} & set(body.rotations)
+    notes = [f"{name}: rotations that run while serving allow one GPU only"] if online else []
+    if structure.tied and isinstance(body, SpinQuant):
+        notes.append(f"{name} needs lm_head and {structure.tied} apart: both are stored")
+    return notes
+
+
+def _check_experts(body: Reap, config: dict[str, Any]) -> list[str]:
+    text = text_config(config)
+    experts = next((text[key] for key in _EXPERTS if text.get(key)), None)
+    if not isinstance(experts, int):
+        raise InputError(
+            "reap takes out experts, and this model has none", hint="use sparsegpt or wanda, or no pruning"
+        )
+    dropped = int(experts * body.sparsity)
+    if dropped == 0:
+        raise InputError(f"reap: {body.sparsity} of {experts} experts is none", hint="raise sparsity")
+    used = next((text[key] for key in _TOP_K if text.get(key)), 1)
+    if experts - dropped < used:
+        raise InputError(
+            f"reap: {experts - dropped} experts would be left, and each token goes to {used}", hint="lower sparsity"
+        )
+    return [f"reap takes {dropped} of {experts} experts out of each layer"]
