@@ -16,6 +16,9 @@ from quantpress.errors import InputError, QuantpressError, StageError, of_the_en
 _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written),
 3 a gate is not met (the results are there), 4 the environment or the hardware cannot do it, 130 interrupted"""
 
+_MODEL = "`embedded`, org/name[@revision], a folder or a .gguf file"
+_TARGET = "sm_75, sm_80, sm_89, sm_90, sm_100, cpu, or auto for this machine"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Prints errors, never a traceback unless --traceback asks for it."""
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"quantpress {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_recipes(commands)
+    _add_plan(commands)
     _add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint")
     evaluate = _add_stage(commands, "evaluate", "score a recipe's checkpoint and the model with lm-eval")
     bench = _add_stage(commands, "bench", "measure a recipe's checkpoint and the model in vLLM")
@@ -106,7 +110,17 @@ def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("recipe", help="a shipped name or a path")
     validate = actions.add_parser("validate", help="check recipes without running anything")
     validate.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or paths")
-    for action in (listing, show, validate):
+    schema = actions.add_parser("schema", help="print the recipe language as a JSON Schema")
+    suggest = actions.add_parser("suggest", help="rank the shipped recipes for a model and a target")
+    suggest.add_argument("--model", default="embedded", help=_MODEL)
+    suggest.add_argument("--target", default="auto", help=_TARGET)
+    suggest.add_argument(
+        "--goal",
+        choices=("latency", "throughput", "memory", "accuracy"),
+        default="latency",
+        help="what counts most (%(default)s)",
+    )
+    for action in (listing, show, validate, schema, suggest):
         _flags(action)
 
 
@@ -117,6 +131,17 @@ def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
     parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
     parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("plan", help="what a recipe makes of a model, before a weight is read")
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field")
+    parser.add_argument("--model", default="embedded", help=_MODEL + "; a folder needs no more than a config.json")
+    parser.add_argument("--target", help=_TARGET + "; exit code 4 if it cannot serve the result")
+    parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
+    parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")
+    _flags(parser)
 
 
 def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, shipped, upkeep
+from quantpress import environment, upkeep
 from quantpress import model as models
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
@@ -19,6 +19,8 @@ from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress.recipe import Recipe
+from quantpress.recipe_commands import plan as plan
+from quantpress.recipe_commands import recipes as recipes
 
 
 def _console(args: Namespace) -> Console:
@@ -31,19 +33,6 @@ def _model(args: Namespace, console: Console) -> Model:
 
 def _print(args: Namespace, result: Any, text: str) -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else text)
-
-
-def recipes(args: Namespace) -> None:
-    if args.action == "list":
-        found = {name: recipe_language.load(name).description for name in shipped.names("recipes")}
-        width = max(map(len, found))
-        _print(args, found, "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
-    elif args.action == "show":
-        sys.stdout.write(shipped.find("recipes", args.recipe).read_text(encoding="utf-8"))
-    else:
-        loaded = {name: recipe_language.load(name) for name in args.recipes}
-        lines = [f"{name}: valid ({', '.join(m.name for m in recipe.modifiers)})" for name, recipe in loaded.items()]
-        _print(args, {name: recipe.dump() for name, recipe in loaded.items()}, "\n".join(lines))
 
 
 def quantize(args: Namespace) -> None:

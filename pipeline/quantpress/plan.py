@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import prod
 
-from quantpress import architecture, layers, preflight
+from quantpress import architecture, layers, preflight, sizes
 from quantpress.errors import InputError
 from quantpress.headers import Tensor
 from quantpress.layers import Layers, Shape
@@ -23,8 +24,9 @@ class Plan:
     """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
 
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
-    features among the layers; `weight_bytes` the model's size; `schemes` how each layer is stored; `notes` what a
-    person should know.
+    features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
+    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored; `notes` what a person
+    should know.
     """
 
     recipe: Recipe
@@ -33,10 +35,15 @@ class Plan:
     scales: str
     largest_input: int
     weight_bytes: int
+    checkpoint_bytes: int = 0
+    untouched_bytes: int = 0
     schemes: dict[str, Scheme] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     structure: Layers = field(default_factory=lambda: Layers({}))
     notes: tuple[str, ...] = ()
+
+    def scales_of(self, name: str) -> str:
+        return _scales(self.schemes[name])
 
 
 @dataclass(frozen=True)
@@ -68,18 +75,34 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, obje
     _check_no_layer_twice(chosen)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
+    weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    untouched = weight_bytes - sum(tensors[f"{name}.weight"].nbytes for name in schemes if f"{name}.weight" in tensors)
+    untouched += _untied_bytes(resolved, structure, tensors)
     return Plan(
         recipe=resolved,
         layers=tuple(sorted(schemes)),
         group_size=min((one.size for one in chosen if one.size), default=None),
         scales=", ".join(sorted({_scales(scheme) for scheme in schemes.values()})),
         largest_input=max((structure.linears[name][1] for name in schemes), default=0),
-        weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        weight_bytes=weight_bytes,
+        checkpoint_bytes=untouched + sum(_stored(name, scheme, structure, tensors) for name, scheme in schemes.items()),
+        untouched_bytes=untouched,
         schemes=schemes,
         labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
         structure=structure,
         notes=tuple(notes),
     )
+
+
+def _stored(name: str, scheme: Scheme, structure: Layers, tensors: dict[str, Tensor]) -> int:
+    tensor = tensors.get(f"{name}.weight") or tensors[f"{structure.tied}.weight"]
+    return sizes.layer_bytes(structure.linears[name], scheme, tensor.nbytes // prod(tensor.shape))
+
+
+def _untied_bytes(recipe: Recipe, structure: Layers, tensors: dict[str, Tensor]) -> int:
+    """SpinQuant needs lm_head apart from the embedding that it shares its weight with."""
+    apart = structure.tied and any(modifier.name == "spinquant" for modifier in recipe.modifiers)
+    return tensors[f"{structure.tied}.weight"].nbytes if apart else 0
 
 
 def scheme_of(group: Group, size: int | None) -> Scheme:

@@ -1,0 +1,78 @@
+"""The commands about recipes: list, show, validate, schema, suggest, and plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from quantpress import hardware, plan_report, schema, serving, shipped
+from quantpress import model as models
+from quantpress import plan as planning
+from quantpress import recipe as recipe_language
+from quantpress import suggest as suggesting
+from quantpress.console import Console
+from quantpress.errors import InputError
+
+
+def _print(args: Namespace, result: Any, text: str) -> None:
+    print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else text)
+
+
+def recipes(args: Namespace) -> None:
+    actions = {"list": _list, "show": _show, "validate": _validate, "schema": _schema, "suggest": _suggest}
+    actions[args.action](args)
+
+
+def _list(args: Namespace) -> None:
+    found = {name: recipe_language.load(name).description for name in shipped.names("recipes")}
+    width = max(map(len, found))
+    _print(args, found, "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
+
+
+def _show(args: Namespace) -> None:
+    sys.stdout.write(shipped.find("recipes", args.recipe).read_text(encoding="utf-8"))
+
+
+def _validate(args: Namespace) -> None:
+    loaded = {name: recipe_language.load(name) for name in args.recipes}
+    lines = [f"{name}: valid ({', '.join(m.name for m in recipe.modifiers)})" for name, recipe in loaded.items()]
+    _print(args, {name: recipe.dump() for name, recipe in loaded.items()}, "\n".join(lines))
+
+
+def _schema(args: Namespace) -> None:
+    sys.stdout.write(schema.text())
+
+
+def _suggest(args: Namespace) -> None:
+    target = hardware.target_of(args.target)
+    model = _light_model(args)
+    ranked = suggesting.suggest(model, target, args.goal)
+    _print(args, ranked, suggesting.text(ranked, target, args.goal))
+
+
+def plan(args: Namespace) -> None:
+    """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it."""
+    for option in ("context", "concurrency"):
+        if not 0 < getattr(args, option) < 10**8:
+            raise InputError(f"--{option} {getattr(args, option)}: at least 1", hint="for example --context 8192")
+    target = hardware.target_of(args.target) if args.target else None
+    recipe = recipe_language.load(args.recipe, args.set)
+    model = _light_model(args)
+    made = planning.make(recipe, model)
+    found = plan_report.report(made, model.config, args.context, args.concurrency)
+    _print(
+        args, found | {"model": model.name, "target": target}, f"model        {model.name}\n" + plan_report.text(found)
+    )
+    if target:
+        serving.check(made, target)
+
+
+def _light_model(args: Namespace) -> models.Model:
+    """The model without its weights' digests; a folder needs no more than a config.json."""
+    path = Path(args.model)
+    if path.is_dir():
+        return models.Model(path.resolve().name, path.resolve(), args.model, models.read_config(path))
+    return models.resolve(args.model, Console(quiet=args.quiet))

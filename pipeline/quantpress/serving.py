@@ -1,0 +1,69 @@
+"""What a plan needs of the hardware that serves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantpress import hardware
+from quantpress.errors import CapabilityError
+from quantpress.layers import fused_sets
+from quantpress.modifiers import Quantizes, Quip, SpinQuant
+from quantpress.plan import Plan
+
+_INT4_STEP = 32  # features; the CPU's kernel for 4-bit weights takes multiples
+
+
+def kinds_of(plan: Plan) -> list[str]:
+    """The rows of hardware.TABLE that the plan needs."""
+    kinds = {hardware.kind_of(scheme) for scheme in plan.schemes.values()}
+    for modifier in plan.recipe.modifiers:
+        body = modifier.body
+        if isinstance(body, Quantizes) and body.kv_cache:
+            kinds.add(hardware.KV_CACHE)
+        if isinstance(body, Quip) or (isinstance(body, SpinQuant) and {"R3", "R4"} & set(body.rotations)):
+            kinds.add(hardware.ROTATIONS)
+    return sorted(kinds)
+
+
+def check(plan: Plan, target: str) -> None:
+    """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
+    hardware.require(kinds_of(plan), target)
+    if target == "cpu" and (odd := _odd_for_int4(plan)):
+        raise CapabilityError(
+            f"{odd}: the CPU's kernel for 4-bit weights takes multiples of {_INT4_STEP} only",
+            hint="add those layers to `ignore`, or use a scheme without packed weights (W8A8)",
+        )
+
+
+def _odd_for_int4(plan: Plan) -> str | None:
+    """The first layer, fused as vLLM fuses it, with a width that the kernel cannot take."""
+    shapes = {
+        name: plan.structure.linears[name]
+        for name, scheme in plan.schemes.items()
+        if hardware.kind_of(scheme) in ("W4A16", "W4A16 asymmetric", "W4A8")
+    }
+    fused = [together for together in fused_sets(list(shapes)) if ".experts." not in together[0]]
+    single = [[name] for name in shapes.keys() - {name for together in fused for name in together}]
+    for together in sorted(fused + single):
+        outputs, inputs = sum(shapes[name][0] for name in together), shapes[together[0]][1]
+        if outputs % _INT4_STEP or inputs % _INT4_STEP:
+            return f"{' + '.join(together)} has {inputs} input and {outputs} output features"
+    return None
+
+
+def table(plan: Plan) -> dict[str, dict[str, Any]]:
+    """For each target whether it serves the plan, and with which kernel each kind of layer."""
+    kinds = kinds_of(plan)
+    found = {}
+    for target in hardware.TARGETS:
+        cells = {kind: hardware.cell(kind, target) for kind in kinds}
+        support = {cell.support for cell in cells.values()}
+        worst = next((level for level in ("no", "fallback") if level in support), "full")
+        kernels = {kind: cell.kernel for kind, cell in cells.items()}
+        try:
+            check(plan, target)
+        except CapabilityError as error:
+            worst = "no"
+            kernels["why not"] = error.message
+        found[target] = {"support": worst, "kernels": kernels}
+    return found
