@@ -114,15 +114,16 @@ def _feed_forward(
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, width = sizes.hidden, sizes.intermediate
     if kind == "mixtral":
-        experts = f"{prefix}.block_sparse_moe"
-        yield f"{experts}.gate.weight", (_count(config, "num_local_experts"), hidden)
+        block = f"{prefix}.block_sparse_moe"
+        yield f"{block}.gate.weight", (_count(config, "num_local_experts"), hidden)
         for expert in range(_count(config, "num_local_experts")):
             for name, shape in (("w1", (width, hidden)), ("w2", (hidden, width)), ("w3", (width, hidden))):
-                yield f"{experts}.experts.{expert}.{name}.weight", shape
+                yield f"{block}.experts.{expert}.{name}.weight", shape
     elif kind.endswith("_moe") and _is_sparse(config, number):
         inner = _count(config, "moe_intermediate_size")
-        yield f"{prefix}.mlp.gate.weight", (_count(config, "num_experts"), hidden)
-        for expert in range(_count(config, "num_experts")):
+        experts = _count(config, "num_experts" if "num_experts" in config else "num_local_experts")
+        yield f"{prefix}.mlp.gate.weight", (experts, hidden)
+        for expert in range(experts):
             yield from _mlp(f"{prefix}.mlp.experts.{expert}", hidden, inner)
         if kind == "qwen2_moe":
             yield from _mlp(f"{prefix}.mlp.shared_expert", hidden, _count(config, "shared_expert_intermediate_size"))

@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, upkeep
+from quantpress import environment, shipped, upkeep
 from quantpress import model as models
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language

@@ -262,6 +262,9 @@ def override(document: Document, settings: Sequence[str]) -> None:
         if not separator or not all(parts):
             raise InputError(f"--set {item!r} is not KEY.KEY=VALUE", hint="for example --set calibration.samples=64")
         value = _parse_option(f"--set {path}", text)
+        if value.problems:
+            document.problems += value.problems
+            continue
         put_at(document, parts, value, f"--set {item!r}")
 
 

@@ -81,7 +81,7 @@ AWQ: dict[str, Pairs] = {
 
 # In llmcompressor's tables, but not countable from names and shapes alone.
 UNCOUNTED = re.compile(
-    r"Bloom|Afmoe|Llama4|Qwen3Next|Qwen3_5|Step3p5|MuseGlimmer|VL|Vision|Whisper|Omni|Cohere2Moe|Dsa"
+    r"ConditionalGeneration|Bloom|Afmoe|Qwen3Next|Qwen3_5|Step3p5|Phi3V|Vision|Whisper|Omni|Cohere2Moe|Dsa"
 )
 
 

@@ -124,13 +124,11 @@ class Recipe(Strict):
         if not quantizing and not any(modifier.name in PRUNERS for modifier in modifiers):
             raise ValueError("no modifier quantizes, so the result would be a copy; add gptq, awq or rtn")
         for index, modifier in enumerate(modifiers):
-            if not modifier.quantizes and modifier.name not in PRUNERS and index > max(quantizing, default=-1):
-                what = "has no scheme, so it" if isinstance(modifier.body, Awq) else "only prepares weights and"
-                raise located_yaml.AtError(
-                    index, f"{modifier.name} {what} must come before the modifier that quantizes"
-                )
-            if modifier.name in (*TRANSFORMS, *PRUNERS) and quantizing and index > quantizing[0]:
-                raise located_yaml.AtError(index, f"{modifier.name} must come before the modifier that quantizes")
+            prepares = not modifier.quantizes and modifier.name not in PRUNERS
+            late = prepares and index > max(quantizing, default=-1)
+            if late or (modifier.name in (*TRANSFORMS, *PRUNERS) and quantizing and index > quantizing[0]):
+                what = "awq without a scheme" if isinstance(modifier.body, Awq) else modifier.name
+                raise located_yaml.AtError(index, f"{what} must come before the modifier that quantizes")
         caches = [i for i, m in enumerate(modifiers) if isinstance(m.body, Quantizes) and m.body.kv_cache]
         if len(caches) > 1:
             raise located_yaml.AtError(caches[1], "kv_cache is given twice; one modifier is enough")

@@ -84,7 +84,10 @@ OLD = {
         "AWQModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: 4, group_size: 64}}}}",
         "with a scheme is of",
     ),
-    "sequential": ("GPTQModifier: {scheme: W4A16, sequential_update: true}", "sequential_update is of an older release"),
+    "sequential": (
+        "GPTQModifier: {scheme: W4A16, sequential_update: true}",
+        "sequential_update is of an older release",
+    ),
 }
 
 

@@ -1,0 +1,232 @@
+"""What llmcompressor or vLLM would refuse late, refused from names and shapes."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress import architecture, hardware, plan, recipe, serving
+from quantpress.errors import CapabilityError, InputError
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+MOE = LLAMA | {
+    "model_type": "qwen2_moe",
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "moe_intermediate_size": 128,
+    "shared_expert_intermediate_size": 256,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+LLAMA_70B = LLAMA | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+
+
+def planned(*modifiers: dict[str, Any], config: dict[str, Any] = LLAMA) -> plan.Plan:
+    parsed = recipe.Recipe.model_validate({"name": "r", "description": "d", "modifiers": list(modifiers)})
+    return plan.make_from(parsed, architecture.tensors(Path("nowhere"), config), config)
+
+
+def group(pattern: str, scheme: str) -> dict[str, Any]:
+    return {"targets": [pattern], "scheme": scheme}
+
+
+def test_groups_have_schemes_and_group_sizes_of_their_own() -> None:
+    groups = [group("re:.*(o_proj|down_proj)$", "W8A16"), group("re:.*(q|k|v|gate|up)_proj$", "W4A16")]
+    made = planned({"gptq": {"groups": groups}})
+    bits = {name.rpartition(".")[2]: scheme.weight_bits for name, scheme in made.schemes.items()}
+    assert bits == {"o_proj": 8, "down_proj": 8} | dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 4
+    )
+    assert made.recipe.modifiers[0].gptq is not None
+    assert [one.group_size for one in made.recipe.modifiers[0].gptq.groups or []] == [128, 128]
+
+
+REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "a layer twice": (
+        [{"rtn": {"groups": [group("re:.*o_proj", "W8A8"), group("Linear", "W4A16")]}}],
+        "o_proj is quantized twice",
+    ),
+    "a layer twice, by two modifiers": (
+        [{"rtn": {"scheme": "W8A8", "targets": ["re:.*mlp"]}}, {"gptq": {"scheme": "W8A8"}}],
+        "is quantized twice: by rtn",
+    ),
+    "q without k and v": ([{"rtn": {"scheme": "W8A8", "ignore": ["lm_head", "re:.*q_proj"]}}], "treated differently"),
+    "gate unlike up": (
+        [{"rtn": {"groups": [group("re:.*gate_proj", "W8A8"), group("re:.*up_proj", "W4A16")]}}],
+        "gate_proj and model.layers.0.mlp.up_proj are treated differently",
+    ),
+    "no mapping": (
+        [
+            {"smoothquant": {"mappings": [{"smooth_layer": "re:.*ln_1$", "balance_layers": ["re:.*c_attn$"]}]}},
+            {"rtn": {"scheme": "W8A8"}},
+        ],
+        "match nothing here, so nothing would be rescaled",
+    ),
+    "half a mapping": (
+        [
+            {"awq": {"mappings": [{"smooth_layer": "re:.*ln_1$", "balance_layers": ["re:.*q_proj$"]}]}},
+            {"rtn": {"scheme": "W4A16"}},
+        ],
+        "'re:.*ln_1\\$', which matches no layer",
+    ),
+    "awq on layers that nothing quantizes": (
+        [
+            {"awq": {"mappings": [{"smooth_layer": "re:.*up_proj$", "balance_layers": ["re:.*down_proj$"]}]}},
+            {"rtn": {"scheme": "W8A8", "targets": ["re:.*self_attn"]}},
+        ],
+        "nothing would be rescaled",
+    ),
+    "smoothquant ignores nothing": ([{"smoothquant": {"ignore": ["re:.*ln_f"]}}, {"rtn": {"scheme": "W8A8"}}], "ln_f"),
+    "experts of a model without": ([{"reap": {"sparsity": 0.5}}, {"rtn": {"scheme": "W8A8"}}], "this model has none"),
+    "a rotation that does not fit": (
+        [{"spinquant": {"transform_block_size": 512}}, {"rtn": {"scheme": "W8A8"}}],
+        "512 does not divide the hidden size 256",
+    ),
+    "a pruner that ignores nothing": ([{"wanda": {"sparsity": 0.5, "ignore": ["re:.*head7"]}}], "matches no layer"),
+    "groups of a preset": ([{"rtn": {"scheme": "MXFP4"}}], "group_size 32 does not divide the 272"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_what_would_fail_late_is_refused(case: str) -> None:
+    modifiers, words = REFUSED[case]
+    config = LLAMA | {"intermediate_size": 272} if case == "groups of a preset" else LLAMA
+    with pytest.raises(InputError, match=words):
+        planned(*modifiers, config=config)
+
+
+def test_mappings_are_counted() -> None:
+    made = planned({"smoothquant": {}}, {"rtn": {"scheme": "W8A8"}})
+    assert made.notes == ("smoothquant: llmcompressor's mappings for LlamaForCausalLM match 4 times",)
+    made = planned({"awq": {"scheme": "W4A16"}})  # v_proj > o_proj is left out: their widths differ
+    assert made.notes == ("awq: llmcompressor's mappings for LlamaForCausalLM match 6 times",)
+
+
+def test_experts_are_one_layer_and_routers_are_none() -> None:
+    ignored = ["lm_head", "re:.*shared_expert_gate$"]
+    made = planned({"rtn": {"scheme": "W8A8", "ignore": ignored}}, config=MOE)
+    assert not [name for name in made.layers if name.endswith("mlp.gate")]
+    with pytest.raises(InputError, match="decides how much an expert counts"):
+        planned({"rtn": {"scheme": "W8A8"}}, config=MOE)
+    with pytest.raises(InputError, match=r"experts\.0\..* and .*experts\.1\..* are treated differently"):
+        planned({"rtn": {"scheme": "W8A8", "ignore": [*ignored, r"re:.*experts\.1\."]}}, config=MOE)
+    with pytest.raises(InputError, match="1 experts would be left, and each token goes to 2"):
+        planned({"reap": {"sparsity": 0.75}}, config=MOE)
+    assert "reap takes 2 of 4 experts out of each layer" in planned({"reap": {"sparsity": 0.5}}, config=MOE).notes
+
+
+def test_a_tied_lm_head_that_is_quantized_is_stored_beside_the_embeddings() -> None:
+    left = planned({"rtn": {"scheme": "W8A8"}})
+    taken = planned({"rtn": {"scheme": "W8A8", "ignore": []}})
+    assert "stores both" in taken.notes[0]
+    assert taken.checkpoint_bytes - left.checkpoint_bytes == 1000 * 256 + 1000 * 2
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("sm_80", "W4AFP8"), ("cpu", "W8A16"), ("sm_100", "W8A8")])
+def test_a_scheme_that_the_target_cannot_serve_says_what_can(target: str, scheme: str) -> None:
+    made = planned({"rtn": {"scheme": scheme}})
+    with pytest.raises(CapabilityError, match=f"is not served on {target}") as caught:
+        serving.check(made, target)
+    assert f"{target} serves W4A16" in (caught.value.hint or "")
+
+
+def test_the_kernel_of_a_cpu_takes_multiples_of_32() -> None:
+    config = LLAMA | {"intermediate_size": 528}
+    weights = {"num_bits": 4, "strategy": "group", "group_size": 16}
+    serving.check(planned({"rtn": {"weights": weights}}), "cpu")
+    with pytest.raises(CapabilityError, match=r"down_proj has 528 input"):
+        serving.check(planned({"rtn": {"weights": weights}}, config=config), "cpu")
+
+
+def test_every_scheme_has_a_row_in_the_table_of_hardware() -> None:
+    from quantpress.schemes import SCHEMES
+
+    kinds = {name: hardware.kind_of(scheme) for name, scheme in SCHEMES.items()}
+    assert hardware.UNSERVED not in kinds.values()
+    assert {len(row) for row in hardware.TABLE.values()} == {len(hardware.TARGETS)}
+
+
+def test_tensor_parallel_sizes_end_where_a_group_would_be_cut() -> None:
+    from quantpress import sizes
+
+    made = planned({"rtn": {"scheme": "W4A16", "group_size": 128}})
+    shapes = made.structure.linears
+    assert sizes.tensor_parallel_sizes(LLAMA, made.schemes, shapes) == [1, 2]
+    made = planned({"rtn": {"scheme": "W8A8"}})
+    assert sizes.tensor_parallel_sizes(LLAMA, made.schemes, shapes) == [1, 2, 4, 8]
+
+
+def test_a_plan_for_70b_takes_a_config_alone_and_two_seconds(quantpress: Run, tmp_path: Path) -> None:
+    (tmp_path / "70b").mkdir()
+    (tmp_path / "70b" / "config.json").write_text(json.dumps(LLAMA_70B))
+    started = time.monotonic()
+    options = ("--context", "8192", "--concurrency", "16", "--json")
+    done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path / "70b"), *options)
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["layers"] == {"W4A16, group of 128": 560, "16 bits": 1}
+    # Llama 3 70B has 70.6 billion parameters; 2 bytes each.
+    assert found["bytes"]["before"] == pytest.approx(141.1e9, rel=0.001)
+    assert found["bits_per_weight"] == pytest.approx(4.125, abs=0.001)
+    assert found["memory"]["kv_cache"] == 2 * 80 * 8 * 128 * 2 * 8192 * 16
+    assert found["tensor_parallel_sizes"] == [1, 2, 4, 8, 16]
+    assert found["hardware"]["sm_90"]["support"] == "full"
+    assert seconds < 2
+
+
+def test_plan_for_a_target_that_cannot_serve_it_is_exit_4(quantpress: Run, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(LLAMA))
+    done = quantpress("plan", "w4afp8", "--model", str(tmp_path / "m"), "--target", "sm_100")
+    assert done.returncode == 4
+    assert "W4AFP8 is served on sm_90" in done.stderr
+    assert quantpress("plan", "w4afp8", "--model", str(tmp_path / "m"), "--target", "sm_42").returncode == 2
+
+
+def test_suggestions_name_reasons_and_sources(quantpress: Run, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(LLAMA))
+    common = ("recipes", "suggest", "--model", str(tmp_path / "m"), "--json")
+    first = {}
+    for target, goal in (("sm_90", "throughput"), ("sm_80", "throughput"), ("sm_100", "memory"), ("cpu", "latency")):
+        rows = json.loads(quantpress(*common, "--target", target, "--goal", goal).stdout)
+        assert all(source and claim for row in rows for claim, source in row["reasons"])
+        assert [row["possible"] for row in rows] == sorted((row["possible"] for row in rows), reverse=True)
+        first[target, goal] = rows[0]["recipe"]
+    assert first["sm_80", "throughput"] in ("w8a8-dynamic", "smoothquant-gptq-w8a8")
+    assert first["sm_90", "throughput"] == "w4afp8"
+    assert first["cpu", "latency"] in ("w8a8-dynamic", "smoothquant-gptq-w8a8")
+    assert "4" in first["sm_100", "memory"]
+
+
+def test_a_recipe_is_validated_in_half_a_second(quantpress: Run) -> None:
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert quantpress("recipes", "validate", "mixed-w4-w8").returncode == 0
+        took.append(time.monotonic() - started)
+    assert min(took) < 0.5
