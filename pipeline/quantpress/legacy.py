@@ -72,7 +72,8 @@ def _add(made: Document, document: Document, loc: Loc, kind: str, body: Any) -> 
     index = len(made.data["modifiers"])
     made.data["modifiers"].append({name: translate(given, made.notices)})
     place: Loc = ("modifiers", index, name)
-    groups = [str(group) for group in body.get("config_groups") or ()]
+    named = body.get("config_groups")
+    groups = list(named) if isinstance(named, dict) else []
     for where, mark in document.part(loc).marks.items():
         made.marks[(*place, *_renamed(where, groups))] = mark
     made.marks["modifiers", index] = made.marks[place]
@@ -81,7 +82,7 @@ def _add(made: Document, document: Document, loc: Loc, kind: str, body: Any) -> 
 def _renamed(where: Loc, groups: list[str]) -> Loc:
     """Where a field of theirs stands in ours; `groups` are the names of their groups, which ours lists in order."""
     if where[:1] == ("config_groups",):
-        return ("groups", *(groups.index(str(name)) for name in where[1:2]), *where[2:])
+        return ("groups", *(groups.index(str(name)) if name in groups else name for name in where[1:2]), *where[2:])
     return ("kv_cache", *where[1:]) if where[:1] == ("kv_cache_scheme",) else where
 
 
@@ -89,8 +90,9 @@ def _quantizing(body: Body, notices: list[str]) -> Body:
     body = {"ignore": [], **body}
     body.pop("bypass_divisibility_checks", None) if body.get("bypass_divisibility_checks") is False else None
     body = _lists(body, "targets", "ignore")
-    if isinstance(groups := body.pop("config_groups", None), dict):
-        body["groups"] = [_group(group) for group in groups.values()]
+    if "config_groups" in body:
+        groups = body.pop("config_groups")
+        body["groups"] = [_group(group) for group in groups.values()] if isinstance(groups, dict) else groups
         body.pop("targets", None)  # llmcompressor takes those of the groups
     if isinstance(scheme := body.get("scheme"), dict):
         del body["scheme"]
@@ -100,8 +102,10 @@ def _quantizing(body: Body, notices: list[str]) -> Body:
         body.pop("targets", None)
     elif "scheme" in body:
         body["scheme"] = _upper(scheme)
-    if isinstance(cache := body.pop("kv_cache_scheme", None), dict):
-        body["kv_cache"] = {key: value for key, value in cache.items() if (key, value) not in _KV_FIXED}
+    if "kv_cache_scheme" in body:
+        cache = body.pop("kv_cache_scheme")
+        fits = isinstance(cache, dict)
+        body["kv_cache"] = {k: v for k, v in cache.items() if (k, v) not in _KV_FIXED} if fits else cache
     return _with_observers(body)
 
 
@@ -129,7 +133,9 @@ def _arguments(arguments: Any) -> Any:
         return arguments
     given = {key: value for key, value in arguments.items() if value is not None}
     given = {key: value for key, value in given.items() if key not in _QUANT_ARGS_UNUSED or value not in ({}, False)}
-    given = {key: value.lower() if key in ("type", "strategy") else value for key, value in given.items()}
+    for key in ("type", "strategy"):
+        if isinstance(given.get(key), str):
+            given[key] = given[key].lower()
     if given.get("group_size") == -1:
         del given["group_size"]
         given.setdefault("strategy", "channel")
@@ -141,11 +147,14 @@ def _arguments(arguments: Any) -> Any:
 
 def _with_observers(body: Body) -> Body:
     """Their three ways to name an observer, as ours: beside a preset, or in explicit arguments."""
-    named = body.pop("observer", None)
+    named = body.get("observer")
+    if isinstance(named, dict) and named.keys() <= _OBSERVED.keys():
+        del body["observer"]
     chosen = {"weights": body.pop("weight_observer", None), "input": body.pop("input_observer", None)}
     if isinstance(named, dict):
         chosen |= named
-    for group in body.get("groups") or [body]:
+    groups = body.get("groups")
+    for group in groups if isinstance(groups, list) else [body]:
         for part, (beside, inside) in _OBSERVED.items():
             if not chosen.get(part) or not isinstance(group, dict):
                 continue

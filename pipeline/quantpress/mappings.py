@@ -44,7 +44,9 @@ SMOOTHQUANT: dict[str, Pairs] = {
         ),
         _DEFAULT_SMOOTHQUANT,
     ),
-    **dict.fromkeys(("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"), (_QKV,)),
+    **dict.fromkeys(
+        ("Ernie4_5_MoeForCausalLM", "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"), (_QKV,)
+    ),
     **dict.fromkeys(("CohereForCausalLM", "Cohere2ForCausalLM"), (_COHERE,)),
     "Phi3ForCausalLM": _PHI,
     **dict.fromkeys(

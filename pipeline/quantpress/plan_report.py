@@ -37,9 +37,17 @@ def report(plan: Plan, config: dict[str, Any], context: int, concurrency: int) -
         },
         "tensor_parallel_sizes": sizes.tensor_parallel_sizes(config, plan.schemes, linears),
         "hardware": serving.table(plan),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *_too_little_data(plan)],
         "resolved": plan.recipe.dump(),
     }
+
+
+def _too_little_data(plan: Plan) -> list[str]:
+    calibration = plan.recipe.calibration
+    tokens = calibration.samples * calibration.max_sequence_length if calibration else 0
+    if not 0 < tokens < plan.largest_input:
+        return []
+    return [f"{tokens} calibration tokens are fewer than the {plan.largest_input} input features of the widest layer"]
 
 
 def _layers(plan: Plan) -> dict[str, int]:

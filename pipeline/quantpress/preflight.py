@@ -12,7 +12,7 @@ from quantpress.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant,
 from quantpress.patterns import matching, selected
 from quantpress.recipe import Recipe
 from quantpress.schemes import Scheme
-from quantpress.sizes import text_config
+from quantpress.sizes import number_in, text_config
 
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
@@ -89,7 +89,7 @@ def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
 def _check_rescaling(
     name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
 ) -> list[str]:
-    kind = (config.get("architectures") or ["unknown"])[0]
+    kind = _architecture(config)
     if body.mappings:
         wanted = [(mapping.smooth_layer, mapping.balance_layers) for mapping in body.mappings]
         source = "the recipe's mappings"
@@ -104,7 +104,7 @@ def _check_rescaling(
     else:
         touched = schemes.keys()
         found = [one for one in found if {one.smooth, *one.balance} & touched and mappings.fits(one, structure)]
-    if missing and not (isinstance(body, Awq) and _only_experts(missing)):
+    if missing:
         raise InputError(
             f"{name}: {source} name {missing[0]!r}, which matches no layer of this model, beside others that do",
             hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
@@ -117,9 +117,9 @@ def _check_rescaling(
     return [f"{name}: {source} match {len(found)} times"]
 
 
-def _only_experts(missing: list[str]) -> bool:
-    """Routers are weights without a layer here, but modules to llmcompressor."""
-    return all(pattern == "re:.*mlp.gate$" for pattern in missing)
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "an unknown architecture"
 
 
 def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structure: Layers) -> list[mappings.Resolved]:
@@ -136,7 +136,7 @@ def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structur
 
 def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config: dict[str, Any]) -> list[str]:
     text = text_config(config)
-    width = int(text.get("hidden_size") or 0)
+    width = number_in(text, "hidden_size")
     size = body.transform_block_size
     if size and width % size:
         raise InputError(
@@ -157,15 +157,15 @@ def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config
 
 def _check_experts(body: Reap, config: dict[str, Any]) -> list[str]:
     text = text_config(config)
-    experts = next((text[key] for key in _EXPERTS if text.get(key)), None)
-    if not isinstance(experts, int):
+    experts = next((number_in(text, key) for key in _EXPERTS if number_in(text, key)), 0)
+    if not experts:
         raise InputError(
             "reap takes out experts, and this model has none", hint="use sparsegpt or wanda, or no pruning"
         )
     dropped = int(experts * body.sparsity)
     if dropped == 0:
         raise InputError(f"reap: {body.sparsity} of {experts} experts is none", hint="raise sparsity")
-    used = next((text[key] for key in _TOP_K if text.get(key)), 1)
+    used = next((number_in(text, key) for key in _TOP_K if number_in(text, key)), 1)
     if experts - dropped < used:
         raise InputError(
             f"reap: {experts - dropped} experts would be left, and each token goes to {used}", hint="lower sparsity"

@@ -48,22 +48,25 @@ def kv_cache_bytes(config: dict[str, Any], context: int, concurrency: int, eleme
     Layers with a sliding window or without attention need less: this is an upper bound.
     """
     text = text_config(config)
-    try:
-        layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
-        if rank := text.get("kv_lora_rank"):  # multi-head latent attention keeps one vector for all heads
-            width = int(rank) + int(text.get("qk_rope_head_dim") or 0)
-        else:
-            head_dim = int(text.get("head_dim") or int(text["hidden_size"]) // heads)
-            width = 2 * int(text.get("num_key_value_heads") or heads) * head_dim
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return layers * width * element_bytes * context * concurrency
+    layers, heads = number_in(text, "num_hidden_layers"), number_in(text, "num_attention_heads")
+    if rank := number_in(text, "kv_lora_rank"):  # multi-head latent attention keeps one vector for all heads
+        width = rank + number_in(text, "qk_rope_head_dim")
+    else:
+        head_dim = number_in(text, "head_dim") or number_in(text, "hidden_size") // (heads or 1)
+        width = 2 * (number_in(text, "num_key_value_heads") or heads) * head_dim
+    return layers * width * element_bytes * context * concurrency or None
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of the config of a model for several media."""
     nested = config.get("text_config")
     return nested if isinstance(nested, dict) else config
+
+
+def number_in(config: dict[str, Any], key: str) -> int:
+    """A count in the config; 0 where it is missing or no number."""
+    value = config.get(key)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 _SPLIT_BY_INPUT = ("o_proj", "down_proj", "w2", "dense", "dense_4h_to_h", "fc2", "out_proj")
@@ -74,8 +77,8 @@ def tensor_parallel_sizes(
 ) -> list[int]:
     """The numbers of GPUs, powers of two, over which vLLM can split every quantized layer and the attention heads."""
     text = text_config(config)
-    heads = int(text.get("num_attention_heads") or 0)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
+    heads = number_in(text, "num_attention_heads")
+    kv_heads = number_in(text, "num_key_value_heads") or heads
     sizes = [2**power for power in range(largest.bit_length())]
     return [
         size

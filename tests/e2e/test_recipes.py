@@ -59,9 +59,9 @@ def make_llama(folder: Path, tokenizer: Path, hidden: int, intermediate: int) ->
 
 
 @pytest.fixture(scope="module")
-def two_layers(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
+def even_widths(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
     """A Llama with two layers of random weights whose widths every shipped scheme divides."""
-    return make_llama(tmp_path_factory.mktemp("models") / "two-layers", embedded_model, 256, 384)
+    return make_llama(tmp_path_factory.mktemp("models") / "even-widths", embedded_model, 256, 384)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def _make(names: list[str], folder: Path, out: Path) -> Made:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return _make([*shipped.names("recipes"), *FEWER], two_layers, tmp_path_factory.mktemp("checkpoints"))
+def checkpoints(even_widths: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return _make([*shipped.names("recipes"), *FEWER], even_widths, tmp_path_factory.mktemp("checkpoints"))
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:
@@ -197,16 +197,16 @@ def test_widths_that_a_scheme_cannot_divide_are_refused(odd_widths: Path) -> Non
 
 
 @pytest.mark.parametrize("name", REPRODUCED)
-def test_the_command_makes_the_same_checkpoint_twice(name: str, two_layers: Path, tmp_path: Path, real: Run) -> None:
+def test_the_command_makes_the_same_checkpoint_twice(name: str, even_widths: Path, tmp_path: Path, real: Run) -> None:
     settings = [part for setting in SMALL for part in ("--set", setting)]
-    made = real("quantize", name, "--model", str(two_layers), "--out", str(tmp_path), "--json", *settings)
+    made = real("quantize", name, "--model", str(even_widths), "--out", str(tmp_path), "--json", *settings)
     manifest = json.loads(made.stdout)
     assert manifest["quantized_layers"] == 14
     assert [warning for warning in manifest["warnings"] if "fewer" in warning]
-    again = json.loads(real("reproduce", str(tmp_path / "two-layers" / name), "--json").stdout)
+    again = json.loads(real("reproduce", str(tmp_path / "even-widths" / name), "--json").stdout)
     assert again["promised"]
     assert again["identical"]
-    assert not list((tmp_path / "two-layers").glob(".*staging*"))
+    assert not list((tmp_path / "even-widths").glob(".*staging*"))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def _nodes(data: Any) -> Iterator[Node]:
 
 
 def _mapping(data: Any, rng: random.Random) -> dict[str, Any]:
-    free = ("overrides",)  # its keys are paths: a misspelled one is reported by what it makes
+    free = ("overrides", "group_0")  # paths, which are reported by what they make, and names that mean nothing
     found = [node for node in _nodes(data) if isinstance(node, dict) and node and not set(free) & node.keys()]
     return rng.choice(found or [data])
 
@@ -137,6 +137,40 @@ def test_a_broken_recipe_is_exit_2_with_the_spot(
         assert re.search(rf"{re.escape(str(broken))}:\d+:\d+: \S", printed.err), f"{mutant}\n{printed.err}"
         assert "Traceback" not in printed.err
         assert "  next: " in printed.err
+
+
+THEIRS = """
+quant_stage:
+  quant_modifiers:
+    SmoothQuantModifier:
+      smoothing_strength: 0.8
+      mappings: [[["re:.*q_proj", "re:.*k_proj"], "re:.*input_layernorm"]]
+    GPTQModifier:
+      ignore: ["lm_head"]
+      dampening_frac: 0.01
+      config_groups:
+        group_0:
+          targets: ["Linear"]
+          weights: {num_bits: 8, type: "int", symmetric: true, strategy: "channel"}
+          input_activations: {num_bits: 8, type: "int", dynamic: true, strategy: "token"}
+      kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}
+"""
+ON_THEIRS: list[Callable[[Any, random.Random], None]] = [misspell_a_key, unknown_key, wrong_type]
+
+
+def test_a_broken_recipe_of_llmcompressors_is_exit_2_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = tmp_path / "theirs.yaml"
+    good.write_text(THEIRS)
+    assert cli.main(["recipes", "validate", str(good)]) == 0
+    for number in range(90):
+        data = yaml.safe_load(THEIRS)
+        ON_THEIRS[number % 3](data, random.Random(number))
+        broken = tmp_path / f"broken-{number}.yaml"
+        broken.write_text(yaml.safe_dump(data, sort_keys=False))
+        code = cli.main(["recipes", "validate", str(broken)])
+        printed = capsys.readouterr().err
+        assert code == 2, f"{broken.read_text()}\n{printed}"
+        assert re.search(rf"{re.escape(str(broken))}:\d+:\d+: \S", printed), f"{broken.read_text()}\n{printed}"
 
 
 SETTINGS = {

@@ -1,5 +1,6 @@
 """What llmcompressor or vLLM would refuse late, refused from names and shapes."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from quantpress import architecture, hardware, plan, recipe, serving
+from quantpress import architecture, hardware, plan, plan_report, recipe, serving, shipped
 from quantpress.errors import CapabilityError, InputError
 
+Make = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -33,6 +35,7 @@ MOE = LLAMA | {
     "num_experts": 4,
     "num_experts_per_tok": 2,
 }
+WIDE = LLAMA | {"hidden_size": 512, "intermediate_size": 512}
 LLAMA_70B = LLAMA | {
     "hidden_size": 8192,
     "intermediate_size": 28672,
@@ -167,6 +170,45 @@ def test_every_scheme_has_a_row_in_the_table_of_hardware() -> None:
     kinds = {name: hardware.kind_of(scheme) for name, scheme in SCHEMES.items()}
     assert hardware.UNSERVED not in kinds.values()
     assert {len(row) for row in hardware.TABLE.values()} == {len(hardware.TARGETS)}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"architectures": 3}, {"num_attention_heads": "many"}, {"num_key_value_heads": None}, {"text_config": []}]
+)
+def test_an_odd_config_is_planned_or_refused_but_never_a_crash(odd: dict[str, Any], make_model: Make) -> None:
+    folder = make_model(hidden=64, intermediate=128)
+    config = json.loads((folder / "config.json").read_text()) | odd
+    tensors = architecture.tensors(folder, config)
+    loaded = recipe.load("smoothquant-gptq-w8a8")
+    found = plan_report.report(plan.make_from(loaded, tensors, config), config, 100, 1)
+    assert found["layers"] == {"W8A8, channel": 14, "16 bits": 1}
+    (folder / "model.safetensors").unlink()
+    with contextlib.suppress(InputError):
+        architecture.tensors(folder, config)
+
+
+@pytest.mark.parametrize("name", shipped.names("recipes"))
+def test_a_shipped_recipe_names_the_least_gpu_that_runs_it_as_it_says(name: str) -> None:
+    loaded = recipe.load(name)
+    kinds = serving.kinds_of(plan.make_from(loaded, architecture.tensors(Path("nowhere"), WIDE), WIDE))
+    for levels in (("full",), ("full", "fallback")):
+        able = [
+            int(target.removeprefix("sm_")) / 10
+            for target in hardware.TARGETS[:-1]
+            if all(hardware.cell(kind, target).support in levels for kind in kinds)
+        ]
+        if able:
+            break
+    assert loaded.targets is not None
+    assert loaded.targets.compute_capability == able[0]
+
+
+def test_too_little_calibration_is_noted(tmp_path: Path, quantpress: Run) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(WIDE))
+    few = ("--set", "calibration.samples=1", "--set", "calibration.max_sequence_length=128")
+    done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path / "m"), *few)
+    assert "128 calibration tokens are fewer than the 512 input features" in done.stdout
 
 
 def test_tensor_parallel_sizes_end_where_a_group_would_be_cut() -> None:

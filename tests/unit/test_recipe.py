@@ -27,8 +27,21 @@ def test_every_recipe_in_the_tree_is_valid_and_says_what_it_is_for(path: Path) -
     assert f"make quantize RECIPE=recipes/{path.name}" in head
 
 
-def test_the_six_recipes_are_shipped() -> None:
+def test_the_recipes_are_shipped() -> None:
     expected = {
+        "gptq-w4a16-asym",
+        "awq-w4a16-asym",
+        "w8a16",
+        "fp8-dynamic",
+        "fp8-static",
+        "fp8-block",
+        "w4a8",
+        "w4afp8",
+        "nvfp4",
+        "nvfp4a16",
+        "mxfp4",
+        "kv-fp8",
+        "mixed-w4-w8",
         "gptq-w4a16",
         "awq-w4a16",
         "smoothquant-gptq-w8a8",
@@ -176,3 +189,89 @@ def test_an_override_replaces_the_other_way_to_say_it(setting: str, samples: int
     assert calibration is not None
     assert calibration.samples == samples
     assert [source.dataset for source in calibration.sources] == datasets
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_a_recipe_extends_another_and_overrides_it(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", GOOD + "calibration: {samples: 4, seed: 1}\n")
+    child = "extends: ./base.yaml\nname: c\noverrides: {modifiers.0.gptq.block_size: 64}\ncalibration: {samples: 9}\n"
+    loaded = recipe.load(write(tmp_path, "c.yaml", child))
+    assert loaded.modifiers[0].gptq is not None
+    assert loaded.modifiers[0].gptq.block_size == 64
+    assert loaded.calibration is not None
+    assert (loaded.name, loaded.calibration.samples, loaded.calibration.seed) == ("c", 9, 1)
+    assert "extends" not in loaded.dump()
+    assert "overrides" not in loaded.dump()
+
+
+def test_the_asymmetric_awq_recipe_is_awq_under_its_full_name() -> None:
+    ours, base = recipe.load("awq-w4a16-asym"), recipe.load("awq-w4a16")
+    assert (ours.modifiers, ours.calibration) == (base.modifiers, base.calibration)
+
+
+EXTENDED = {
+    "itself": ("extends: ./c.yaml\nname: c\n", "without end"),
+    "no name": ("extends: ./base.yaml\n", r"c\.yaml:1:1: a recipe that extends another needs a `name`"),
+    "unknown": ("extends: gptq-w4a61\nname: c\n", "did you mean 'gptq-w4a16'"),
+    "not there": ("extends: ./nowhere.yaml\nname: c\n", "cannot be read"),
+    "a folder": ("extends: ../\nname: c\n", "cannot be read"),
+    "a list": ("extends: [a]\nname: c\n", r"c\.yaml:.*name it with `extends: NAME`"),
+    "overrides alone": (GOOD + "overrides: {name: x}\n", "name it with `extends: NAME`"),
+    "overrides of nothing": (
+        "extends: ./base.yaml\nname: c\noverrides:\n  modifiers.7.gptq.x: 1\n",
+        r"c\.yaml:4:3: 'modifiers\.7\.gptq\.x': there is nothing at '7'",
+    ),
+    "a wrong override": (
+        "extends: ./base.yaml\nname: c\noverrides:\n  modifiers.0.gptq.block_size: -1\n",
+        r"c\.yaml:4:3: modifiers\.0\.gptq\.block_size is -1",
+    ),
+    "overrides in a list": ("extends: ./base.yaml\nname: c\noverrides: [1]\n", "overrides is a mapping"),
+    "no recipe": ("extends: ./list.yaml\nname: c\n", "is no recipe to extend"),
+}
+
+
+@pytest.mark.parametrize("case", EXTENDED, ids=str)
+def test_a_wrong_extension_is_told_where(case: str, tmp_path: Path) -> None:
+    text, words = EXTENDED[case]
+    write(tmp_path, "base.yaml", GOOD)
+    write(tmp_path, "list.yaml", "- a\n")
+    with pytest.raises(InputError, match=words):
+        recipe.load(write(tmp_path, "c.yaml", text))
+
+
+def test_a_problem_of_the_extended_recipe_names_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", GOOD.replace("W4A16", "W4A61"))
+    with pytest.raises(InputError, match=r"base\.yaml:4:12: .*'W4A61' is not a scheme"):
+        recipe.load(write(tmp_path, "c.yaml", "extends: ./base.yaml\nname: c\n"))
+
+
+MORE_BAD = {
+    "float of 4 bits": ("rtn: {weights: {num_bits: 4, type: float, strategy: channel}}", "are the presets NVFP4"),
+    "blocks without a size": ("rtn: {weights: {strategy: block}}", "block_structure goes with strategy block"),
+    "an observer of weights on blocks": (
+        "rtn: {weights: {strategy: tensor, observer: imatrix_mse}}",
+        "needs strategy channel or group",
+    ),
+    "nvfp4's observer elsewhere": ("rtn: {scheme: W4A16, weight_observer: nvfp4_expanded_mse}", "is for the presets"),
+    "an observer of nothing": ("rtn: {scheme: W4A16, input_observer: mse}", "measures no activations"),
+    "groups and scheme": ("rtn: {scheme: W8A8, groups: [{targets: [Linear], scheme: W8A8}]}", "groups have their"),
+    "groups and targets": ("rtn: {targets: [a], groups: [{targets: [Linear], scheme: W8A8}]}", "groups have their"),
+    "actorder elsewhere": ("rtn: {weights: {strategy: channel, actorder: static}}", "matter of gptq"),
+    "a mask that disagrees": ("sparsegpt: {sparsity: 0.4, mask_structure: '2:4'}", "makes 2 of 4 zero, not 0.4"),
+    "a mask without quotes": ("sparsegpt: {sparsity: 0.5, mask_structure: 2:4}", "quote it: '2:4'"),
+    "awq on tensors": ("awq: {scheme: FP8}", "duo_scaling needs weights in channels"),
+    "kv cache of 4 bits": ("rtn: {kv_cache: {num_bits: 4}}", "kv_cache.num_bits is 4"),
+    "no size of a rotation": ("spinquant: {transform_block_size: 48}", "a power of two"),
+}
+
+
+@pytest.mark.parametrize("case", MORE_BAD, ids=str)
+def test_a_rule_between_fields_names_the_spot(case: str, tmp_path: Path) -> None:
+    body, words = MORE_BAD[case]
+    with pytest.raises(InputError, match=r"r\.yaml:4:\d+: ") as caught:
+        load(tmp_path, f"name: r\ndescription: d\nmodifiers:\n  - {body}\n")
+    assert words in caught.value.message

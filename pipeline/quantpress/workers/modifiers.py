@@ -67,7 +67,7 @@ def _options(body: language.Body) -> dict[str, Any]:
 
         options["mappings"] = [AWQMapping(**mapping) for mapping in options["mappings"]]
     if isinstance(body, language.SmoothQuant) and "mappings" in options:
-        options["mappings"] = [(item["balance_layers"], item["smooth_layer"]) for item in options["mappings"]]
+        options["mappings"] = [[item["balance_layers"], item["smooth_layer"]] for item in options["mappings"]]
     return options
 
 
