@@ -40,6 +40,8 @@ def llama_shapes(
         for name in ("gate_proj", "up_proj"):
             shapes[f"{prefix}.mlp.{name}.weight"] = (intermediate, hidden)
         shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, intermediate)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}.{name}.weight"] = (hidden,)
     return shapes
 
 

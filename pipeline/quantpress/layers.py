@@ -75,3 +75,14 @@ def expert_sets(names: list[str]) -> list[list[str]]:
         if match := _EXPERT.match(name):
             experts.setdefault(match["layer"], []).append(name)
     return list(experts.values())
+
+
+def is_router(tensor: str) -> bool:
+    """Whether a tensor's name is that of a router's weight."""
+    return _ROUTER.search(tensor.removesuffix(".weight")) is not None
+
+
+def expert_number(tensor: str) -> int:
+    """The number of the expert that a tensor belongs to; -1 for what belongs to none."""
+    match = _EXPERT.match(tensor.rpartition(".")[0])
+    return int(match["number"]) if match else -1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 from quantpress import architecture, layers, preflight, sizes
 from quantpress.errors import InputError
 from quantpress.headers import Tensor
 from quantpress.layers import Layers, Shape
 from quantpress.model import Model
-from quantpress.modifiers import Group, Modifier, Quantizes
+from quantpress.modifiers import Group, Modifier, Quantizes, Reap
 from quantpress.patterns import matching, selected
 from quantpress.recipe import Recipe
 from quantpress.schemes import Scheme
@@ -61,22 +62,18 @@ def make(recipe: Recipe, model: Model) -> Plan:
     return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
 
 
-def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, object]) -> Plan:
-    structure = layers.of(tensors, architecture.tied(config))
-    chosen: list[_Chosen] = []
-    modifiers = []
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, Any]) -> Plan:
+    """The plan for a model that is known by its tensors' headers and its config."""
+    weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
     for modifier in recipe.modifiers:
-        if isinstance(modifier.body, Quantizes) and modifier.quantizes:
-            groups = _choose(modifier, modifier.body, structure)
-            modifier = _resolved(modifier, modifier.body, groups)
-            chosen += groups
-        modifiers.append(modifier)
-    resolved = recipe.model_copy(update={"modifiers": modifiers})
-    _check_no_layer_twice(chosen)
+        if isinstance(modifier.body, Reap):
+            tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
+    structure = layers.of(tensors, architecture.tied(config))
+    resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
-    weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    untouched = weight_bytes - sum(tensors[f"{name}.weight"].nbytes for name in schemes if f"{name}.weight" in tensors)
+    untouched = sum(tensor.nbytes for tensor in tensors.values())
+    untouched -= sum(tensors[f"{name}.weight"].nbytes for name in schemes if f"{name}.weight" in tensors)
     untouched += _untied_bytes(resolved, structure, tensors)
     return Plan(
         recipe=resolved,
@@ -92,6 +89,21 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, obje
         structure=structure,
         notes=tuple(notes),
     )
+
+
+def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
+    """The recipe without `auto`, and which layers each of its groups takes."""
+    chosen: list[_Chosen] = []
+    modifiers = []
+    for modifier in recipe.modifiers:
+        if isinstance(modifier.body, Quantizes) and modifier.quantizes:
+            groups = _choose(modifier, modifier.body, structure)
+            sized = modifier.body.with_group_sizes([one.size for one in groups])
+            modifier = Modifier.model_validate({modifier.name: sized})
+            chosen += groups
+        modifiers.append(modifier)
+    _check_no_layer_twice(chosen)
+    return recipe.model_copy(update={"modifiers": modifiers}), chosen
 
 
 def _stored(name: str, scheme: Scheme, structure: Layers, tensors: dict[str, Tensor]) -> int:
@@ -190,11 +202,6 @@ def _check_divides(modifier: str, size: int, shapes: dict[str, Shape], hint: str
             raise InputError(
                 f"{modifier}: group_size {size} does not divide the {shape[1]} input features of {name}", hint=hint
             )
-
-
-def _resolved(modifier: Modifier, body: Quantizes, chosen: list[_Chosen]) -> Modifier:
-    sized = body.with_group_sizes([one.size for one in chosen])
-    return Modifier.model_validate({modifier.name: sized})
 
 
 def _check_no_layer_twice(chosen: list[_Chosen]) -> None:

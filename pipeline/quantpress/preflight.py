@@ -7,6 +7,7 @@ from typing import Any
 
 from quantpress import layers, mappings
 from quantpress.errors import CapabilityError, InputError
+from quantpress.headers import Tensor
 from quantpress.layers import Layers
 from quantpress.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.patterns import matching, selected
@@ -22,6 +23,11 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_fused(schemes, structure)
     _check_routing(schemes)
+    if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
+        raise InputError(
+            "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
+            hint='add "re:.*experts" to `ignore`, or take a model of another family',
+        )
     notes = []
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
@@ -72,7 +78,7 @@ def _check_modifier(
     if isinstance(body, SpinQuant | Quip):
         return _check_rotation(modifier.name, body, structure, config)
     if isinstance(body, Reap):
-        return _check_experts(body, config)
+        return [f"reap leaves {experts_left(body, config)} experts in each layer"]
     if modifier.name == "autoround" and importlib.util.find_spec("auto_round") is None:
         raise CapabilityError("autoround needs the package auto-round, which is not installed", hint="make setup")
     return []
@@ -155,19 +161,29 @@ def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config
     return notes
 
 
-def _check_experts(body: Reap, config: dict[str, Any]) -> list[str]:
+def experts_left(body: Reap, config: dict[str, Any]) -> int:
+    """How many experts REAP leaves in each layer. Raises InputError where it cannot take out any."""
     text = text_config(config)
     experts = next((number_in(text, key) for key in _EXPERTS if number_in(text, key)), 0)
     if not experts:
         raise InputError(
             "reap takes out experts, and this model has none", hint="use sparsegpt or wanda, or no pruning"
         )
-    dropped = int(experts * body.sparsity)
-    if dropped == 0:
+    left = experts - int(experts * body.sparsity)
+    if left == experts:
         raise InputError(f"reap: {body.sparsity} of {experts} experts is none", hint="raise sparsity")
     used = next((number_in(text, key) for key in _TOP_K if number_in(text, key)), 1)
-    if experts - dropped < used:
-        raise InputError(
-            f"reap: {experts - dropped} experts would be left, and each token goes to {used}", hint="lower sparsity"
-        )
-    return [f"reap takes {dropped} of {experts} experts out of each layer"]
+    if left < used:
+        raise InputError(f"reap: {left} experts would be left, and each token goes to {used}", hint="lower sparsity")
+    return left
+
+
+def without_experts(tensors: dict[str, Tensor], left: int) -> dict[str, Tensor]:
+    """The tensors of a model with `left` experts in each layer; those that stay are counted anew from 0."""
+    kept = {}
+    for name, tensor in tensors.items():
+        if layers.is_router(name):
+            tensor = Tensor(tensor.dtype, (left, *tensor.shape[1:]), tensor.nbytes // tensor.shape[0] * left)
+        if layers.expert_number(name) < left:
+            kept[name] = tensor
+    return kept

@@ -108,3 +108,46 @@ def test_mappings_are_counted_as_llmcompressor_resolves_them(family: str) -> Non
     assert missing == []
     ours = {(one.smooth, *sorted(one.balance)) for one in found if mappings.fits(one, structure)}
     assert ours == {(one.smooth_name, *sorted(one.balance_names)) for one in modifier._resolved_mappings}
+
+
+MOE = {
+    "int8": ("qwen2_moe", [{"rtn": {"scheme": "W8A8", "ignore": ["lm_head", "re:.*shared_expert_gate$"]}}]),
+    "awq": ("qwen3_moe", [{"awq": {"scheme": "W4A16", "group_size": 16}}]),
+    "smoothquant": ("qwen3_moe", [{"smoothquant": {}}, {"rtn": {"scheme": "W8A8"}}]),
+    "reap": ("qwen3_moe", [{"reap": {"sparsity": 0.5}}, {"rtn": {"scheme": "W8A8"}}]),
+}
+
+
+@pytest.mark.parametrize("case", MOE)
+def test_experts_are_planned_as_they_are_made(case: str, tmp_path: Path, embedded_model: Path) -> None:
+    """Experts, routers and shared experts: the plan names exactly the layers that get scales, and their bytes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from quantpress import plan, recipe
+    from quantpress.quantize import check_checkpoint
+    from quantpress.workers import oneshot
+
+    family, modifiers = MOE[case]
+    sizes = SIZES | FAMILIES[family] | {"vocab_size": 49152, "mlp_only_layers": []}
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes), dtype=torch.bfloat16)
+    made.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(embedded_model).save_pretrained(tmp_path / "model")
+    config = architecture_config(tmp_path / "model")
+    wanted = recipe.Recipe.model_validate({"name": "r", "description": "d", "modifiers": modifiers})
+    if wanted.needs_data:
+        small = recipe.Calibration(samples=2, max_sequence_length=64)
+        wanted = wanted.model_copy(update={"calibration": small})
+    planned = plan.make_from(wanted, headers.read_folder(tmp_path / "model"), config)
+    job = {
+        "recipe": planned.recipe.dump(),
+        "model": str(tmp_path / "model"),
+        "output": str(tmp_path / "out"),
+        "largest_input": planned.largest_input,
+        "trust_remote_code": False,
+    }
+    oneshot.quantize(job)
+    check_checkpoint(tmp_path / "out", planned)
+    stored = sum(tensor.nbytes for tensor in headers.read_folder(tmp_path / "out").values())
+    assert stored == planned.checkpoint_bytes

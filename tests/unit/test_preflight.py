@@ -138,7 +138,10 @@ def test_experts_are_one_layer_and_routers_are_none() -> None:
         planned({"rtn": {"scheme": "W8A8", "ignore": [*ignored, r"re:.*experts\.1\."]}}, config=MOE)
     with pytest.raises(InputError, match="1 experts would be left, and each token goes to 2"):
         planned({"reap": {"sparsity": 0.75}}, config=MOE)
-    assert "reap takes 2 of 4 experts out of each layer" in planned({"reap": {"sparsity": 0.5}}, config=MOE).notes
+    halved = planned({"reap": {"sparsity": 0.5}}, {"rtn": {"scheme": "W8A8", "ignore": ignored}}, config=MOE)
+    assert halved.notes == ("reap leaves 2 experts in each layer",)
+    assert not [name for name in halved.layers if ".experts.2." in name]
+    assert len(halved.layers) == len(made.layers) - 2 * 2 * 3
 
 
 def test_a_tied_lm_head_that_is_quantized_is_stored_beside_the_embeddings() -> None:
