@@ -209,6 +209,14 @@ def test_the_command_makes_the_same_checkpoint_twice(name: str, even_widths: Pat
     assert not list((tmp_path / "even-widths").glob(".*staging*"))
 
 
+def test_the_command_takes_a_recipe_that_leaves_the_weights_alone(even_widths: Path, tmp_path: Path, real: Run) -> None:
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    made = real("quantize", "kv-fp8", "--model", str(even_widths), "--out", str(tmp_path), "--json", *settings)
+    manifest = json.loads(made.stdout)
+    assert manifest["quantized_layers"] == 0
+    assert manifest["bytes"]["checkpoint"] >= manifest["bytes"]["model"]
+
+
 @pytest.fixture(scope="module")
 def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
     """What vLLM says: the scheme that it picks for each GPU, and the answers of what this CPU can serve."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import headers
-from quantpress.plan import matches
+from quantpress.patterns import matching
 from quantpress.process import worker_main
 
 # Relative RMS difference of a layer's weights after decompression. Rounding to 4 bits in groups moves weights by about
@@ -33,7 +33,7 @@ def tensors_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def scheme_of(module: str, config: Any) -> tuple[Any, Any]:
     """The scheme that quantizes the module, and the format that it is stored in."""
-    groups = [group for group in config.config_groups.values() if matches(module, group.targets)]
+    groups = [g for g in config.config_groups.values() if any(matching(target, [module]) for target in g.targets)]
     narrow = [group for group in groups if "Linear" not in group.targets]
     scheme = (narrow or groups)[0]
     return scheme, scheme.format or config.format
