@@ -174,6 +174,7 @@ def _add_stage(
         metavar="KEY=VALUE",
         help="override a recipe field: calibration.samples=32",
     )
+    parser.add_argument("--target", help=_TARGET + "; or any: do not check whether vLLM serves the result there")
     _common(parser)
     return parser
 

@@ -9,13 +9,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, shipped, upkeep
+from quantpress import environment, hardware, serving, shipped, upkeep
 from quantpress import model as models
+from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
 from quantpress.console import Console
-from quantpress.errors import InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress.recipe import Recipe
@@ -35,9 +36,22 @@ def _print(args: Namespace, result: Any, text: str) -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else text)
 
 
+def _require_served(args: Namespace, recipe: Recipe, model: Model, here: bool = False) -> None:
+    """Raises CapabilityError if the target cannot serve what the recipe makes: --target, or this machine if `here`."""
+    named = args.target or ("auto" if here else "any")
+    if named == "any":
+        return
+    try:
+        serving.check(planning.make(recipe, model), hardware.target_of(named))
+    except CapabilityError as error:
+        raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error
+
+
 def quantize(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
-    done = quantizing.quantize(recipe, _model(args, console), Path(args.out), console)
+    model = _model(args, console)
+    _require_served(args, recipe, model)
+    done = quantizing.quantize(recipe, model, Path(args.out), console)
     _print(args, done.manifest, str(done.artifact.checkpoint))
 
 
@@ -46,6 +60,7 @@ def evaluate(args: Namespace) -> None:
 
     console, recipe, request = _console(args), recipe_language.load(args.recipe, args.set), _request(args)
     model = _model(args, console)
+    _require_served(args, recipe, model)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     result = stage.evaluate(artifact, model, request, console)
     _print(args, result, reporting.accuracy_table({recipe.name: result}))
@@ -97,6 +112,7 @@ def bench(args: Namespace) -> None:
     sides = _sides(args)
     sides.check()
     model = _model(args, console)
+    _require_served(args, recipe, model, here=not args.vllm_url)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     result = stage.bench(artifact, model, load, sides, console, args.fresh)
     _print(args, result, reporting.throughput_table({recipe.name: result}))
@@ -121,6 +137,7 @@ def run(args: Namespace) -> None:
     _require_distinct(chosen)
     for recipe in chosen:
         quantizing.preflight(recipe, model)
+        _require_served(args, recipe, model, here=not args.vllm_url)
     scores = {}
     for recipe in chosen:
         artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
@@ -148,6 +165,8 @@ def bundle(args: Namespace) -> None:
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     _require_distinct(chosen)
     model = _model(args, console)
+    for recipe in chosen:
+        _require_served(args, recipe, model)
     pinned = [quantizing.prepare(recipe, model).recipe for recipe in chosen]
     own = {task.task for task in request.suite.tasks if task.data}
     documents = {task["task"]: Path(task["data"]) for task in request.tasks if task["data"] and task["task"] not in own}
@@ -174,6 +193,7 @@ def serve(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
     model = _model(args, console)
+    _require_served(args, recipe, model, here=True)
     artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
     stage.serve(artifact, model, vllm, port, console)
 

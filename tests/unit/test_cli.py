@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from quantpress import environment
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 GOOD = "name: r\ndescription: d\nmodifiers:\n  - rtn: {scheme: W8A8}\n"
 
@@ -47,6 +49,12 @@ WRONG = {
     "bad limit": (["evaluate", "good.yaml", "--limit", "0"], 2, "at least one document"),
     "unknown workload": (["bench", "good.yaml", "--workload", "chta"], 2, "did you mean 'chat'"),
     "vLLM missing": (["bench", "good.yaml", "--vllm", "/no/vllm"], 4, "/no/vllm is not an executable"),
+    "a scheme that the target does not serve": (
+        ["quantize", "fp8-static", "--model", "tiny", "--target", "cpu"],
+        4,
+        "FP8 static is not served on cpu",
+    ),
+    "an unknown target": (["quantize", "good.yaml", "--model", "tiny", "--target", "sm_42"], 2, "not a target"),
     "nothing to report": (["report", "--model", "tiny"], 2, "holds no artifact"),
     "no command": (["frobnicate"], 2, "invalid choice"),
 }
@@ -116,3 +124,14 @@ def test_json_is_json(folder: Path, quantpress: Run) -> None:
 def test_no_colour_where_there_is_no_terminal(folder: Path, quantpress: Run) -> None:
     done = quantpress("quantize", "good.yaml", "--model", "nobody/nothing")
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(bool(environment.gpus()), reason="what this machine serves is asked for on a CPU")
+@pytest.mark.parametrize("command", ["bench", "serve", "run"])
+def test_what_this_machine_cannot_serve_is_not_quantized_for_it(command: str, folder: Path, quantpress: Run) -> None:
+    suite = ["--suite", "smoke"] if command == "run" else []
+    done = quantpress(command, "fp8-static", "--model", "tiny", "--vllm", sys.executable, *suite)
+    assert done.returncode == 4
+    assert "FP8 static is not served on cpu" in done.stderr
+    assert "--target any" in done.stderr
+    assert not (folder / "artifacts").exists()
