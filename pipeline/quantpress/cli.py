@@ -138,6 +138,8 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field")
     parser.add_argument("--model", default="embedded", help=_MODEL + "; a folder needs no more than a config.json")
+    parser.add_argument("--ask-vllm", action="store_true", help="ask the installed vLLM too (seconds, the first time)")
+    parser.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
     parser.add_argument("--target", help=_TARGET + "; exit code 4 if it cannot serve the result")
     parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")

@@ -70,9 +70,22 @@ def text(found: dict[str, Any]) -> str:
         f"({memory['concurrency']} sequences of {memory['context']} tokens)",
         f"GPUs         tensor parallel over {', '.join(map(str, found['tensor_parallel_sizes'])) or 'no number'}",
         *_listed("hardware", [_target(name, row) for name, row in found["hardware"].items()]),
+        *_listed("asked vLLM", _said(found["vllm"]) if "vllm" in found else []),
         *_listed("notes", found["notes"]),
     ]
     return "\n".join(lines)
+
+
+def _said(vllm: dict[str, Any]) -> list[str]:
+    """For each preset the classes that vLLM picks, and where."""
+    lines = []
+    for preset, row in vllm["schemes"].items():
+        where: dict[str, list[str]] = {}
+        for target, said in row.items():
+            where.setdefault(said.partition(":")[0], []).append(target)
+        said = "; ".join(f"{name} on {', '.join(targets)}" for name, targets in where.items())
+        lines.append(f"{vllm['version']}: {preset}: {said}")
+    return lines or [f"{vllm['version']}: no preset to ask about"]
 
 
 def _listed(title: str, lines: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import hardware, plan_report, schema, serving, shipped
+from quantpress import environment, hardware, plan_report, schema, serving, shipped
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import recipe as recipe_language
@@ -63,11 +63,25 @@ def plan(args: Namespace) -> None:
     model = _light_model(args)
     made = planning.make(recipe, model)
     found = plan_report.report(made, model.config, args.context, args.concurrency)
+    if args.ask_vllm:
+        found["vllm"] = _asked(args, made, target)
     _print(
         args, found | {"model": model.name, "target": target}, f"model        {model.name}\n" + plan_report.text(found)
     )
     if target:
         serving.check(made, target)
+
+
+def _asked(args: Namespace, made: planning.Plan, target: str | None) -> dict[str, Any]:
+    """What the installed vLLM says of the plan's presets. Raises CapabilityError if `target` cannot have one."""
+    from quantpress_serve import asking
+
+    vllm = environment.find_vllm(args.vllm)
+    answer = asking.ask(vllm, Console(quiet=args.quiet))
+    presets = sorted(set(made.labels.values()) & answer.keys())
+    if target:
+        asking.require(answer, presets, target, vllm)
+    return {"version": environment.vllm_version(vllm), "schemes": {preset: answer[preset] for preset in presets}}
 
 
 def _light_model(args: Namespace) -> models.Model:

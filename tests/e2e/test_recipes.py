@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from quantpress import environment, hardware, headers, model, plan, recipe, serving, shipped, sizes
+from quantpress import environment, hardware, headers, model, plan, recipe, schemes, serving, shipped, sizes
 from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError
 from quantpress.plan import Plan
@@ -241,7 +241,7 @@ def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
         check=False,
         timeout=900,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": ""},
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1] / "serve")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -268,3 +268,21 @@ def test_what_this_cpu_serves_is_loaded_and_answers(asked_of_vllm: dict[str, Any
     failed = {name: answer for name, answer in asked_of_vllm["answers"].items() if isinstance(answer, str)}
     assert not failed
     assert all(len(answer) == 4 for answer in asked_of_vllm["answers"].values())
+
+
+def test_an_installed_vllm_is_asked_once(even_widths: Path, tmp_path: Path, real: Run) -> None:
+    env = {"QUANTPRESS_CACHE": str(tmp_path)}
+    arguments = ("plan", "w4afp8", "--model", str(even_widths), "--ask-vllm")
+    asked = json.loads(real(*arguments, "--json", env=env).stdout)["vllm"]["schemes"]
+    assert asked["W4AFP8"]["sm_90"].startswith("Compressed")
+    assert asked["W4AFP8"]["sm_80"].startswith("no")
+    (answer,) = (tmp_path / "vllm").glob("*.json")
+    by_preset = json.loads(answer.read_text())
+    for preset, row in by_preset.items():
+        kind = hardware.kind_of(schemes.SCHEMES[preset])
+        for target, said in row.items():
+            if (kind, target) not in LATER:
+                assert said.startswith("no") is (hardware.cell(kind, target).support == "no"), (preset, target, said)
+    refused = real(*arguments, "--target", "sm_80", expect=4, env=env)
+    assert "vLLM 0.32.0" in refused.stderr
+    assert "asking vLLM" not in refused.stderr

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quantpress_serve.probe import picked
+
 os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -19,39 +21,6 @@ os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
 }
-
-
-def schemes(config: dict[str, Any]) -> dict[str, list[str]]:
-    """For each compute capability the scheme classes that vLLM picks, or why it picks none.
-
-    A scheme looks for its kernel when it is made; those of a GPU are not in a build for CPUs, so none is made here.
-    """
-    from vllm.model_executor.layers.quantization.compressed_tensors import schemes as classes
-    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
-    from vllm.platforms import current_platform
-    from vllm.platforms.interface import DeviceCapability
-
-    for name in classes.__all__:
-        getattr(classes, name).__init__ = lambda self, *args, **kwargs: None
-    found = {}
-    for capability in (75, 80, 89, 90, 100):
-        has = DeviceCapability(major=capability // 10, minor=capability % 10)
-        type(current_platform).get_device_capability = classmethod(lambda cls, device_id=0, has=has: has)
-        parsed = CompressedTensorsConfig.from_config(json.loads(json.dumps(config)))
-        found[f"sm_{capability}"] = [_scheme(parsed, part) for part in parsed.target_scheme_map.values()]
-    type(current_platform).get_device_capability = classmethod(lambda cls, device_id=0: None)
-    return found
-
-
-def _scheme(parsed: Any, part: dict[str, Any]) -> str:
-    try:
-        scheme = parsed._get_scheme_from_parts(
-            part["weights"], part["input_activations"], None, format=part.get("format"), layer_name="x"
-        )
-        parsed._check_scheme_supported(scheme.get_min_capability())
-    except Exception as error:
-        return f"no: {type(error).__name__}: {str(error)[:200]}"
-    return type(scheme).__name__
 
 
 def answer(checkpoint: Path) -> list[int]:
@@ -71,11 +40,11 @@ def main(folder: Path, names: list[str]) -> dict[str, Any]:
             answers[name] = answer(folder / name)
         except Exception as error:
             answers[name] = f"{type(error).__name__}: {str(error)[:300]}"
-    picked = {}
+    by_target = {}
     for name in names[:split]:
         config = json.loads((folder / name / "config.json").read_text())["quantization_config"]
-        picked[name] = schemes(config)
-    return {"schemes": picked, "answers": answers}
+        by_target[name] = picked(config)
+    return {"schemes": by_target, "answers": answers}
 
 
 if __name__ == "__main__":

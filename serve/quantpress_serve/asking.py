@@ -1,0 +1,56 @@
+"""Asks an installed vLLM itself which schemes it takes. It takes seconds to import, so the answer is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from quantpress import environment, files, process
+from quantpress.console import Console
+from quantpress.errors import CapabilityError
+from quantpress.model import cache_folder
+from quantpress.schemes import SCHEMES
+from quantpress_serve import probe
+
+Answer = dict[str, dict[str, str]]
+
+
+def _kept(vllm: Path) -> Path:
+    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(Path(probe.__file__))])
+    return cache_folder() / "vllm" / f"{known[:16]}.json"
+
+
+def ask(vllm: Path, console: Console) -> Answer:
+    """For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    kept = _kept(vllm)
+    if kept.is_file():
+        return dict(files.read_json(kept))
+    log = kept.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    command = [str(vllm.parent / "python"), probe.__file__, json.dumps(sorted(SCHEMES))]
+    with console.step(f"asking vLLM {environment.vllm_version(vllm)} what it takes", log):
+        code = process.run(command, log, environment.serving_environment() | {"PYTHONPATH": ""})
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    if code != 0 or not lines or not lines[-1].startswith("{"):
+        raise CapabilityError(
+            f"{vllm} cannot be asked: {process.last_error(log)}",
+            hint="name another vLLM with --vllm; the table in docs/recipes.md answers without one",
+        )
+    files.write_json(kept, json.loads(lines[-1]))
+    return dict(files.read_json(kept))
+
+
+def require(answer: Answer, presets: Iterable[str], target: str, vllm: Path) -> None:
+    """Raises CapabilityError for the first preset that this vLLM does not take at `target`."""
+    for preset in presets:
+        said = answer.get(preset, {}).get(target, "")
+        if said.startswith("no"):
+            able = [name for name, row in answer.items() if not row.get(target, "no").startswith("no")]
+            raise CapabilityError(
+                f"vLLM {environment.vllm_version(vllm)} does not take {preset} on {target}: {said}",
+                hint=f"there it takes {', '.join(able)}",
+            )
