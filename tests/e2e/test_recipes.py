@@ -219,7 +219,7 @@ def test_the_command_takes_a_recipe_that_leaves_the_weights_alone(even_widths: P
 
 @pytest.fixture(scope="module")
 def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
-    """What vLLM says: the scheme that it picks for each GPU, and the answers of what this CPU can serve."""
+    """What vLLM says: the scheme that it picks for each GPU, and the answers of what this machine serves."""
     try:
         python = environment.find_vllm(None).parent / "python"
     except CapabilityError:
@@ -227,9 +227,8 @@ def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
     if not python.is_file():
         pytest.skip("the vllm on the path is no environment of Python's")
     names = [name for name, (made, _) in checkpoints.items() if made.layers or name == "kv-fp8"]
-    here = (
-        [] if environment.gpus() else [n for n in names if serving.table(checkpoints[n][0])["cpu"]["support"] != "no"]
-    )
+    target = hardware.this_machine()
+    here = [name for name in names if serving.table(checkpoints[name][0])[target]["support"] != "no"]
     # One of each kind: recipes of a kind differ in how their numbers were found, not in how they are served.
     kinds = {"+".join(serving.kinds_of(checkpoints[name][0])): name for name in reversed(here)}
     folder = checkpoints[names[0]][1].parent
@@ -261,9 +260,7 @@ def test_our_table_of_hardware_is_what_vllm_says(checkpoints: Made, asked_of_vll
                 assert ours is theirs, (name, target, kinds, picked)
 
 
-def test_what_this_cpu_serves_is_loaded_and_answers(asked_of_vllm: dict[str, Any]) -> None:
-    if environment.gpus():
-        pytest.skip("this machine serves with its GPU")
+def test_what_this_machine_serves_is_loaded_and_answers(asked_of_vllm: dict[str, Any]) -> None:
     assert len(asked_of_vllm["answers"]) >= 6
     failed = {name: answer for name, answer in asked_of_vllm["answers"].items() if isinstance(answer, str)}
     assert not failed

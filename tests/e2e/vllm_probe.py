@@ -1,6 +1,6 @@
 """Runs in vLLM's environment: what vLLM itself says of checkpoints. Arguments: a folder of checkpoints, then names.
 
-Names after `--load` are loaded on this CPU and asked for four tokens. Prints one JSON object on its last line.
+Names after `--load` are loaded on this machine and asked for four tokens. Prints one JSON object on its last line.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ os.environ |= {
 
 
 def answer(checkpoint: Path) -> list[int]:
-    """Four tokens from the checkpoint, served on this CPU."""
+    """Four tokens from the checkpoint, served on this machine."""
+    import torch
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=str(checkpoint), enforce_eager=True, max_model_len=64, skip_tokenizer_init=True)
+    # One after the other in this process: a GPU must not be filled by the first.
+    share = {"gpu_memory_utilization": 0.1} if torch.cuda.is_available() else {}
+    llm = LLM(model=str(checkpoint), enforce_eager=True, max_model_len=64, skip_tokenizer_init=True, **share)
     greedy = SamplingParams(max_tokens=4, temperature=0, detokenize=False)
     return list(llm.generate([{"prompt_token_ids": [5, 6, 7, 8]}], greedy)[0].outputs[0].token_ids)
 
