@@ -153,7 +153,9 @@ def _pairs(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     others = {sample["doc_id"]: sample for sample in candidate}
     if len(baseline) != len(others) or any(
-        others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"] for sample in baseline
+        others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"]
+        or len(others[sample["doc_id"]]["filtered_resps"]) != len(sample["filtered_resps"])
+        for sample in baseline
     ):
         raise StageError(
             f"{task}: baseline and candidate were scored on different documents",

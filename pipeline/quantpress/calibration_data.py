@@ -99,6 +99,18 @@ def _identity(source: Source) -> dict[str, Any]:
     return described | environment.versions(("datasets",))
 
 
+def check_sources(calibration: Calibration) -> None:
+    """Raises InputError for a local file that is not there, or a weight that gets no sequence; reads nothing."""
+    counts = shares(calibration.samples, [source.weight for source in calibration.sources])
+    for source, count in zip(calibration.sources, counts, strict=True):
+        local_file(source)
+        if count == 0:
+            raise InputError(
+                f"{source.dataset}: weight {source.weight:g} is less than one of {calibration.samples} sequences",
+                hint="raise its weight or calibration.samples, or leave it out",
+            )
+
+
 def check(calibration: Calibration) -> None:
     """Reads local data to its end. Raises InputError with file and line of a document that cannot be used."""
     for source in calibration.sources:
@@ -151,7 +163,8 @@ def _checked(document: Any, where: str) -> Document:
             return {"text": document["text"]}
         if _is_chat(document.get("messages")):
             return {"messages": document["messages"]}
-        raise InputError(f"{where}: needs `text` or `messages`, has {', '.join(map(str, document))}", hint=_HINT)
+        has = ", ".join(f"{key} ({type(value).__name__})" for key, value in document.items())
+        raise InputError(f"{where}: needs `text` (a text) or `messages` (role and content), has {has}", hint=_HINT)
     raise InputError(f"{where}: is {type(document).__name__}, not an object with `text` or `messages`", hint=_HINT)
 
 
@@ -229,15 +242,11 @@ def packed(calibration: Calibration, tokenizer: Any) -> Packed:
 
     Raises InputError if a source does not fill a single sequence.
     """
+    check_sources(calibration)
     counts = shares(calibration.samples, [source.weight for source in calibration.sources])
     found: list[tuple[float, list[int]]] = []
     about = []
     for source, count in zip(calibration.sources, counts, strict=True):
-        if count == 0:
-            raise InputError(
-                f"{source.dataset}: weight {source.weight:g} is less than one of {calibration.samples} sequences",
-                hint="raise its weight or calibration.samples, or leave it out",
-            )
         sequences = pack(source, tokenizer, calibration, count)
         found += [((number + 0.5) / len(sequences), sequence) for number, sequence in enumerate(sequences)]
         about.append({"dataset": source.dataset, "requested_sequences": count, "sequences": len(sequences)})

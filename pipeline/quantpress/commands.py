@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, hardware, serving, shipped, upkeep
+from quantpress import environment, hardware, manifest, serving, shipped, upkeep
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import quantize as quantizing
@@ -82,7 +82,10 @@ def compare(args: Namespace) -> None:
     missing = [task for task in tasks for side in sides if any(args.metric not in row for row in side[task])]
     if missing:
         raise InputError(f"{missing[0]} was not scored by {args.metric}", hint="name another --metric")
-    result = comparing.compare_suite({task: (args.metric, sides[0][task], sides[1][task]) for task in tasks})
+    try:
+        result = comparing.compare_suite({task: (args.metric, sides[0][task], sides[1][task]) for task in tasks})
+    except StageError as error:
+        raise InputError(error.message, hint="score both on the same documents") from error
     result["gates"] = [gates.decide(gate, result) for gate in asked]
     _print(args, result, reporting.accuracy_table({Path(args.candidate).name: result}))
     stage.require_gates({args.candidate: result})
@@ -182,7 +185,8 @@ def report(args: Namespace) -> None:
 
 def _write_report(args: Namespace, model: Model) -> None:
     found = reporting.collect(Path(args.out) / model.name, model.identity()["digest"], _console(args))
-    text = reporting.render(model.identity(), found)
+    with manifest.readable(Path(args.out) / model.name):
+        text = reporting.render(model.identity(), found)
     path = reporting.write(Path(args.out) / model.name, text)
     _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 

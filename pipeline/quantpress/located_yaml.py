@@ -193,9 +193,13 @@ def validate(document: Document, model: type[M], hint: str) -> M:
     return result
 
 
+# What pydantic adds to a place to say which member of a union it tried.
+_UNION_TAGS = ("constrained-int", "constrained-float", "constrained-str", "literal", "bool", "int", "float", "str")
+
+
 def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     loc: Loc = item["loc"]
-    where = ".".join(str(part) for part in loc)
+    where = ".".join(str(part) for part in loc if str(part).partition("[")[0] not in _UNION_TAGS)
     if item["type"] == "extra_forbidden":
         known = fields_at(model, loc[:-1])
         return f"unknown key {where!r}; {nearest(str(loc[-1]), known)}"

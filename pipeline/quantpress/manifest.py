@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantpress import files
-from quantpress.errors import StageError
+from quantpress.errors import StageError, first_line
 
 SCHEMA_VERSION = 3
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turns what wrong values inside a manifest or a result cause into one error that names the folder."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StageError(
+            f"{folder} holds a manifest or a result that is not as quantpress writes it "
+            f"({type(error).__name__}: {first_line(error)[:200]})",
+            hint=f"delete {folder} and run again",
+        ) from error
 
 
 _MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
@@ -59,12 +74,13 @@ class Artifact:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""
+        result, manifest = self.any_result(name), self.manifest()
+        return result if result and manifest and result["checkpoint_digest"] == manifest["digest"] else None
+
+    def any_result(self, name: str) -> dict[str, Any] | None:
+        """The same, whichever checkpoint it belongs to."""
         path = self.folder / f"{name}.json"
-        manifest = self.manifest()
-        if not path.is_file() or manifest is None:
-            return None
-        result = _read(path, {"checkpoint_digest"})
-        return result if result.get("checkpoint_digest") == manifest["digest"] else None
+        return _read(path, {"checkpoint_digest"}) if path.is_file() else None
 
 
 def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:

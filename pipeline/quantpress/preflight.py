@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import Any
 
 from quantpress import layers, mappings
@@ -16,11 +17,13 @@ from quantpress.schemes import Scheme
 from quantpress.sizes import number_in, text_config
 
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
+_LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
 def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
+    _check_depth(structure, config)
     _check_fused(schemes, structure)
     _check_routing(schemes)
     if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
@@ -34,6 +37,16 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     if structure.tied and "lm_head" in schemes:
         notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
     return notes
+
+
+def _check_depth(structure: Layers, config: dict[str, Any]) -> None:
+    """Some repositories hold more layers than the config counts (for speculative decoding), none may hold fewer."""
+    wanted = number_in(text_config(config), "num_hidden_layers")
+    found = {int(match["number"]) for name in structure.names if (match := _LAYER.search(name))}
+    if found and wanted > len(found):
+        raise InputError(
+            f"the config counts {wanted} layers, the weights hold {len(found)}", hint="fetch the model again"
+        )
 
 
 def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:

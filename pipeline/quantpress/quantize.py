@@ -37,6 +37,7 @@ def prepare(recipe: Recipe, model: Model) -> Plan:
     calibration = plan.recipe.calibration
     if calibration is None:
         return plan
+    calibration_data.check_sources(calibration)
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
     return replace(plan, recipe=pinned)
 

@@ -180,6 +180,8 @@ def _extended(document: Document, path: Path, above: tuple[Path, ...]) -> Docume
         merged.problem((), f"is no recipe to extend: found {type(merged.data).__name__}, not a mapping")
         merged.raise_problems(HINT)
     merged.source = document.source
+    if isinstance(own := document.data.get("calibration"), dict):
+        _give_way(merged.data.get("calibration"), {str(key) for key in own})
     located_yaml.merge(merged, document)
     if overrides is not None:
         _apply(overrides, merged)
@@ -208,7 +210,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     if of_data:
         _check_data_settings(path, of_data)
     if recipe.needs_data and of_data:
-        _give_way(document.data.get("calibration"), of_data)
+        _give_way(document.data.get("calibration"), {setting.partition("=")[0].split(".")[1] for setting in of_data})
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT)
     for notice in document.notices:
@@ -218,7 +220,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-# An override replaces the other ways to say the same thing.
+# A setting, or a recipe that extends another, replaces the other ways to say the same thing.
 _REPLACES = {
     "tokens": ("samples",),
     "samples": ("tokens",),
@@ -227,8 +229,7 @@ _REPLACES = {
 }
 
 
-def _give_way(calibration: Any, settings: Sequence[str]) -> None:
-    named = {setting.partition("=")[0].split(".")[1] for setting in settings}
+def _give_way(calibration: Any, named: set[str]) -> None:
     for name in named & _REPLACES.keys() if isinstance(calibration, dict) else ():
         for other in set(_REPLACES[name]) - named:
             calibration.pop(other, None)

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, hardware, plan_report, schema, serving, shipped
+from quantpress import calibration_data, environment, hardware, plan_report, schema, serving, shipped
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import recipe as recipe_language
@@ -62,6 +62,8 @@ def plan(args: Namespace) -> None:
     recipe = recipe_language.load(args.recipe, args.set)
     model = _light_model(args)
     made = planning.make(recipe, model)
+    if recipe.calibration:
+        calibration_data.check_sources(recipe.calibration)
     found = plan_report.report(made, model.config, args.context, args.concurrency)
     if args.ask_vllm:
         found["vllm"] = _asked(args, made, target)

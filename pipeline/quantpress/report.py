@@ -9,7 +9,7 @@ from typing import Any
 from quantpress import files
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
-from quantpress.manifest import artifacts_of
+from quantpress.manifest import artifacts_of, readable
 
 Results = dict[str, Any]
 PROVENANCE = "## How these figures were made"
@@ -23,7 +23,9 @@ def collect(folder: Path, model_digest: str, console: Console) -> dict[str, Resu
     found = {}
     for artifact in artifacts_of(folder):
         try:
-            record = artifact.finished()
+            with readable(artifact.folder):
+                record = artifact.finished()
+                record["model"]["digest"]
         except StageError as error:
             console.warn(f"{error.message}; it is left out of the report")
             continue

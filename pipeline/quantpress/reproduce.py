@@ -24,9 +24,13 @@ def reproduce(artifact: Artifact, console: Console, trust_remote_code: bool = Fa
     equal bits may be expected here at all (same versions, same kind of machine). Raises InputError if an input is no
     longer what the manifest says.
     """
+    if not artifact.manifest_file.is_file():
+        raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
     record = artifact.finished()
-    recipe = Recipe.model_validate(record["recipe"])
-    model = models.resolve(_source(record["model"]), console, trust_remote_code)
+    with manifest.readable(artifact.folder):
+        recipe = Recipe.model_validate(record["recipe"])
+        source = _source(record["model"])
+    model = models.resolve(source, console, trust_remote_code)
     plan = quantizing.prepare(recipe, model)
     inputs = quantizing.inputs_of(plan, model)
     changed = manifest.differences(record["inputs"], inputs)

@@ -11,6 +11,9 @@ from quantpress.modifiers import Quantizes, Quip, SpinQuant
 from quantpress.plan import Plan
 
 _INT4_STEP = 32  # features; the CPU's kernel for 4-bit weights takes multiples
+# Marlin's group sizes (vLLM 0.32, marlin_utils.MARLIN_SUPPORTED_GROUP_SIZES); Machete takes fewer.
+_MARLIN_GROUPS = (None, 32, 64, 128)
+_GROUPED = ("W4A16", "W4A16 asymmetric", "W8A16", "W4A8")
 
 
 def kinds_of(plan: Plan) -> list[str]:
@@ -28,11 +31,33 @@ def kinds_of(plan: Plan) -> list[str]:
 def check(plan: Plan, target: str) -> None:
     """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
     hardware.require(kinds_of(plan), target)
+    if odd := _odd_for_blocks(plan):
+        raise CapabilityError(
+            f"{odd}: vLLM refuses to load it fused with the layers beside it",
+            hint="add those layers to `ignore`, or use fp8-dynamic, which has no blocks",
+        )
     if target == "cpu" and (odd := _odd_for_int4(plan)):
         raise CapabilityError(
             f"{odd}: the CPU's kernel for 4-bit weights takes multiples of {_INT4_STEP} only",
             hint="add those layers to `ignore`, or use a scheme without packed weights (W8A8)",
         )
+
+
+def _odd_for_blocks(plan: Plan) -> str | None:
+    """The first part of a fused layer, but the last, whose rows end within a block (vLLM: validate_fp8_block_shape)."""
+    blocks = {name: scheme.block for name, scheme in plan.schemes.items() if scheme.block}
+    for together in fused_sets(list(blocks)):
+        for name in together[:-1] if ".experts." not in together[0] else ():
+            outputs, rows = plan.structure.linears[name][0], blocks[name][0]
+            if outputs % rows:
+                return f"{name} has {outputs} output features, which blocks of {rows} rows do not divide"
+    return None
+
+
+def _odd_group(plan: Plan) -> int | None:
+    """A group size that Marlin and Machete do not have."""
+    sizes = {s.group_size for s in plan.schemes.values() if hardware.kind_of(s) in _GROUPED}
+    return next((size for size in sorted(sizes, key=str) if size not in _MARLIN_GROUPS), None)
 
 
 def _odd_for_int4(plan: Plan) -> str | None:
@@ -60,6 +85,9 @@ def table(plan: Plan) -> dict[str, dict[str, Any]]:
         support = {cell.support for cell in cells.values()}
         worst = next((level for level in ("no", "fallback") if level in support), "full")
         kernels = {kind: cell.kernel for kind, cell in cells.items()}
+        if target != "cpu" and worst == "full" and (size := _odd_group(plan)):
+            worst = "fallback"
+            kernels["groups"] = f"Marlin has no groups of {size}: what else vLLM has installed, or nothing"
         try:
             check(plan, target)
         except CapabilityError as error:

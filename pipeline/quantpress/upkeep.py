@@ -34,7 +34,8 @@ def _row(artifact: Artifact) -> dict[str, Any]:
         "problem": None,
     }
     try:
-        return row | _stages(artifact)
+        with manifest.readable(artifact.folder):
+            return row | _stages(artifact)
     except StageError as error:  # one damaged artifact must not hide the others
         return row | {"problem": error.message}
 
@@ -43,12 +44,12 @@ def _stages(artifact: Artifact) -> dict[str, Any]:
     record = artifact.finished()
     accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
     return {
-        "digest": record["digest"],
+        "digest": str(record["digest"]),
         "created": record["created"],
-        "bytes": record["bytes"]["checkpoint"],
+        "bytes": int(record["bytes"]["checkpoint"]),
         "stage": "benched" if throughput else "evaluated" if accuracy else "quantized",
-        "accuracy": accuracy["suite"] if accuracy else None,
-        "throughput": throughput["workload"]["name"] if throughput else None,
+        "accuracy": str(accuracy["suite"]) if accuracy else None,
+        "throughput": str(throughput["workload"]["name"]) if throughput else None,
         "gates": gates_of(accuracy),
     }
 
@@ -61,6 +62,14 @@ def gates_of(accuracy: dict[str, Any] | None) -> str | None:
 
 def verify(artifact: Artifact) -> list[str]:
     """What differs between the checkpoint and its manifest, a line for each file; empty if every byte is as made."""
+    try:
+        with manifest.readable(artifact.folder):
+            return _differences(artifact)
+    except StageError as error:
+        return [error.message]
+
+
+def _differences(artifact: Artifact) -> list[str]:
     record = artifact.finished()
     expected, found = record["files"], manifest.file_table(artifact.checkpoint)
     problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
@@ -93,10 +102,14 @@ def _lockable(model: Path) -> list[Path]:
 
 def _named(model: Path) -> set[str]:
     """The names of the score folders that an accuracy.json of this model refers to."""
-    results = [artifact.result("accuracy") for artifact in manifest.artifacts_of(model)]
-    return {run["folder"] for result in results if result for run in result["runs"].values()}
+    named: set[str] = set()
+    for artifact in manifest.artifacts_of(model):
+        with manifest.readable(artifact.folder):
+            result = artifact.any_result("accuracy")
+            named |= {str(run["folder"]) for run in result["runs"].values()} if result else set()
+    return named
 
 
 def remove(paths: list[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -69,9 +69,9 @@ def test_messages_need_a_chat_template(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ("{", "d.jsonl:2: not JSON"),
-        ('{"txt": "a"}', "d.jsonl:2: needs `text` or `messages`, has txt"),
+        ('{"txt": "a"}', "d.jsonl:2: needs .* has txt"),
         ("[1]", "is list"),
-        ('{"messages": ["hi"]}', "needs `text` or `messages`, has messages"),
+        ('{"messages": ["hi"]}', "needs .* has messages"),
     ],
 )
 def test_a_bad_line_is_named(line: str, words: str, tmp_path: Path) -> None:

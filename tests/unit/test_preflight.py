@@ -275,3 +275,34 @@ def test_a_recipe_is_validated_in_half_a_second(quantpress: Run) -> None:
         assert quantpress("recipes", "validate", "mixed-w4-w8").returncode == 0
         took.append(time.monotonic() - started)
     assert min(took) < 0.5
+
+
+def test_blocks_must_divide_the_parts_of_a_fused_layer_but_the_last() -> None:
+    block = {"rtn": {"scheme": "FP8_BLOCK"}}
+    narrow = planned(block)  # k_proj has 64 rows and stands before v_proj
+    assert serving.table(narrow)["sm_90"]["support"] == "no"
+    with pytest.raises(CapabilityError, match="k_proj has 64 output features, which blocks of 128 rows"):
+        serving.check(narrow, "sm_90")
+    wide = planned(block, config=LLAMA | {"num_key_value_heads": 4, "intermediate_size": 448 + 64})
+    assert serving.table(wide)["sm_90"]["support"] == "full"
+
+
+@pytest.mark.parametrize(("size", "support"), [(32, "full"), (128, "full"), (16, "fallback"), (256, "fallback")])
+def test_group_sizes_that_no_kernel_of_a_gpu_has(size: int, support: str) -> None:
+    made = planned({"rtn": {"scheme": "W4A16", "group_size": size}})
+    assert serving.table(made)["sm_90"]["support"] == support
+
+
+def test_weights_with_fewer_layers_than_the_config() -> None:
+    tensors = architecture.tensors(Path("nowhere"), LLAMA)
+    parsed = recipe.Recipe.model_validate({"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]})
+    plan.make_from(parsed, tensors, LLAMA | {"num_hidden_layers": 1})
+    with pytest.raises(InputError, match="the config counts 3 layers, the weights hold 2"):
+        plan.make_from(parsed, tensors, LLAMA | {"num_hidden_layers": 3})
+
+
+def test_data_that_is_not_there_is_seen_by_plan(tmp_path: Path, quantpress: Run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path), "--set", "calibration.dataset=gone.parquet")
+    assert done.returncode == 2
+    assert "gone.parquet" in done.stderr

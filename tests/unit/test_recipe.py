@@ -275,3 +275,19 @@ def test_a_rule_between_fields_names_the_spot(case: str, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"r\.yaml:4:\d+: ") as caught:
         load(tmp_path, f"name: r\ndescription: d\nmodifiers:\n  - {body}\n")
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize("given", ["tokens: 5120", "mixture: [{dataset: c4}, {dataset: wikitext}]", "dataset: c4"])
+def test_a_recipe_that_extends_another_may_say_its_calibration_otherwise(given: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"extends: gptq-w4a16\nname: mine\ncalibration: {{{given}}}\n")
+    calibration = recipe.load(str(tmp_path / "r.yaml")).calibration
+    assert calibration is not None
+    assert calibration.samples == (10 if "tokens" in given else 64)
+    assert calibration.sources[0].dataset == ("quantpress-chat" if "tokens" in given else "c4")
+
+
+def test_a_value_that_fits_no_member_of_a_union_is_named_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "name: r\ndescription: d\nmodifiers:\n  - rtn: {scheme: W4A16, group_size: 8}\n")
+    assert "modifiers.0.rtn.group_size is 8" in caught.value.message
+    assert "constrained" not in caught.value.message

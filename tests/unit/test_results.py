@@ -101,3 +101,23 @@ def test_a_damaged_file_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "samples_piqa.jsonl.gz").write_bytes(b"not gzip")
     with pytest.raises(InputError, match="does not hold"):
         results.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"filtered_resps": [["nan", "False"], ["-1", "False"]]},
+        {"filtered_resps": [["-1", "False"]]},
+        {"filtered_resps": None},
+        {"acc": 5},
+        {"acc": None},
+        {"doc_hash": None},
+        {"doc_id": 0},
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_compared(change: dict[str, Any], tmp_path: Path) -> None:
+    rows = [sample(0, True), sample(1, True) | change]
+    (tmp_path / "samples_piqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"can be compared|there twice"):
+        results.read(tmp_path)

@@ -158,3 +158,53 @@ def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
     for content in ("[]", "null", "{", "3"):
         (tmp_path / "cache.json").write_text(content)
         assert files.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")["a"] == files.sha256_file(tmp_path / "a")
+
+
+NASTY = [("bytes", None), ("bytes", []), ("bytes", {"checkpoint": "x"}), ("files", None), ("files", {"config.json": 5})]
+
+
+@pytest.mark.parametrize(("key", "value"), NASTY, ids=str)
+@pytest.mark.parametrize("command", ["status", "verify", "gc", "reproduce"])
+def test_wrong_values_inside_a_manifest(
+    command: str, key: str, value: object, artifact: Artifact, quantpress: Run
+) -> None:
+    record = json.loads(artifact.manifest_file.read_text())
+    artifact.manifest_file.write_text(json.dumps(record | {key: value}))
+    done = quantpress(*([command, str(artifact.folder)] if command == "reproduce" else [command]))
+    assert "unexpected" not in done.stderr
+    assert "Traceback" not in done.stderr
+    if command in ("status", "verify") and (command, key) not in (("status", "files"), ("verify", "bytes")):
+        assert done.returncode == 1
+        assert "not as quantpress writes it" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "change", [{"gates": 5}, {"gates": [None]}, {"suite": None}, {"runs": None}, {"runs": {"a": None}}], ids=str
+)
+@pytest.mark.parametrize("command", ["status", "gc"])
+def test_wrong_values_inside_a_result(
+    command: str, change: dict[str, object], artifact: Artifact, quantpress: Run
+) -> None:
+    accuracy = {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": "d" * 64, "suite": "s", "runs": {}}
+    files.write_json(artifact.folder / "accuracy.json", {**accuracy, "gates": [], **change})
+    done = quantpress(command)
+    assert "unexpected" not in done.stderr
+    assert done.returncode in (0, 1)
+
+
+def test_verify_looks_at_every_artifact(artifact: Artifact, quantpress: Run) -> None:
+    other = Artifact(artifact.folder.with_name("w8"))
+    shutil.copytree(artifact.folder, other.folder)
+    artifact.manifest_file.write_text("{")
+    (other.checkpoint / "config.json").write_text("[]")
+    problems = json.loads(quantpress("verify", "--json").stdout)
+    assert all(problems.values())
+    assert len(problems) == 2
+
+
+def test_scores_are_kept_for_a_result_of_another_checkpoint(artifact: Artifact) -> None:
+    used = artifact.folder.parent / "baseline" / "scores" / "smoke-111111111111"
+    used.mkdir(parents=True)
+    accuracy = {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": "e" * 64, "suite": "smoke"}
+    files.write_json(artifact.folder / "accuracy.json", {**accuracy, "runs": {"baseline": {"folder": used.name}}})
+    assert upkeep.garbage(artifact.folder.parents[1]) == []
