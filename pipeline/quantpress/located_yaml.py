@@ -176,8 +176,14 @@ def _position(node: yaml.Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def validate(document: Document, model: type[M], hint: str) -> M:
-    """Validates the document's data. Raises InputError naming file, line, column, value and rule of every problem."""
+def validate(
+    document: Document, model: type[M], hint: str, early: Callable[[Any], Iterable[tuple[Loc, str]]] | None = None
+) -> M:
+    """Validates the document's data. Raises InputError naming file, line, column, value and rule of every problem.
+
+    pydantic checks rules between fields only where each field is sound by itself; `early` finds on the raw data what
+    would otherwise only be said once the rest is mended.
+    """
     if not isinstance(document.data, dict):
         document.problem((), f"expected a mapping of {', '.join(model.model_fields)}; found {_show(document.data)}")
         document.raise_problems(hint)
@@ -187,6 +193,8 @@ def validate(document: Document, model: type[M], hint: str) -> M:
         for item in error.errors():
             place = (item["ctx"]["part"],) if item["type"] == "at" else ()
             document.problem((*item["loc"], *place), _explain(model, dict(item)))
+        for loc, message in early(document.data) if early else ():
+            document.problem(loc, message)
         document.raise_problems(hint)
         raise AssertionError("unreachable: a validation error has at least one item") from error
     document.raise_problems(hint)

@@ -74,19 +74,22 @@ class QuantArgs(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantArgs:
+        problems = []
         if (self.strategy == "group") != (self.group_size is not None):
-            raise ValueError("group_size goes with strategy group, and only with it")
+            problems.append("group_size goes with strategy group, and only with it")
         if (self.strategy == "block") != (self.block_structure is not None):
-            raise ValueError("block_structure goes with strategy block, and only with it")
+            problems.append("block_structure goes with strategy block, and only with it")
         if self.strategy == "token" and not self.dynamic:
-            raise ValueError("strategy token needs dynamic: true; there are no tokens to measure before serving")
+            problems.append("strategy token needs dynamic: true; there are no tokens to measure before serving")
         if self.type == "float" and self.num_bits != 8:
-            raise ValueError(
+            problems.append(
                 f"type float has 8 bits here, not {self.num_bits}; 4-bit floats are the presets NVFP4, NVFP4A16, "
                 "MXFP4 and MXFP4A16, which fix the format of their scales too"
             )
         if self.type == "float" and not self.symmetric:
-            raise ValueError("type float is symmetric; vLLM has no zero points for it")
+            problems.append("type float is symmetric; vLLM has no zero points for it")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,14 +59,15 @@ class Calibration(Strict):
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Calibration:
         alone = [name for name in ("dataset", "subset", "split", "revision") if getattr(self, name) is not None]
+        problems = []
         if self.mixture and alone:
-            raise ValueError(f"{alone[0]} does not go with mixture; write it into an entry of the mixture")
-        if self.tokens is None:
-            return self
-        if "samples" in self.model_fields_set:
-            raise ValueError("give either samples (a number of sequences) or tokens (a budget)")
-        if self.tokens < self.max_sequence_length:
-            raise ValueError(f"{self.tokens} tokens do not fill one sequence of {self.max_sequence_length}")
+            problems.append(f"{alone[0]} does not go with mixture; write it into an entry of the mixture")
+        if self.tokens is not None and "samples" in self.model_fields_set:
+            problems.append("give either samples (a number of sequences) or tokens (a budget)")
+        if self.tokens is not None and self.tokens < self.max_sequence_length:
+            problems.append(f"{self.tokens} tokens do not fill one sequence of {self.max_sequence_length}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -192,8 +193,14 @@ def _apply(overrides: Document, merged: Document) -> None:
     if not isinstance(overrides.data, dict):
         overrides.problem((), "overrides is a mapping such as {modifiers.0.gptq.block_size: 64}")
         overrides.raise_problems(HINT)
+    refused = []
     for key in overrides.data:
-        located_yaml.put_at(merged, key.split("."), overrides.part((key,)), f"{overrides.mark((key,))}: {key!r}")
+        try:
+            located_yaml.put_at(merged, key.split("."), overrides.part((key,)), f"{overrides.mark((key,))}: {key!r}")
+        except InputError as error:
+            refused.append(error)
+    if refused:
+        raise InputError("\n       ".join(error.message for error in refused), hint=refused[0].hint)
 
 
 def load(name: str, settings: Sequence[str] = ()) -> Recipe:
@@ -206,19 +213,35 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
     document = read(path)
     of_data = [setting for setting in settings if setting.startswith("calibration.")]
     located_yaml.override(document, [setting for setting in settings if setting not in of_data])
-    recipe = located_yaml.validate(document, Recipe, HINT)
+    recipe = located_yaml.validate(document, Recipe, HINT, _early_problems)
     if of_data:
         _check_data_settings(path, of_data)
     if recipe.needs_data and of_data:
         _give_way(document.data.get("calibration"), {setting.partition("=")[0].split(".")[1] for setting in of_data})
         located_yaml.override(document, of_data)
-        recipe = located_yaml.validate(document, Recipe, HINT)
+        recipe = located_yaml.validate(document, Recipe, HINT, _early_problems)
     for notice in document.notices:
         print(f"note: {path}: {notice}", file=sys.stderr)
     if recipe.needs_data:
         recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
     return recipe
 
+
+def _early_problems(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Rules between fields and between modifiers, on data that may be wrong in any other way."""
+    entries = data.get("modifiers")
+    quantized = False
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        for name, body in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(body, dict) and {"scheme", "weights"} <= body.keys():
+                message = "give either scheme (a preset) or weights (explicit arguments)"
+                yield ("modifiers", index, name), f"modifiers.{index}.{name}: {message}"
+            if quantized and name in (*TRANSFORMS, *PRUNERS):
+                yield ("modifiers", index), f"{name} must come before the modifier that quantizes"
+            quantized |= name in _QUANTIZING or (name == "awq" and isinstance(body, dict) and "scheme" in body)
+
+
+_QUANTIZING = ("gptq", "rtn", "autoround")
 
 # A setting, or a recipe that extends another, replaces the other ways to say the same thing.
 _REPLACES = {

@@ -291,3 +291,35 @@ def test_a_value_that_fits_no_member_of_a_union_is_named_by_its_key(tmp_path: Pa
         load(tmp_path, "name: r\ndescription: d\nmodifiers:\n  - rtn: {scheme: W4A16, group_size: 8}\n")
     assert "modifiers.0.rtn.group_size is 8" in caught.value.message
     assert "constrained" not in caught.value.message
+
+
+MANY = """name: many
+description: x
+modifiers:
+  - rtn: {scheme: W8A8, weights: {num_bits: 4, strategy: channel, group_size: 64, observer: mean}, targets: ["re:("]}
+  - smoothquant: {smoothing_strenght: 1}
+calibration: {samples: 5, tokens: 100}
+"""
+
+
+def test_no_problem_hides_another(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, MANY)
+    for words in (
+        "give either scheme",
+        "observer is 'mean'",
+        "is not a regular expression",
+        "smoothquant must come before",
+        "did you mean 'smoothing_strength'",
+        "either samples",
+        "100 tokens do not fill",
+    ):
+        assert words in caught.value.message
+
+
+def test_every_bad_override_is_reported(tmp_path: Path) -> None:
+    text = "extends: gptq-w4a16\nname: x\noverrides:\n  modifiers.3.gptq.x: 1\n  name.foo: 1\n"
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text)
+    assert "modifiers.3.gptq.x" in caught.value.message
+    assert "name.foo" in caught.value.message
