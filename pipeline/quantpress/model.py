@@ -99,7 +99,7 @@ def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
         return _converted(path, path.stem, source, _GGUF_NOTE, console)
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source)
-    if _HUB_ID.match(source) and not source.startswith((".", "/", "~")):
+    if _is_on_the_hub(source):
         return _from_hub(source, console, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
@@ -203,17 +203,38 @@ def _convert(gguf: Path, final: Path, console: Console) -> None:
 
 
 def _from_hub(source: str, console: Console, trust_remote_code: bool) -> Model:
+    folder = _snapshot(source, [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])], console)
+    return _folder(folder, source.partition("@")[0], source, folder.name)
+
+
+def _snapshot(source: str, patterns: list[str], console: Console) -> Path:
+    """The folder, named after its commit, of a hub repository's files that match the patterns."""
     repo, _, revision = source.partition("@")
-    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
     from huggingface_hub import snapshot_download  # 0.3 s: only for models that come from the hub
 
     try:
         with console.step(f"fetching {source} from the Hugging Face hub"):
-            folder = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
+            return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
         raise CapabilityError(
             f"{source} cannot be fetched from the Hugging Face hub: {first_line(error)}",
             hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
         ) from error
-    commit = Path(folder).name
-    return _folder(Path(folder), repo, source, commit)
+
+
+def described(source: str, console: Console) -> Model:
+    """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
+
+    Raises what `resolve` raises.
+    """
+    if Path(source).is_dir():
+        folder, name = Path(source).resolve(), Path(source).resolve().name
+    elif _is_on_the_hub(source):
+        folder, name = _snapshot(source, ["*.json"], console), source.partition("@")[0]
+    else:
+        return resolve(source, console)
+    return Model(files.slug(name), folder, source, read_config(folder))
+
+
+def _is_on_the_hub(source: str) -> bool:
+    return bool(_HUB_ID.match(source)) and not source.startswith((".", "/", "~"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from quantpress import calibration_data, environment, hardware, plan_report, schema, serving, shipped
@@ -87,8 +86,4 @@ def _asked(args: Namespace, made: planning.Plan, target: str | None) -> dict[str
 
 
 def _light_model(args: Namespace) -> models.Model:
-    """The model without its weights' digests; a folder needs no more than a config.json."""
-    path = Path(args.model)
-    if path.is_dir():
-        return models.Model(path.resolve().name, path.resolve(), args.model, models.read_config(path))
-    return models.resolve(args.model, Console(quiet=args.quiet))
+    return models.described(args.model, Console(quiet=args.quiet))

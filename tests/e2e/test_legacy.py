@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,30 @@ def test_we_read_a_recipe_as_llmcompressor_does(name: str, tmp_path: Path) -> No
     theirs = Recipe.create_instance(str(path)).modifiers
     ours = modifiers_of(recipe.load(str(path)), None)
     assert [_facts(modifier) for modifier in ours] == [_facts(modifier) for modifier in theirs]
+
+
+OLD = {
+    "old-awq.yaml": "quant_stage:\n  quant_modifiers:\n    AWQModifier: {scheme: W4A16_ASYM, ignore: [lm_head]}\n",
+    "old-gptq.json": json.dumps(
+        {
+            "q_stage": {
+                "q_modifiers": {"GPTQModifier": {"scheme": "W8A8", "sequential_update": True, "ignore": ["lm_head"]}}
+            }
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(OLD))
+def test_a_recipe_of_an_older_release_is_run_as_a_file(
+    name: str, two_layers: Path, tmp_path: Path, real: Callable[..., Any]
+) -> None:
+    (tmp_path / name).write_text(OLD[name])
+    small = ("--set", "calibration.samples=2", "--set", "calibration.max_sequence_length=64")
+    made = real("quantize", str(tmp_path / name), "--model", str(two_layers), "--out", str(tmp_path), *small, "--json")
+    assert "older release" in made.stderr
+    manifest = json.loads(made.stdout)
+    assert manifest["quantized_layers"] == 14
+    checkpoint = tmp_path / "two-layers" / name.partition(".")[0] / "checkpoint"
+    group = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    assert (group["weights"]["num_bits"], group["weights"]["symmetric"]) == ((4, False) if "awq" in name else (8, True))

@@ -306,3 +306,14 @@ def test_data_that_is_not_there_is_seen_by_plan(tmp_path: Path, quantpress: Run)
     done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path), "--set", "calibration.dataset=gone.parquet")
     assert done.returncode == 2
     assert "gone.parquet" in done.stderr
+
+
+def test_a_hub_model_is_planned_from_its_config_in_the_cache(tmp_path: Path, quantpress: Run) -> None:
+    repository = tmp_path / "hf" / "hub" / "models--org--name"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    (snapshot / "config.json").write_text(json.dumps(LLAMA))
+    done = quantpress("plan", "w8a8-dynamic", "--model", "org/name", "--json", env={"HF_HOME": str(tmp_path / "hf")})
+    assert json.loads(done.stdout)["layers"] == {"W8A8, channel": 14, "16 bits": 1}
