@@ -13,9 +13,11 @@ from quantpress.errors import StageError
 
 SIGNIFICANCE = 0.05
 RESAMPLES = 2000
+Samples = list[dict[str, Any]]
+Rows = list[tuple[float, float, float, float]]
 
 
-def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
+def read_samples(folder: Path, task: str) -> Samples:
     """lm-eval's logged samples of one task, by document id."""
     try:
         with gzip.open(folder / f"samples_{task}.jsonl.gz", "rt", encoding="utf-8") as stream:
@@ -26,9 +28,7 @@ def read_samples(folder: Path, task: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def compare_task(
-    task: str, metric: str, baseline: list[dict[str, Any]], candidate: list[dict[str, Any]]
-) -> dict[str, Any]:
+def compare_task(task: str, metric: str, baseline: Samples, candidate: Samples) -> dict[str, Any]:
     """Accuracy of both on the same documents, and the exact McNemar test on those where only one is right.
 
     McNemar, exact: under "no difference" the documents that only the candidate has right are binomial with p = 1/2
@@ -36,10 +36,13 @@ def compare_task(
     guessing (uniformly, or always the most frequent answer), one-sided exact binomial test at 5%.
     Raises StageError if the two were not scored on the same documents.
     """
+    return _compared(metric, baseline, rows_of(task, metric, baseline, candidate))
+
+
+def _compared(metric: str, baseline: Samples, rows: Rows) -> dict[str, Any]:
     from scipy.stats import binomtest
 
-    pairs = list(_pairs(task, baseline, candidate))
-    right = [(bool(one[metric]), bool(other[metric])) for one, other in pairs]
+    right = [(bool(base), bool(own)) for base, own, _, _ in rows]
     count = len(right)
     lost = sum(one and not other for one, other in right)
     gained = sum(other and not one for one, other in right)
@@ -47,7 +50,6 @@ def compare_task(
     base_right = sum(one for one, _ in right)
     guess = _guessing(baseline)
     luck = float(binomtest(base_right, count, min(guess, 1.0), alternative="greater").pvalue)
-    rows = task_rows(pairs, metric)
     return {
         "metric": metric,
         "documents": count,
@@ -64,24 +66,18 @@ def compare_task(
     }
 
 
-Samples = list[dict[str, Any]]
-
-
 def compare_suite(samples: dict[str, tuple[str, Samples, Samples]]) -> dict[str, Any]:
     """The comparison of every task (metric, baseline's and candidate's samples), and of those with a signal together.
 
     `overall` is None where no task has one. Each task counts alike, however many documents it has.
     """
-    tasks = {task: compare_task(task, *given) for task, given in samples.items()}
-    kept = [
-        task_rows(list(_pairs(task, one, other)), metric)
-        for task, (metric, one, other) in samples.items()
-        if not tasks[task]["no_signal"]
-    ]
+    rows = {task: rows_of(task, *given) for task, given in samples.items()}
+    tasks = {task: _compared(metric, one, rows[task]) for task, (metric, one, _) in samples.items()}
+    kept = [rows[task] for task in tasks if not tasks[task]["no_signal"]]
     return {"tasks": tasks, "mean": mean(tasks), "overall": figures(kept) if kept else None}
 
 
-def task_rows(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], metric: str) -> list[tuple[float, ...]]:
+def rows_of(task: str, metric: str, baseline: Samples, candidate: Samples) -> Rows:
     """For each document: baseline right, candidate right, answer changed, KL divergence of the choices (nats)."""
     return [
         (
@@ -90,7 +86,7 @@ def task_rows(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], metric: st
             float(_answer(one, metric) != _answer(other, metric)),
             _divergence(one, other),
         )
-        for one, other in pairs
+        for one, other in _pairs(task, baseline, candidate)
     ]
 
 
@@ -102,7 +98,7 @@ def _divergence(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float((softmax(p) * (log_softmax(p) - log_softmax(q))).sum())
 
 
-def figures(tasks: Sequence[Sequence[tuple[float, ...]]]) -> dict[str, Any]:
+def figures(tasks: Sequence[Rows]) -> dict[str, Any]:
     """Recovery, changed answers and KL over one task or several that count alike, each with its 95% interval.
 
     Recovery is the candidate's accuracy over the baseline's. The intervals are percentile bootstrap over documents,

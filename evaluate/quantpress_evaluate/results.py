@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress_evaluate.compare import Samples
 
-Samples = list[dict[str, Any]]
 # samples_boolq.jsonl.gz is ours, samples_boolq_2026-01-31T12-00-00.123456.jsonl lm-eval's own.
 _FILE = re.compile(r"^samples_(?P<task>.+?)(?:_(?P<time>\d{4}-\d{2}-\d{2}T[\d.-]+))?\.jsonl(?:\.gz)?$")
 _HINT = "name a folder that holds samples_<task>.jsonl files, as lm_eval run --log_samples --output_path writes them"

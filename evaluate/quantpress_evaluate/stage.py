@@ -59,20 +59,19 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     """
     record = artifact.finished()
     baseline_folder = artifact.folder.parent / "baseline"
-    trust = model.trust_remote_code
+    trust, model_digest = model.trust_remote_code, model.identity()["digest"]
     known = artifact.result("accuracy")
     if known and (changed := manifest.differences(known["settings"], request.settings())):
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
-    baseline = _scored("baseline", model.path, model.identity()["digest"], baseline_folder, request, console, trust)
+    baseline = _scored("baseline", model.path, model_digest, baseline_folder, request, console, trust)
     reference = baseline_folder / "scores" / baseline["folder"]
     candidate = _scored(
         *(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, request, console, trust), reference
     )
     runs = {"baseline": baseline, "candidate": candidate}
     other = request.in_other_batches()
-    if request.noise_floor or _is_scored(model.identity()["digest"], baseline_folder, other):
-        digest = model.identity()["digest"]
-        runs["again"] = _scored("baseline", model.path, digest, baseline_folder, other, console, trust, reference)
+    if request.noise_floor or _is_scored(model_digest, baseline_folder, other):
+        runs["again"] = _scored("baseline", model.path, model_digest, baseline_folder, other, console, trust, reference)
     key = files.sha256_json([COMPARISON, *(run["key"] for run in runs.values())])
     if known and known["key"] == key:
         result = dict(known)
@@ -81,7 +80,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
             "schema_version": manifest.SCHEMA_VERSION,
             "checkpoint_digest": record["digest"],
             "key": key,
-            "model_digest": model.identity()["digest"],
+            "model_digest": model_digest,
             "suite": request.suite.name,
             "settings": request.settings(),
             **compare.compare_suite(_samples(request, reference, artifact.folder / "scores" / candidate["folder"])),

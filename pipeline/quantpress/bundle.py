@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +67,7 @@ def bundle(contents: Contents, target: Path, console: Console) -> dict[str, Any]
     files.require_writable(target)
     with files.lock(target), files.staging(target) as staged:
         model = _add_model(contents.model, staged)
-        recipes = [_add_recipe(recipe, contents.model, staged, target, console) for recipe in contents.recipes]
+        recipes = [_add_recipe(recipe, contents.model, staged, console) for recipe in contents.recipes]
         suite = _add_suite(contents.suite, staged)
         workload = _add_file(contents.workload, staged / "workloads", shipped.folder("workloads"))
         for task, path in contents.documents.items():
@@ -119,7 +117,7 @@ def _add_model(model: Model, staged: Path) -> str:
     return named
 
 
-def _add_recipe(recipe: Recipe, model: Model, staged: Path, target: Path, console: Console) -> str:
+def _add_recipe(recipe: Recipe, model: Model, staged: Path, console: Console) -> str:
     """Writes the recipe as it was resolved, its data beside it, and returns its path in the bundle."""
     if recipe.calibration:
         sources = [
@@ -195,9 +193,13 @@ def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, console: Console
 
 def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
     data = ' QUANTPRESS_DATA="$PWD/benchmarks"' if has_documents else ""
-    build = "cuda" if environment.gpus() else "cpu"
-    path.write_text(_RUN.format(data=data, build=build, arguments=shlex.join(arguments)), encoding="utf-8")
+    path.write_text(_RUN.format(data=data, build=_build(), arguments=shlex.join(arguments)), encoding="utf-8")
     path.chmod(0o755)
+
+
+def _build() -> str:
+    """Which vLLM is for this machine, as the Makefile decides it."""
+    return "cuda" if environment.gpus() else "cpu"
 
 
 def _add_wheels(staged: Path, console: Console) -> None:
@@ -209,7 +211,7 @@ def _add_wheels(staged: Path, console: Console) -> None:
     for name in _FOLDERS:
         shutil.copytree(_TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     locks = _TREE / "requirements"
-    serving = locks / f"vllm-{'cuda' if environment.gpus() else 'cpu'}.lock"
+    serving = locks / f"vllm-{_build()}.lock"
     wanted = [
         ["-c", str(locks / "quantize.lock"), "torch"],
         ["--no-deps", "-r", str(locks / "quantize.lock")],
@@ -220,9 +222,9 @@ def _add_wheels(staged: Path, console: Console) -> None:
     log = staged / "wheels.log"
     for number, what in enumerate(wanted, start=1):
         command = [sys.executable, "-m", "pip", "wheel", "--progress-bar", "off", "-w", str(staged / "wheels"), *what]
-        with console.step(f"collecting wheels ({number} of {len(wanted)})", log), log.open("ab") as stream:
-            done = subprocess.run(command, stdout=stream, stderr=stream, check=False, env=os.environ)
-        if done.returncode != 0:
+        with console.step(f"collecting wheels ({number} of {len(wanted)})", log):
+            code = process.run(command, log)
+        if code != 0:
             raise CapabilityError(
                 f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from argparse import Namespace
@@ -11,14 +10,14 @@ from typing import Any
 
 from quantpress import environment, hardware, manifest, serving, shipped, upkeep
 from quantpress import model as models
-from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
-from quantpress.console import Console
+from quantpress.console import Console, show
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
+from quantpress.plan import Plan
 from quantpress.recipe import Recipe
 from quantpress.recipe_commands import plan as plan
 from quantpress.recipe_commands import recipes as recipes
@@ -32,27 +31,27 @@ def _model(args: Namespace, console: Console) -> Model:
     return models.resolve(args.model, console, args.trust_remote_code)
 
 
-def _print(args: Namespace, result: Any, text: str) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else text)
+def _plan(args: Namespace, recipe: Recipe, model: Model, here: bool = False) -> Plan:
+    """The plan, made once: a hub data set must not move to another commit between the check and the work.
 
-
-def _require_served(args: Namespace, recipe: Recipe, model: Model, here: bool = False) -> None:
-    """Raises CapabilityError if the target cannot serve what the recipe makes: --target, or this machine if `here`."""
+    Raises CapabilityError if the target cannot serve what it makes: --target, or this machine if it serves `here`.
+    """
+    made = quantizing.prepare(recipe, model)
     named = args.target or ("auto" if here else "any")
     if named == "any":
-        return
+        return made
     try:
-        serving.check(planning.make(recipe, model), hardware.target_of(named))
+        serving.check(made, hardware.target_of(named))
     except CapabilityError as error:
         raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error
+    return made
 
 
 def quantize(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     model = _model(args, console)
-    _require_served(args, recipe, model)
-    done = quantizing.quantize(recipe, model, Path(args.out), console)
-    _print(args, done.manifest, str(done.artifact.checkpoint))
+    done = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console)
+    show(args.json, done.manifest, str(done.artifact.checkpoint))
 
 
 def evaluate(args: Namespace) -> None:
@@ -60,10 +59,9 @@ def evaluate(args: Namespace) -> None:
 
     console, recipe, request = _console(args), recipe_language.load(args.recipe, args.set), _request(args)
     model = _model(args, console)
-    _require_served(args, recipe, model)
-    artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
+    artifact = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console).artifact
     result = stage.evaluate(artifact, model, request, console)
-    _print(args, result, reporting.accuracy_table({recipe.name: result}))
+    show(args.json, result, reporting.accuracy_table({recipe.name: result}))
     stage.require_gates({recipe.name: result})
 
 
@@ -87,7 +85,7 @@ def compare(args: Namespace) -> None:
     except StageError as error:
         raise InputError(error.message, hint="score both on the same documents") from error
     result["gates"] = [gates.decide(gate, result) for gate in asked]
-    _print(args, result, reporting.accuracy_table({Path(args.candidate).name: result}))
+    show(args.json, result, reporting.accuracy_table({Path(args.candidate).name: result}))
     stage.require_gates({args.candidate: result})
 
 
@@ -115,10 +113,10 @@ def bench(args: Namespace) -> None:
     sides = _sides(args)
     sides.check()
     model = _model(args, console)
-    _require_served(args, recipe, model, here=not args.vllm_url)
-    artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
+    made = _plan(args, recipe, model, here=not args.vllm_url)
+    artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     result = stage.bench(artifact, model, load, sides, console, args.fresh)
-    _print(args, result, reporting.throughput_table({recipe.name: result}))
+    show(args.json, result, reporting.throughput_table({recipe.name: result}))
 
 
 def _sides(args: Namespace) -> Any:
@@ -138,13 +136,14 @@ def run(args: Namespace) -> None:
     sides.check()
     model = _model(args, console)
     _require_distinct(chosen)
-    for recipe in chosen:
-        quantizing.preflight(recipe, model)
-        _require_served(args, recipe, model, here=not args.vllm_url)
+    environment.versions(environment.DECISIVE)
+    plans = [_plan(args, recipe, model, here=not args.vllm_url) for recipe in chosen]
+    for made in plans:
+        quantizing.check_data(made)
     scores = {}
-    for recipe in chosen:
-        artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
-        scores[recipe.name] = evaluating.evaluate(artifact, model, request, console)
+    for made in plans:
+        artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
+        scores[made.recipe.name] = evaluating.evaluate(artifact, model, request, console)
         benching.bench(artifact, model, load, sides, console, args.fresh)
     _write_report(args, model)
     evaluating.require_gates(scores)
@@ -158,25 +157,22 @@ def _require_distinct(recipes: list[Recipe]) -> None:
 
 def bundle(args: Namespace) -> None:
     from quantpress import bundle as bundling
-    from quantpress_evaluate import suite as suites
     from quantpress_serve import workload as workloads
 
     console, request = _console(args), _request(args)
-    _, suite = suites.load(args.suite)
+    suite = shipped.find("suites", args.suite)
     workload = shipped.find("workloads", args.workload)
     workloads.load(args.workload)
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     _require_distinct(chosen)
     model = _model(args, console)
-    for recipe in chosen:
-        _require_served(args, recipe, model)
-    pinned = [quantizing.prepare(recipe, model).recipe for recipe in chosen]
+    pinned = [_plan(args, recipe, model).recipe for recipe in chosen]
     own = {task.task for task in request.suite.tasks if task.data}
     documents = {task["task"]: Path(task["data"]) for task in request.tasks if task["data"] and task["task"] not in own}
     on_the_hub = [task for task in request.tasks if not task["data"]]
     contents = bundling.Contents(pinned, model, suite, workload, documents, on_the_hub, not args.no_wheels)
     about = bundling.bundle(contents, Path(args.to), console)
-    _print(args, about, f"{args.to}: {about['bytes'] / 1e6:.0f} MB; {args.to}/run.sh runs it without a network")
+    show(args.json, about, f"{args.to}: {about['bytes'] / 1e6:.0f} MB; {args.to}/run.sh runs it without a network")
 
 
 def report(args: Namespace) -> None:
@@ -188,7 +184,7 @@ def _write_report(args: Namespace, model: Model) -> None:
     with manifest.readable(Path(args.out) / model.name):
         text = reporting.render(model.identity(), found)
     path = reporting.write(Path(args.out) / model.name, text)
-    _print(args, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
+    show(args.json, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 
 
 def serve(args: Namespace) -> None:
@@ -197,8 +193,8 @@ def serve(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
     model = _model(args, console)
-    _require_served(args, recipe, model, here=True)
-    artifact = quantizing.quantize(recipe, model, Path(args.out), console).artifact
+    made = _plan(args, recipe, model, here=True)
+    artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     stage.serve(artifact, model, vllm, port, console)
 
 
@@ -206,7 +202,7 @@ def status(args: Namespace) -> None:
     rows = upkeep.status(_root(args))
     header = ["model", "recipe", "age", "held by", "stage", "digest", "size", "accuracy", "throughput", "gates"]
     lines = [_status_line(row) for row in rows]
-    _print(args, rows, reporting.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
+    show(args.json, rows, reporting.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
     if any(row["problem"] for row in rows):
         raise StageError("an artifact cannot be read", hint="delete its folder and quantize again")
 
@@ -226,7 +222,7 @@ def verify(args: Namespace) -> None:
             raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
     problems = {str(artifact.folder): upkeep.verify(artifact) for artifact in chosen}
     lines = [f"{name}: {'as made' if not found else '; '.join(found)}" for name, found in problems.items()]
-    _print(args, problems, "\n".join(lines) or f"{args.out} holds no artifact")
+    show(args.json, problems, "\n".join(lines) or f"{args.out} holds no artifact")
     if any(problems.values()):
         raise StageError(
             "an artifact is not what was made", hint="delete its folder; then quantpress quantize RECIPE makes it again"
@@ -241,7 +237,7 @@ def gc(args: Namespace) -> None:
         if not sys.stdin.isatty() or _answer(f"remove these {len(found)} folders? [y/N] ") != "y":
             raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
     upkeep.remove(found)
-    _print(args, {"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
+    show(args.json, {"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
 
 
 def _answer(question: str) -> str:
@@ -267,7 +263,7 @@ def reproduce(args: Namespace) -> None:
         text += f"{len(far)} of them by more than the stated bound"
     if not result["promised"]:
         text += f" (equal bits are not promised here: {', '.join(result['why_not_promised'])} changed)"
-    _print(args, result, f"{args.artifact}: {text}")
+    show(args.json, result, f"{args.artifact}: {text}")
     if far or (result["promised"] and not result["identical"]):
         raise StageError("the rebuilt checkpoint differs", hint="compare the logs of both runs; report this")
 
@@ -284,4 +280,4 @@ def doctor(args: Namespace) -> None:
             "versions": environment.versions(environment.DECISIVE),
             "serving_environment": environment.serving_environment(),
         }
-        _print(args, facts, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+        show(args.json, facts, "\n".join(f"{name}: {value}" for name, value in facts.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -36,6 +37,11 @@ def last_activity(log: Path) -> str:
         if piece.strip():
             return piece.strip()
     return ""
+
+
+def show(as_json: bool, result: Any, text: str) -> None:
+    """A command's result on standard output: JSON for machines, or the text for people."""
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
 
 
 class Step:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -135,6 +136,7 @@ def cell(kind: str, target: str) -> Cell:
     return found
 
 
+@cache
 def cpu_features() -> frozenset[str]:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("flags"):

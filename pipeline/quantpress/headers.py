@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,20 +53,27 @@ def _tensor(item: dict[str, Any]) -> Tensor:
     return Tensor(str(item["dtype"]), tuple(item["shape"]), end - start)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every tensor's bytes, with its type and shape, by name; wherever in the folder's files it lies."""
-    found = {}
+def contents(folder: Path, suffix: str = "") -> Iterator[tuple[str, str, list[int], bytes]]:
+    """Name, type, shape and bytes of every tensor whose name ends with `suffix`, one at a time."""
     for path in weight_files(folder):
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
             for name, item in header.items():
-                if name != "__metadata__":
+                if name.endswith(suffix):
                     start, end = item["data_offsets"]
                     stream.seek(8 + length + start)
-                    digest = hashlib.sha256(f"{item['dtype']} {item['shape']} ".encode())
-                    digest.update(stream.read(end - start))
-                    found[name] = digest.hexdigest()
+                    yield name, item["dtype"], item["shape"], stream.read(end - start)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every tensor's bytes, with its type and shape, by name; wherever in the folder's files it lies."""
+    found = {}
+    for name, dtype, shape, raw in contents(folder):
+        digest = hashlib.sha256(f"{dtype} {shape} ".encode())
+        digest.update(raw)
+        found[name] = digest.hexdigest()
     return found
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from quantpress import headers
 from quantpress.errors import StageError
@@ -36,7 +33,7 @@ def check_size(checkpoint_bytes: int, model_bytes: int) -> None:
 
 
 def _broken_scales(folder: Path) -> Iterator[tuple[str, str]]:
-    for name, dtype, raw in _scales(folder):
+    for name, dtype, _, raw in headers.contents(folder, "_scale"):
         if what := _problem(dtype, raw):
             yield name, what
 
@@ -55,16 +52,3 @@ def _problem(dtype: str, raw: bytes) -> str | None:
     else:
         return None
     return "not finite" if infinite.any() else "zero" if zero.any() else None
-
-
-def _scales(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, type and bytes of every scale in the folder."""
-    for path in headers.weight_files(folder):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-            for name, item in header.items():
-                if name.endswith("_scale"):
-                    start, end = item["data_offsets"]
-                    stream.seek(8 + length + start)
-                    yield name, item["dtype"], stream.read(end - start)

@@ -42,13 +42,8 @@ def prepare(recipe: Recipe, model: Model) -> Plan:
     return replace(plan, recipe=pinned)
 
 
-def preflight(recipe: Recipe, model: Model) -> None:
-    """Finds what can be found before a weight is read. Raises InputError or CapabilityError."""
-    environment.versions(environment.DECISIVE)
-    _check_data(prepare(recipe, model))
-
-
-def _check_data(plan: Plan) -> None:
+def check_data(plan: Plan) -> None:
+    """Reads the local calibration data to its end. Raises InputError for what cannot be used."""
     if plan.recipe.calibration:
         calibration_data.check(plan.recipe.calibration)
 
@@ -66,19 +61,18 @@ def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
     return inputs | ({"trust_remote_code": True} if model.trust_remote_code else {})
 
 
-def quantize(recipe: Recipe, model: Model, out: Path, console: Console) -> Quantized:
-    """Makes `out/<model>/<recipe>/checkpoint`, unless the same inputs made what is there.
+def quantize(plan: Plan, model: Model, out: Path, console: Console) -> Quantized:
+    """Makes `out/<model>/<recipe>/checkpoint` of a prepared plan, unless the same inputs made what is there.
 
     Raises InputError before anything is written, CapabilityError for lack of space or a library, StageError if
     llmcompressor fails or its checkpoint is not what the recipe says.
     """
     files.require_writable(out)
-    plan = prepare(recipe, model)
-    artifact = manifest.artifact(out, model.name, recipe.name)
+    artifact = manifest.artifact(out, model.name, plan.recipe.name)
     existing = _existing(artifact, plan, model, console)
     if existing:
         return existing
-    _check_data(plan)
+    check_data(plan)
     files.require_space(out, int(plan.weight_bytes * 1.5))
     with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
@@ -138,8 +132,9 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         console.warn(warning)
     check_checkpoint(checkpoint, plan)
     integrity.check_scales(checkpoint)
+    size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
     if plan.checkpoint_bytes < plan.weight_bytes:  # a KV cache in 8 bits and a pruned model leave weights their size
-        integrity.check_size(_weight_bytes(checkpoint), plan.weight_bytes)
+        integrity.check_size(size, plan.weight_bytes)
     resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
     files.write_text(staged / "recipe.resolved.yaml", resolved)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back
@@ -153,16 +148,12 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         "group_size": plan.group_size,
         "scales": plan.scales,
         **result,
-        "bytes": {"model": plan.weight_bytes, "checkpoint": _weight_bytes(checkpoint)},
+        "bytes": {"model": plan.weight_bytes, "checkpoint": size},
         "files": table,
         "machine": environment.machine(),
         "seconds": round(time.time() - started, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(tensor.nbytes for tensor in headers.read_folder(folder).values())
 
 
 def check_checkpoint(checkpoint: Path, plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from typing import Any
@@ -12,12 +11,8 @@ from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import recipe as recipe_language
 from quantpress import suggest as suggesting
-from quantpress.console import Console
+from quantpress.console import Console, show
 from quantpress.errors import InputError
-
-
-def _print(args: Namespace, result: Any, text: str) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else text)
 
 
 def recipes(args: Namespace) -> None:
@@ -28,7 +23,7 @@ def recipes(args: Namespace) -> None:
 def _list(args: Namespace) -> None:
     found = {name: recipe_language.load(name).description for name in shipped.names("recipes")}
     width = max(map(len, found))
-    _print(args, found, "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
+    show(args.json, found, "\n".join(f"{name:{width}}  {text}" for name, text in found.items()))
 
 
 def _show(args: Namespace) -> None:
@@ -38,7 +33,7 @@ def _show(args: Namespace) -> None:
 def _validate(args: Namespace) -> None:
     loaded = {name: recipe_language.load(name) for name in args.recipes}
     lines = [f"{name}: valid ({', '.join(m.name for m in recipe.modifiers)})" for name, recipe in loaded.items()]
-    _print(args, {name: recipe.dump() for name, recipe in loaded.items()}, "\n".join(lines))
+    show(args.json, {name: recipe.dump() for name, recipe in loaded.items()}, "\n".join(lines))
 
 
 def _schema(args: Namespace) -> None:
@@ -49,7 +44,7 @@ def _suggest(args: Namespace) -> None:
     target = hardware.target_of(args.target)
     model = _light_model(args)
     ranked = suggesting.suggest(model, target, args.goal)
-    _print(args, ranked, suggesting.text(ranked, target, args.goal))
+    show(args.json, ranked, suggesting.text(ranked, target, args.goal))
 
 
 def plan(args: Namespace) -> None:
@@ -66,8 +61,10 @@ def plan(args: Namespace) -> None:
     found = plan_report.report(made, model.config, args.context, args.concurrency)
     if args.ask_vllm:
         found["vllm"] = _asked(args, made, target)
-    _print(
-        args, found | {"model": model.name, "target": target}, f"model        {model.name}\n" + plan_report.text(found)
+    show(
+        args.json,
+        found | {"model": model.name, "target": target},
+        f"model        {model.name}\n" + plan_report.text(found),
     )
     if target:
         serving.check(made, target)

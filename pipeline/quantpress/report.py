@@ -25,11 +25,11 @@ def collect(folder: Path, model_digest: str, console: Console) -> dict[str, Resu
         try:
             with readable(artifact.folder):
                 record = artifact.finished()
-                record["model"]["digest"]
+                made_from = record["model"]["digest"]
         except StageError as error:
             console.warn(f"{error.message}; it is left out of the report")
             continue
-        if record["model"]["digest"] != model_digest:
+        if made_from != model_digest:
             console.warn(f"{artifact.folder} was made from another model of this name; it is left out of the report")
             continue
         found[artifact.name] = {

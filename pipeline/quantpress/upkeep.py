@@ -91,7 +91,8 @@ def garbage(out: Path) -> list[Path]:
     for model in sorted(path for path in out.glob("*") if path.is_dir()):
         if not any(map(files.lock_owner, _lockable(model))):
             found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
-            found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in _named(model)]
+            named = _named(model)
+            found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in named]
     return found
 
 

@@ -40,8 +40,9 @@ def ask(vllm: Path, console: Console) -> Answer:
             f"{vllm} cannot be asked: {process.last_error(log)}",
             hint="name another vLLM with --vllm; the table in docs/recipes.md answers without one",
         )
-    files.write_json(kept, json.loads(lines[-1]))
-    return dict(files.read_json(kept))
+    answer: Answer = json.loads(lines[-1])
+    files.write_json(kept, answer)
+    return answer
 
 
 def require(answer: Answer, presets: Iterable[str], target: str, vllm: Path) -> None:

@@ -66,22 +66,42 @@ def embedded_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_layers(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
-    """A Llama with two layers of random weights (hidden 192: group size 64) and the embedded model's tokenizer."""
+def make_llama(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Callable[..., Path]:
+    """Makes a Llama with two layers of random weights and the embedded model's tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("models") / "two-layers"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=192,
-        intermediate_size=320,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        vocab_size=49152,
-        tie_word_embeddings=True,
+    def make(name: str, hidden: int, intermediate: int, heads: int = 4) -> Path:
+        folder = tmp_path_factory.mktemp("models") / name
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            num_key_value_heads=2,
+            vocab_size=49152,
+            tie_word_embeddings=True,
+        )
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(embedded_model).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def two_layers(make_llama: Callable[..., Path]) -> Path:
+    """A small Llama whose widths group size 64 divides and 128 does not."""
+    return make_llama("two-layers", 192, 320, heads=6)
+
+
+@pytest.fixture
+def least_load(tmp_path: Path) -> Path:
+    """A workload with as little load as makes a figure."""
+    path = tmp_path / "least.yaml"
+    path.write_text(
+        "name: least\ndescription: As little load as makes a figure.\ninput_len: 16\noutput_len: 4\n"
+        "concurrency: [1]\nrequests_per_stream: 2\nrounds: 1\n"
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(embedded_model).save_pretrained(folder)
-    return folder
+    return path

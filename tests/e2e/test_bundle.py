@@ -17,15 +17,6 @@ from quantpress.manifest import Artifact
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NO_NETWORK = ("unshare", "--map-root-user", "--net")
-WORKLOAD = """
-name: tiny
-description: As little load as makes a figure.
-input_len: 16
-output_len: 4
-concurrency: [1]
-requests_per_stream: 2
-rounds: 1
-"""
 # A network of its own has not even the loopback interface up, which the servers need.
 SCRIPT = """
 import fcntl, socket, struct, subprocess, sys
@@ -44,21 +35,20 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
     reason="no user namespaces here to cut the network in",
 )
 def test_a_bundle_runs_the_whole_chain_without_a_network(
-    embedded_model: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
+    embedded_model: Path, least_load: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text(WORKLOAD)
     documents = [json.dumps({"text": f"Document {number}. " * 40}) for number in range(40)]
     (tmp_path / "own.jsonl").write_text("\n".join(documents))
     settings = {"calibration.dataset": tmp_path / "own.jsonl", "calibration.samples": 2}
     settings |= {"calibration.max_sequence_length": 64, "modifiers.0.gptq.targets": r"['re:.*layers\.0\..*']"}
     made = real(
-        *("bundle", "gptq-w4a16", "--suite", "smoke", "--workload", str(tmp_path / "tiny.yaml")),
+        *("bundle", "gptq-w4a16", "--suite", "smoke", "--workload", str(least_load)),
         *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     )
     about = json.loads(made.stdout)
-    assert {"run.sh", "recipes/gptq-w4a16.yaml", "workloads/tiny.yaml"} <= set(about["files"])
-    for path in (tmp_path / "own.jsonl", tmp_path / "tiny.yaml"):
+    assert {"run.sh", "recipes/gptq-w4a16.yaml", f"workloads/{least_load.name}"} <= set(about["files"])
+    for path in (tmp_path / "own.jsonl", least_load):
         path.unlink()
     moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")
     env = {name: value for name, value in real_environment.items() if not name.startswith(("QUANTPRESS", "HF_"))}

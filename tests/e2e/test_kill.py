@@ -27,15 +27,6 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 KILLS = int(os.environ.get("QUANTPRESS_KILLS", "20"))
 CHAIN_KILLS = int(os.environ.get("QUANTPRESS_CHAIN_KILLS", "0"))
 RESULTS = ("manifest.json", "accuracy.json", "throughput.json")
-WORKLOAD = """
-name: tiny
-description: As little load as makes a figure.
-input_len: 16
-output_len: 4
-concurrency: [1]
-requests_per_stream: 2
-rounds: 1
-"""
 
 
 def processes(out: Path) -> list[psutil.Process]:
@@ -96,9 +87,10 @@ def test_a_kill_leaves_the_old_checkpoint_or_the_new_one(
 
 
 @pytest.mark.skipif(not CHAIN_KILLS, reason="takes half an hour; `make crash-test` runs it")
-def test_a_rerun_of_the_chain_goes_on_where_it_was_killed(embedded_model: Path, tmp_path: Path, start: Start) -> None:
-    (tmp_path / "tiny.yaml").write_text(WORKLOAD)
-    options = ("--suite", "smoke", "--limit", "4", "--workload", str(tmp_path / "tiny.yaml"))
+def test_a_rerun_of_the_chain_goes_on_where_it_was_killed(
+    embedded_model: Path, least_load: Path, tmp_path: Path, start: Start
+) -> None:
+    options = ("--suite", "smoke", "--limit", "4", "--workload", str(least_load))
     kills, chains, seen = 0, 0, Counter[str]()
     while kills < CHAIN_KILLS:
         out, done = tmp_path / f"chain-{chains}", dict[str, float]()

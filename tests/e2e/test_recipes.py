@@ -39,35 +39,16 @@ FEWER = {  # modifiers that no shipped recipe uses
 }
 
 
-def make_llama(folder: Path, tokenizer: Path, hidden: int, intermediate: int) -> Path:
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=49152,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def even_widths(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
+def even_widths(make_llama: Callable[..., Path]) -> Path:
     """A Llama with two layers of random weights whose widths every shipped scheme divides."""
-    return make_llama(tmp_path_factory.mktemp("models") / "even-widths", embedded_model, 256, 384)
+    return make_llama("even-widths", 256, 384)
 
 
 @pytest.fixture(scope="module")
-def odd_widths(tmp_path_factory: pytest.TempPathFactory, embedded_model: Path) -> Path:
+def odd_widths(make_llama: Callable[..., Path]) -> Path:
     """The same with widths that 128 does not divide, and 64 only one of them."""
-    return make_llama(tmp_path_factory.mktemp("models") / "odd-widths", embedded_model, 192, 352)
+    return make_llama("odd-widths", 192, 352)
 
 
 def _recipe(name: str) -> recipe.Recipe:
