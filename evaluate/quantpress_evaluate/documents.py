@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.process import worker_main
-from quantpress_evaluate.score import load_tasks, prepare_tasks
+from quantpress_evaluate import tasks
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
     """job: tasks (resolved), output, cache (folders). Writes output/<task>.jsonl with the split that is scored."""
     output = Path(job["output"])
-    manager = prepare_tasks(job["tasks"], output / "tasks", Path(job["cache"]))
-    found = load_tasks(manager, [task["task"] for task in job["tasks"]])
+    manager = tasks.prepare(job["tasks"], output / "tasks", Path(job["cache"]))
+    found = tasks.load(manager, [task["task"] for task in job["tasks"]])
     counts = {}
     for name, task in found.items():
         rows = task.dataset[task.config.test_split or task.config.validation_split]

@@ -8,11 +8,11 @@ from typing import Any
 
 from quantpress.errors import InputError
 
-METRICS = {"recovery": ">=", "kl": "<=", "changed": "<="}
+METRICS = {"recovery": ">=", "kl": "<=", "flips": "<=", "perplexity_ratio": "<="}
 _GATE = re.compile(
     r"^(?:(?P<task>[A-Za-z0-9_.-]+):)?(?P<metric>\w+) *(?P<sign>>=|<=|[<>=]) *(?P<value>\d+(?:\.\d+)?)(?P<percent>%?)$"
 )
-_HINT = "write a gate like recovery>=0.99, kl<=0.05, changed<=5% or arc_easy:recovery>=98%"
+_HINT = "write a gate like recovery>=0.99, kl<=0.05, flips<=5% or arc_easy:recovery>=98%"
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def parse(text: str, tasks: list[str]) -> Gate:
 
 
 def decide(gate: Gate, result: dict[str, Any]) -> dict[str, Any]:
-    """`pass` or `fail` where the whole 95% interval is on one side of the limit, else `inconclusive`.
+    """`pass` or `fail` where the whole interval is on one side of the limit, else `inconclusive`.
 
-    `result` is an accuracy.json; a figure that could not be computed (no task with a
-    signal, a baseline with nothing right) is inconclusive.
+    `result` is an accuracy.json (`confidence` is that of its intervals); a figure that could not be computed (no task
+    with a signal, a baseline with nothing right) is inconclusive.
     """
     row = (result["tasks"][gate.task] if gate.task else result["overall"]) or {}
     figure, interval = row.get(gate.metric), row.get(f"{gate.metric}_interval")
@@ -59,5 +59,6 @@ def decide(gate: Gate, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_below_the_noise(gate: Gate, floor: dict[str, Any] | None) -> bool:
-    """Whether the gate asks for less KL divergence or fewer changed answers than mean anything; never for recovery."""
-    return floor is not None and METRICS[gate.metric] == "<=" and gate.limit < floor[gate.metric]
+    """Whether the gate asks for less KL divergence or fewer flips than mean anything; never for recovery."""
+    meaningless = (floor or {}).get(gate.metric)
+    return meaningless is not None and METRICS[gate.metric] == "<=" and gate.limit < meaningless

@@ -84,13 +84,18 @@ def _parser() -> argparse.ArgumentParser:
         _evaluate_options(command)
     for command in (bench, run):
         _bench_options(command)
-    for command in (bench, run, serve):
+    for command in (evaluate, bench, run, serve):
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
+    for command in (bench, run, serve):
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
     compare = commands.add_parser("compare", help="compare two folders of lm-eval samples, whoever made them")
     compare.add_argument("baseline", help="a folder with samples_<task>.jsonl files somewhere below it")
     compare.add_argument("candidate", help="another one, scored on the same documents")
-    compare.add_argument("--metric", choices=("acc", "acc_norm"), default="acc", help="(%(default)s)")
+    compare.add_argument(
+        "--metric", help="acc, acc_norm, exact_match, word_perplexity ... (default: the first there is)"
+    )
+    compare.add_argument("--filter", help="one of lm-eval's filters, for tasks that log several (default: the first)")
+    _no_signal_option(compare)
     _gate_option(compare)
     _flags(compare)
     report = commands.add_parser("report", help="write report.md over all recipes of a model")
@@ -202,7 +207,16 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "hf", "vllm"),
+        help="what computes the likelihoods: transformers, the vLLM that will serve, or whichever is true (auto)",
+    )
     _gate_option(parser)
+    parser.add_argument(
+        "--extend", action="store_true", help="take more documents until every gate is decided, beginning with --limit"
+    )
+    _no_signal_option(parser)
     parser.add_argument(
         "--noise-floor", action="store_true", help="score the model again in other batches: differences of no meaning"
     )
@@ -216,7 +230,13 @@ def _gate_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GATE",
-        help="what must hold, or exit code 3: recovery>=0.99, kl<=0.05, changed<=5%%, arc_easy:recovery>=0.98",
+        help="what must hold, or exit code 3: recovery>=0.99, kl<=0.05, flips<=5%%, arc_easy:recovery>=0.98",
+    )
+
+
+def _no_signal_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--count-no-signal", action="store_true", help="count tasks on which the model itself only guesses, too"
     )
 
 

@@ -57,7 +57,8 @@ def quantize(args: Namespace) -> None:
 def evaluate(args: Namespace) -> None:
     from quantpress_evaluate import stage
 
-    console, recipe, request = _console(args), recipe_language.load(args.recipe, args.set), _request(args)
+    console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
+    request = _checked_request(args, console, [recipe])
     model = _model(args, console)
     artifact = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console).artifact
     result = stage.evaluate(artifact, model, request, console)
@@ -77,11 +78,9 @@ def compare(args: Namespace) -> None:
             hint=f"they hold {', '.join(sides[0])} and {', '.join(sides[1])}",
         )
     asked = [gates.parse(gate, tasks) for gate in args.gate]
-    missing = [task for task in tasks for side in sides if any(args.metric not in row for row in side[task])]
-    if missing:
-        raise InputError(f"{missing[0]} was not scored by {args.metric}", hint="name another --metric")
+    scored = {task: results.paired(task, sides[0][task], sides[1][task], args.metric, args.filter) for task in tasks}
     try:
-        result = comparing.compare_suite({task: (args.metric, sides[0][task], sides[1][task]) for task in tasks})
+        result = comparing.compare_suite(scored, count_no_signal=args.count_no_signal)
     except StageError as error:
         raise InputError(error.message, hint="score both on the same documents") from error
     result["gates"] = [gates.decide(gate, result) for gate in asked]
@@ -90,9 +89,9 @@ def compare(args: Namespace) -> None:
 
 
 def _request(args: Namespace) -> Any:
-    """The evaluation asked for, checked before anything is loaded."""
+    """The evaluation asked for; what is wrong with its files and options is found here."""
     from quantpress_evaluate.gates import parse
-    from quantpress_evaluate.stage import Request
+    from quantpress_evaluate.request import Request
     from quantpress_evaluate.suite import load, resolve_tasks
 
     limit = getattr(args, "limit", None)
@@ -100,10 +99,32 @@ def _request(args: Namespace) -> Any:
         raise InputError(f"--limit {limit}: at least one document", hint="leave --limit out to score them all")
     suite, path = load(args.suite)
     folder = args.data or os.environ.get("QUANTPRESS_DATA") or None
-    tasks = resolve_tasks(suite, path, Path(folder) if folder else None)
+    tasks = resolve_tasks(suite, path, Path(folder) if folder else None, limit)
     names = [task["task"] for task in tasks]
-    gates = tuple(parse(gate, names) for gate in (*suite.gates, *getattr(args, "gate", ())))
-    return Request(suite, tasks, limit, gates, getattr(args, "noise_floor", False))
+    return Request(
+        suite,
+        tasks,
+        gates=tuple(parse(gate, names) for gate in (*suite.gates, *getattr(args, "gate", ()))),
+        noise_floor=getattr(args, "noise_floor", False),
+        backend=getattr(args, "backend", None) or suite.backend,
+        vllm=getattr(args, "vllm", None),
+        count_no_signal=suite.count_no_signal or getattr(args, "count_no_signal", False),
+        extend=getattr(args, "extend", False),
+    )
+
+
+def _checked_request(args: Namespace, console: Console, recipes: list[Recipe]) -> Any:
+    """The evaluation asked for, its tasks and documents tried before anything is made.
+
+    Raises CapabilityError if a recipe's checkpoint can be scored by vLLM alone and there is none.
+    """
+    from quantpress_evaluate.request import checked
+
+    request = checked(_request(args), console)
+    for recipe in recipes:
+        if request.for_recipe(recipe.dump())[0].backend == "vllm":
+            environment.find_vllm(request.vllm)
+    return request
 
 
 def bench(args: Namespace) -> None:
@@ -131,11 +152,12 @@ def run(args: Namespace) -> None:
     from quantpress_serve import stage as benching
     from quantpress_serve import workload
 
-    console, request, load, sides = _console(args), _request(args), workload.load(args.workload), _sides(args)
+    console, load, sides = _console(args), workload.load(args.workload), _sides(args)
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
-    sides.check()
-    model = _model(args, console)
     _require_distinct(chosen)
+    sides.check()
+    request = _checked_request(args, console, chosen)
+    model = _model(args, console)
     environment.versions(environment.DECISIVE)
     plans = [_plan(args, recipe, model, here=not args.vllm_url) for recipe in chosen]
     for made in plans:
@@ -234,7 +256,7 @@ def gc(args: Namespace) -> None:
     names = [str(path) for path in found]
     if found and not args.yes:
         print("\n".join(names), file=sys.stderr)
-        if not sys.stdin.isatty() or _answer(f"remove these {len(found)} folders? [y/N] ") != "y":
+        if not sys.stdin.isatty() or _answer(f"remove these {len(found)}? [y/N] ") != "y":
             raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
     upkeep.remove(found)
     show(args.json, {"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")

@@ -19,7 +19,7 @@ _HEARTBEAT_S = 30.0
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What loguru and vLLM put before a message.
 _PREFIX = re.compile(r"^(\S+ \| \w+ \| \w+ - |\(\w+ pid=\d+\) (\w+ [\d-]+ [\d:]+ \[[^\]]*\] )?)")
-_TQDM = re.compile(r"^(?P<what>.*?):?\s*(?P<percent>\d{1,3})%\|")
+_TQDM = re.compile(r"^(?P<what>.*?):?\s*(?P<percent>\d{1,3})%\|(?:.*\[[\d:]+<(?P<left>[\d:]+),)?")
 
 
 def last_activity(log: Path) -> str:
@@ -33,7 +33,8 @@ def last_activity(log: Path) -> str:
     for piece in reversed(re.split(r"[\r\n]+", _ANSI.sub("", tail))):
         piece = _PREFIX.sub("", piece)
         if bar := _TQDM.match(piece):
-            return f"{bar['what'].strip()} {bar['percent']}%".strip()
+            left = f", {bar['left']} left" if bar["left"] else ""
+            return f"{bar['what'].strip()} {bar['percent']}%{left}".strip()
         if piece.strip():
             return piece.strip()
     return ""

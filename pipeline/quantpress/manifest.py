@@ -11,7 +11,7 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import StageError, first_line
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @contextmanager

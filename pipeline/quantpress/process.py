@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import files, guard
-from quantpress.console import Console, Step
+from quantpress.console import Console, Step, last_activity
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
 
 _ERRORS: dict[str, type[QuantpressError]] = {
@@ -24,6 +24,7 @@ _ERRORS: dict[str, type[QuantpressError]] = {
 
 
 _guards: set[int] = set()  # process ids of the guards that are up
+_PROGRESS = "QUANTPRESS_PROGRESS"  # a worker's variable: the file in which it says what it is doing
 _UNWRITABLE = 74  # a worker's exit code: not even its error could be written (sysexits.h: EX_IOERR)
 _SECRET = re.compile(r"(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
@@ -107,13 +108,26 @@ def call_worker(module: str, job: Mapping[str, Any], folder: Path, console: Cons
     """
     name = module.rpartition(".")[2]
     job_file, result_file = folder / f"{name}.job.json", folder / f"{name}.result.json"
+    progress = folder / f"{name}.progress"
     files.write_json(job_file, job)
-    with console.step(title, log) as step:
-        code = run([sys.executable, "-m", module, str(job_file), str(result_file)], log, worker_environment())
+    with console.step(title, log, lambda: _activity(progress, log)) as step:
+        env = worker_environment() | {_PROGRESS: str(progress)}
+        code = run([sys.executable, "-m", module, str(job_file), str(result_file)], log, env)
         result = _result(result_file, code, name, log, step)
-    job_file.unlink()
-    result_file.unlink()
+    for path in (job_file, result_file, progress):
+        path.unlink(missing_ok=True)
     return result
+
+
+def report_progress(text: str) -> None:
+    """Called by a worker: what it is doing, shown before what the tool in its log says of itself."""
+    if path := os.environ.get(_PROGRESS):
+        files.write_text(Path(path), text)
+
+
+def _activity(progress: Path, log: Path) -> str:
+    known = progress.read_text(encoding="utf-8") if progress.exists() else ""
+    return f"{known} {last_activity(log)}".strip()
 
 
 def _result(result_file: Path, code: int, name: str, log: Path, step: Step) -> Any:

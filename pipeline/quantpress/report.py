@@ -94,35 +94,48 @@ def accuracy_section(accuracy: dict[str, Any]) -> str:
         "at 0.05, one in twenty. *Recovery* is the checkpoint's accuracy over the model's, with its 95% interval "
         "(paired bootstrap over documents); KL is the mean divergence of the choice probabilities from the model's. "
         "The *noise floor*, where it was measured (`--noise-floor`), is how far the model is from itself when it is "
-        "scored in batches of another size: less than that means nothing. Scored with transformers, not in vLLM."
+        "scored in batches of another size: less than that means nothing. "
     )
+    text += f"Scored by {'; '.join(_backends(accuracy))}."
     return f"{text}\n\n{accuracy_table(accuracy)}\n\n{gates_section(accuracy)}".strip()
+
+
+def _backends(accuracy: dict[str, Any]) -> list[str]:
+    """What computed the likelihoods, and for which recipes."""
+    recipes: dict[str, list[str]] = {}
+    for name, result in accuracy.items():
+        recipes.setdefault(result["settings"]["backend"], []).append(name)
+    words = {"hf": "transformers", "vllm": "vLLM, the engine that serves"}
+    if len(recipes) == 1:
+        return [words.get(next(iter(recipes)), "?")]
+    return [f"{words.get(backend, backend)} ({', '.join(names)})" for backend, names in recipes.items()]
 
 
 def gates_section(accuracy: dict[str, Any]) -> str:
     """How every gate was decided; nothing where there are none."""
-    header = ["recipe", "gate", "figure", "95% interval", "decision"]
+    header = ["recipe", "gate", "figure", "interval", "documents", "decision"]
     rows = []
     for name, result in accuracy.items():
         for gate in result["gates"]:
             known = gate["interval"] is not None
             interval = f"{gate['interval'][0]:.4g} to {gate['interval'][1]:.4g}" if known else "none"
+            interval += f" at {gate['confidence']:.4g}" if known else ""
             figure = f"{gate['figure']:.4g}" if known else "none"
-            rows.append([name, f"`{gate['gate']}`", figure, interval, f"**{gate['decision']}**"])
+            rows.append(
+                [name, f"`{gate['gate']}`", figure, interval, str(gate["documents"]), f"**{gate['decision']}**"]
+            )
     return f"### Gates\n\n{table(header, rows, len(header))}" if rows else ""
 
 
 def accuracy_table(accuracy: dict[str, Any]) -> str:
     """One row for each recipe and task."""
     header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "recovery"]
-    header += ["answers changed", "KL"]
+    header += ["answers flipped", "KL"]
     rows = []
     for name, result in accuracy.items():
         for task, row in result["tasks"].items():
-            difference = f"{row['difference']:+.3f}" + ("" if row["significant"] else " (within chance)")
-            values = [f"{row['baseline']:.3f}", f"{row['candidate']:.3f}", difference, f"{row['p_value']:.2g}"]
             label = f"{task} (*no signal*)" if row["no_signal"] else task
-            rows.append([name, label, str(row["documents"]), row["metric"], *values, *_recovered(row)])
+            rows.append([name, label, str(row["documents"]), row["metric"], *_both(row), *_recovered(row)])
         mean = result["mean"]
         if not mean["tasks"]:
             continue
@@ -135,13 +148,27 @@ def accuracy_table(accuracy: dict[str, Any]) -> str:
     return table(header, rows, text_columns=2)
 
 
+def _both(row: dict[str, Any]) -> list[str]:
+    """A task's metric for model and checkpoint, the difference and its p-value; perplexities have a ratio instead."""
+    values = [f"{row['baseline']:.3f}", f"{row['candidate']:.3f}"]
+    if row["p_value"] is None:
+        ratio, interval = row["perplexity_ratio"], row["perplexity_ratio_interval"]
+        return [*values, f"× {ratio:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""), ""]
+    difference = f"{row['difference']:+.3f}" + ("" if row["significant"] else " (within chance)")
+    return [*values, difference, f"{row['p_value']:.2g}"]
+
+
 def _recovered(row: dict[str, Any]) -> list[str]:
-    """Recovery with its interval, changed answers, KL."""
+    """Recovery with its interval, flipped answers, KL."""
     recovery = "none"
     if row["recovery_interval"] is not None:
         low, high = row["recovery_interval"]
         recovery = f"{row['recovery']:.3f} ({low:.3f} to {high:.3f})"
-    return [recovery, f"{row['changed']:.1%}", f"{row['kl']:.4f}"]
+    return [
+        recovery,
+        f"{row['flips']:.1%}" if row["flips"] is not None else "",
+        f"{row['kl']:.4f}" if row["kl"] is not None else "",
+    ]
 
 
 def throughput_section(throughput: dict[str, Any]) -> str:

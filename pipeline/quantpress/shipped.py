@@ -8,10 +8,15 @@ from typing import Literal
 from quantpress.errors import InputError
 from quantpress.located_yaml import nearest
 
-Kind = Literal["recipes", "suites", "workloads"]
+Kind = Literal["recipes", "suites", "tasks", "workloads"]
 
 _PACKAGE = Path(__file__).resolve().parent
-_IN_TREE: dict[Kind, str] = {"recipes": "recipes", "suites": "evaluate/suites", "workloads": "serve/workloads"}
+_IN_TREE: dict[Kind, str] = {
+    "recipes": "recipes",
+    "suites": "evaluate/suites",
+    "tasks": "evaluate/tasks",
+    "workloads": "serve/workloads",
+}
 
 
 def folder(kind: Kind) -> Path:

@@ -83,7 +83,8 @@ def _differences(artifact: Artifact) -> list[str]:
 
 
 def garbage(out: Path) -> list[Path]:
-    """Folders that nothing refers to: what killed runs left, and scores that no accuracy.json names.
+    """What nothing refers to: what killed runs left, scores that no accuracy.json names, and answered requests, which
+    finished scores hold too (without them `--extend` asks again).
 
     Nothing of a model is listed while a process writes below its folder.
     """
@@ -91,6 +92,7 @@ def garbage(out: Path) -> list[Path]:
     for model in sorted(path for path in out.glob("*") if path.is_dir()):
         if not any(map(files.lock_owner, _lockable(model))):
             found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
+            found += sorted(model.glob("*/scores/.requests-*"))
             named = _named(model)
             found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in named]
     return found

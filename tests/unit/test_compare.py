@@ -7,7 +7,8 @@ import numpy
 import pytest
 
 from quantpress.errors import StageError
-from quantpress_evaluate.compare import compare_suite, compare_task, figures
+from quantpress_evaluate.compare import Scored, compare_suite, compare_task
+from quantpress_evaluate.figures import Columns, figure
 
 
 def sample(number: int, target: int, likelihoods: list[float], choices: list[str] | None = None) -> dict[str, Any]:
@@ -42,14 +43,14 @@ def test_mcnemar_against_the_textbook() -> None:
     assert row["difference"] == pytest.approx(-0.08)
     assert row["baseline"] == pytest.approx(0.9)
     assert row["candidate"] == pytest.approx(0.82)
-    assert row["changed"] == pytest.approx(0.12)
+    assert row["flips"] == pytest.approx(0.12)
 
 
 def test_the_same_answers_are_no_difference() -> None:
     row = compare_task("t", "acc", answers("rrwr" * 10), answers("rrwr" * 10))
     assert row["p_value"] == 1.0
     assert not row["significant"]
-    assert row["changed"] == 0.0
+    assert row["flips"] == 0.0
 
 
 def test_a_small_loss_is_within_chance() -> None:
@@ -69,8 +70,8 @@ def test_no_better_than_guessing_is_no_signal(pattern: str, targets: str | None,
 def test_acc_norm_judges_the_answer_per_character() -> None:
     one = {**sample(0, 1, [-4.0, -6.0], ["abc", "abcdefghi"]), "acc_norm": 1.0}  # -4/3 < -6/9: the long one
     other = {**sample(0, 1, [-4.0, -13.0], ["abc", "abcdefghi"]), "acc_norm": 0.0}
-    assert compare_task("t", "acc_norm", [one], [one])["changed"] == 0
-    assert compare_task("t", "acc_norm", [one], [other])["changed"] == 1
+    assert compare_task("t", "acc_norm", [one], [one])["flips"] == 0
+    assert compare_task("t", "acc_norm", [one], [other])["flips"] == 1
 
 
 @pytest.mark.parametrize("other", [answers("rrr"), [{**item, "doc_hash": "x"} for item in answers("rrrr")]])
@@ -108,9 +109,9 @@ def test_a_baseline_with_nothing_right_has_no_recovery() -> None:
 
 def test_tasks_of_different_sizes_count_alike() -> None:
     samples = {
-        "large": ("acc", answers("r" * 400), answers("r" * 400)),
-        "small": ("acc", answers("r" * 40), answers("r" * 20 + "w" * 20)),
-        "coin": ("acc", answers("rw" * 20), answers("w" * 40)),
+        "large": Scored("acc", answers("r" * 400), answers("r" * 400)),
+        "small": Scored("acc", answers("r" * 40), answers("r" * 20 + "w" * 20)),
+        "coin": Scored("acc", answers("rw" * 20), answers("w" * 40)),
     }
     result = compare_suite(samples)
     assert result["mean"] == {"tasks": 2, "baseline": 1.0, "candidate": 0.75}
@@ -120,15 +121,117 @@ def test_tasks_of_different_sizes_count_alike() -> None:
     assert compare_suite({"coin": samples["coin"]})["overall"] is None
 
 
-def test_the_interval_covers_a_known_recovery() -> None:
-    # 200 simulations of 300 documents: baseline right with 0.8, candidate right on 95% of these and 10% of the rest.
-    random = numpy.random.default_rng(7)
-    truth = (0.8 * 0.95 + 0.2 * 0.1) / 0.8
+def simulated(random: Any, documents: int, weight: float = 1.0) -> Columns:
+    """Documents of two models whose true figures are known: see TRUTH."""
+    base = random.random(documents) < 0.7
+    own = numpy.where(base, random.random(documents) < 0.95, random.random(documents) < 0.1)
+    return Columns(
+        weight,
+        base=base.astype(float),
+        own=own.astype(float),
+        flips=(base != own).astype(float),
+        kl=random.gamma(1.0, 0.1, documents),
+    )
+
+
+def simulated_text(random: Any, documents: int) -> Columns:
+    """Texts of 40 to 400 words, a word's log-likelihood lost 0.05 nats on average."""
+    count = random.integers(40, 400, documents)
+    return Columns(1.0, lost=0.05 * count + random.normal(0, 0.5, documents) * numpy.sqrt(count), count=count)
+
+
+OWN = 0.7 * 0.95 + 0.3 * 0.1
+TRUTH = {
+    "recovery": OWN / 0.7,
+    "difference": OWN - 0.7,
+    "flips": 0.7 * 0.05 + 0.3 * 0.1,
+    "kl": 0.1,
+    "perplexity_ratio": math.exp(0.05),
+}
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_95_of_100_intervals_hold_the_truth(name: str) -> None:
+    random = numpy.random.default_rng(11)
     hits = 0
-    for _ in range(200):
-        base = random.random(300) < 0.8
-        own = numpy.where(base, random.random(300) < 0.95, random.random(300) < 0.1)
-        rows = [(float(one), float(other), 0.0, 0.0) for one, other in zip(base, own, strict=True)]
-        low, high = figures([rows])["recovery_interval"]
-        hits += low <= truth <= high
-    assert 0.91 <= hits / 200 <= 0.985
+    for _ in range(1000):
+        tasks = [simulated_text(random, 60), simulated(random, 200), simulated(random, 100, weight=0.5)]
+        _, interval = figure(name, tasks)
+        assert interval is not None
+        hits += interval[0] <= TRUTH[name] <= interval[1]
+    assert 930 <= hits <= 970
+
+
+def test_a_wider_confidence_is_a_wider_interval() -> None:
+    task = simulated(numpy.random.default_rng(1), 200)
+    (_, narrow), (_, wide) = figure("kl", [task]), figure("kl", [task], confidence=0.995)
+    assert narrow is not None and wide is not None
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_weights_count() -> None:
+    good, bad = answers("r" * 100), answers("r" * 50 + "w" * 50)
+    tasks = {"a": Scored("acc", good, good, weight=3.0), "b": Scored("acc", good, bad)}
+    result = compare_suite(tasks)
+    assert result["overall"]["recovery"] == pytest.approx(0.875)
+    assert result["mean"]["candidate"] == pytest.approx(0.875)
+
+
+def test_tasks_without_a_signal_count_only_if_asked() -> None:
+    able, coin = answers("r" * 40), answers("rw" * 20)
+    tasks = {"able": Scored("acc", able, able), "coin": Scored("acc", coin, answers("w" * 40))}
+    assert compare_suite(tasks)["overall"]["recovery"] == 1.0
+    assert compare_suite(tasks, count_no_signal=True)["overall"]["recovery"] == pytest.approx(1 / 1.5)
+
+
+def text_sample(number: int, likelihood: float, words: int) -> dict[str, Any]:
+    return {
+        "doc_id": number,
+        "doc_hash": str(number),
+        "target": "t",
+        "filtered_resps": [likelihood],
+        "word_perplexity": [likelihood, words],
+    }
+
+
+def test_perplexities_are_compared_by_their_ratio() -> None:
+    # 2 nats a word against 2.1: the ratio is exp(0.1) whatever the lengths of the documents.
+    base = [text_sample(number, -2.0 * words, words) for number, words in enumerate((50, 100, 150))]
+    own = [text_sample(number, -2.1 * words, words) for number, words in enumerate((50, 100, 150))]
+    result = compare_suite({"text": Scored("word_perplexity", base, own)})
+    row = result["tasks"]["text"]
+    assert (row["baseline"], row["candidate"]) == (pytest.approx(math.exp(2.0)), pytest.approx(math.exp(2.1)))
+    assert row["perplexity_ratio"] == pytest.approx(math.exp(0.1))
+    assert row["perplexity_ratio_interval"] == pytest.approx([math.exp(0.1)] * 2)
+    assert (row["recovery"], row["kl"], row["flips"], row["p_value"]) == (None, None, None, None)
+    assert result["overall"]["perplexity_ratio"] == row["perplexity_ratio"]
+    assert result["mean"]["tasks"] == 0
+
+
+def generated(number: int, text: str, right: bool, name: str = "flexible-extract") -> dict[str, Any]:
+    return {
+        "doc_id": number,
+        "doc_hash": str(number),
+        "target": "7",
+        "arguments": [["q", {"until": ["\n"]}]],
+        "filtered_resps": [text],
+        "filter": name,
+        "exact_match": float(right),
+    }
+
+
+def test_generated_answers_flip_when_the_text_is_another() -> None:
+    base = [generated(0, "7", True), generated(1, "8", False), generated(2, "7", True)]
+    own = [generated(0, "7", True), generated(1, "9", False), generated(2, "6", False)]
+    row = compare_task("math", "exact_match", base, own)
+    assert (row["flips"], row["lost"], row["gained"]) == (pytest.approx(2 / 3), 1, 0)
+    assert row["kl"] is None
+    assert not row["no_signal"]
+    nothing = compare_task("math", "exact_match", own[1:], own[1:])
+    assert nothing["no_signal"]
+
+
+def test_a_filter_chooses_among_the_answers_of_a_document() -> None:
+    both = [generated(0, "7", True, "strict"), generated(0, "8", False, "loose")]
+    assert compare_suite({"m": Scored("exact_match", both, both, "loose")})["tasks"]["m"]["baseline"] == 0.0
+    assert compare_suite({"m": Scored("exact_match", both, both)})["tasks"]["m"]["baseline"] == 1.0

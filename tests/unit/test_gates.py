@@ -44,7 +44,7 @@ def test_no_task_with_a_signal_decides_nothing() -> None:
         ("recovery", "is not METRIC"),
         ("recovery<=0.9", "takes >=, not <="),
         ("kl>=0.1", "takes <=, not >="),
-        ("accuracy>=0.9", "'accuracy' is not one of recovery, kl, changed"),
+        ("accuracy>=0.9", "'accuracy' is not one of recovery, kl, flips, perplexity_ratio"),
         ("piqa:recovery>=0.9", "'piqa' is not a task of the suite"),
         ("recovery>=-1", "is not METRIC"),
         ("recovery>=nan", "is not METRIC"),
@@ -56,9 +56,9 @@ def test_what_is_wrong_with_a_gate(gate: str, words: str) -> None:
 
 
 def test_a_gate_below_the_noise() -> None:
-    floor = {"kl": 0.002, "changed": 0.01, "recovery": 1.0}
-    asked = {text: is_below_the_noise(parse(text, TASKS), floor) for text in ("kl<=0.001", "kl<=0.01", "changed<=0%")}
-    assert asked == {"kl<=0.001": True, "kl<=0.01": False, "changed<=0%": True}
+    floor = {"kl": 0.002, "flips": 0.01, "recovery": 1.0}
+    asked = {text: is_below_the_noise(parse(text, TASKS), floor) for text in ("kl<=0.001", "kl<=0.01", "flips<=0%")}
+    assert asked == {"kl<=0.001": True, "kl<=0.01": False, "flips<=0%": True}
     assert not is_below_the_noise(parse("recovery>=1", TASKS), floor)
     assert not is_below_the_noise(parse("kl<=0", TASKS), None)
 

@@ -16,7 +16,7 @@ MODEL: dict[str, Any] = {
     "notes": ["Its weights lie on a 4-bit grid."],
 }
 MANIFEST = {
-    "schema_version": 3,
+    "schema_version": 4,
     "digest": "d1",
     "recipe": {},
     "files": {},
@@ -40,24 +40,26 @@ ROW = {
     "difference": -0.25,
     "p_value": 0.001,
     "significant": True,
-    "changed": 0.3,
+    "flips": 0.3,
     "recovery": 0.5,
     "recovery_interval": [0.4, 0.6],
     "kl": 0.1,
     "no_signal": False,
 }
+LOOK = {"confidence": 0.95, "documents": 48}
 ACCURACY = {
-    "schema_version": 3,
+    "schema_version": 4,
     "checkpoint_digest": "d1",
     "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
-    "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "changed": 0.3, "kl": 0.1},
-    "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"}],
+    "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
+    "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
+    "settings": {"backend": "hf"},
     "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
-    "schema_version": 3,
+    "schema_version": 4,
     "checkpoint_digest": "d1",
     "machine": {"processor": "CPU", "gpus": [], "cores": 2},
     "workload": {"name": "smoke"},
@@ -148,19 +150,19 @@ def test_nothing_to_report(tmp_path: Path) -> None:
 def test_recovery_and_gates_are_shown() -> None:
     text = report.accuracy_section({"r4": ACCURACY})
     assert "0.500 (0.400 to 0.600)" in text
-    assert "| r4 | `recovery>=0.99` | 0.5 | 0.4 to 0.6 | **fail** |" in text
+    assert "| r4 | `recovery>=0.99` | 0.5 | 0.4 to 0.6 at 0.95 | 48 | **fail** |" in text
     assert "Gates" not in report.accuracy_section({"r4": {**ACCURACY, "gates": []}})
 
 
 def test_the_noise_floor_is_a_row() -> None:
-    floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "changed": 0.01, "kl": 0.0023}
+    floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "flips": 0.01, "kl": 0.0023}
     text = report.accuracy_section({"r4": {**ACCURACY, "noise_floor": floor}})
     assert "noise floor: the model against itself |  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
 
 
 def test_figures_that_are_none(tmp_path: Path) -> None:
     row = {**ROW, "recovery": None, "recovery_interval": None}
-    gate = {"gate": "recovery>=0.99", "figure": None, "interval": None, "decision": "inconclusive"}
+    gate = {"gate": "recovery>=0.99", "figure": None, "interval": None, "decision": "inconclusive"} | LOOK
     text = report.accuracy_section({"r4": {**ACCURACY, "tasks": {"boolq": row}, "gates": [gate]}})
     assert "| none | 30.0% |" in text
-    assert "| none | none | **inconclusive** |" in text
+    assert "| none | none | 48 | **inconclusive** |" in text

@@ -23,7 +23,7 @@ def artifact(tmp_path: Path) -> Artifact:
     (made.checkpoint / "config.json").write_text("{}")
     (made.checkpoint / "model.safetensors").write_bytes(b"weights")
     record = {
-        "schema_version": 3,
+        "schema_version": 4,
         **{key: {} for key in ("recipe", "inputs", "model", "machine", "scales", "warnings")},
         "digest": "d" * 64,
         "created": "2026-01-01T00:00:00Z",
@@ -79,7 +79,7 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, qua
     stray = unused.parent / "notes.txt"
     stray.write_text("")
     runs = {"candidate": {"folder": used.name}}
-    accuracy = {"schema_version": 3, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
+    accuracy = {"schema_version": 4, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
     files.write_json(artifact.folder / "accuracy.json", accuracy)
     (used.parent / f".{used.name}.lock").write_text("")
     with files.lock(unused):

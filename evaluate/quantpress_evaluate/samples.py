@@ -1,0 +1,98 @@
+"""Logged samples of one task: how they are read, and what one document's answer is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import StageError
+
+Sample = dict[str, Any]
+Samples = list[Sample]
+
+# Metrics that lm-eval logs for each document as (log-likelihood, number of words or bytes).
+PERPLEXITIES = ("word_perplexity", "byte_perplexity")
+
+
+def read_samples(folder: Path, task: str) -> Samples:
+    """lm-eval's logged samples of one task, by document id."""
+    try:
+        with gzip.open(folder / f"samples_{task}.jsonl.gz", "rt", encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+    except (OSError, EOFError, ValueError) as error:
+        raise StageError(
+            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"delete {folder} and evaluate again"
+        ) from error
+
+
+def filters_of(samples: Samples) -> list[str]:
+    """The names of lm-eval's filters in the samples: each document is logged once for every one."""
+    return list(dict.fromkeys(str(sample.get("filter", "none")) for sample in samples))
+
+
+def filtered(samples: Samples, name: str | None) -> Samples:
+    """The samples of one filter; of the first one where none is named."""
+    name = name or next(iter(filters_of(samples)), None)
+    return [sample for sample in samples if str(sample.get("filter", "none")) == name]
+
+
+def has_choices(sample: Sample) -> bool:
+    """Whether the answer is a choice: a pair of a log-likelihood and whether it is the greedy one, several times."""
+    responses = sample.get("filtered_resps")
+    return (
+        isinstance(responses, list)
+        and len(responses) > 1
+        and all(isinstance(one, list | tuple) and len(one) == 2 for one in responses)
+    )
+
+
+def pairs(task: str, baseline: Samples, candidate: Samples) -> Iterator[tuple[Sample, Sample]]:
+    """Both models' samples of each document. Raises StageError if they were not scored on the same documents."""
+    others = {sample["doc_id"]: sample for sample in candidate}
+    if len(baseline) != len(others) or any(
+        others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"]
+        or len(others[sample["doc_id"]]["filtered_resps"]) != len(sample["filtered_resps"])
+        for sample in baseline
+    ):
+        raise StageError(
+            f"{task}: baseline and candidate were scored on different documents",
+            hint="delete both score folders and evaluate again",
+        )
+    for sample in baseline:
+        yield sample, others[sample["doc_id"]]
+
+
+def likelihoods(sample: Sample) -> list[float]:
+    """The log-likelihood of each choice, in nats."""
+    return [float(response[0]) for response in sample["filtered_resps"]]
+
+
+def answer(sample: Sample, metric: str) -> Any:
+    """The chosen answer: the index of the highest log-likelihood (per character of the answer for acc_norm), or the
+    text that was generated, or whether the one answer asked about is the greedy one.
+    """
+    if not has_choices(sample):
+        first = sample["filtered_resps"][0]
+        return first[1] if isinstance(first, list | tuple) else str(first)
+    values = likelihoods(sample)
+    if metric == "acc_norm":
+        lengths = [len(continuation.lstrip()) for _, continuation in sample["arguments"]]
+        values = [value / max(length, 1) for value, length in zip(values, lengths, strict=True)]
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def guessing(samples: Samples) -> float:
+    """Accuracy of the better of two guesses: uniform over the choices, or always the most frequent target.
+
+    0 where there are no choices to guess among.
+    """
+    if not all(map(has_choices, samples)):
+        return 0.0
+    chance = sum(1 / len(sample["filtered_resps"]) for sample in samples) / len(samples)
+    majority = Counter(str(sample["target"]) for sample in samples).most_common(1)[0][1] / len(samples)
+    positional = all(str(sample["target"]).isdigit() for sample in samples)
+    return max(chance, majority) if positional else chance
