@@ -19,7 +19,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-calibration benchmark-bookkeeping crash-test
+.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -98,6 +98,9 @@ benchmark-bookkeeping: setup ## what quantpress does around the quantization of 
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
+
+benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs, and both backends, in turns
+	@.venv/bin/python benchmarks/evaluation_cost.py $(ARGS)
 
 benchmark-agreement: setup ## quantpress's figures against a plain vllm serve and vllm bench serve, in turns
 	@.venv/bin/python benchmarks/bench_agreement.py $(RECIPE) --out $(OUT) $(ARGS)

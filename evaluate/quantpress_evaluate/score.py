@@ -34,8 +34,11 @@ def load_model(job: dict[str, Any]) -> Any:
     )
 
 
-def remember_as_json() -> None:
-    """Makes lm-eval keep answered requests as JSON: its own way is pickle, which a foreign file could abuse."""
+def remember_as_json(path: str) -> int:
+    """Makes lm-eval keep answered requests as JSON: its own way is pickle, which a foreign file could abuse.
+
+    Returns how many are answered already in the file that lm-eval makes of `path`.
+    """
     from lm_eval.api import model
     from sqlitedict import SqliteDict
 
@@ -46,6 +49,8 @@ def remember_as_json() -> None:
             lm.set_cache_hook(self.get_cache_hook())
 
     model.CachingLM = JsonCachingLM
+    with SqliteDict(f"{path}_rank0.db") as known:
+        return len(known)
 
 
 def evaluate(job: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     lm = load_model(job)
     check = sanity.check_served if job["server"] else sanity.check
     check(lm, output, Path(job["reference"]) if job["reference"] else None)
-    remember_as_json()
+    before = remember_as_json(job["requests"])
     merged: Results = {}
     for number, task in enumerate(job["tasks"], start=1):
         report_progress(f"{task['task']} ({number} of {len(job['tasks'])})")
@@ -73,7 +78,8 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
         "scores": merged["results"],
         "documents": counts,
         "task_versions": merged["versions"],
-        "note": f"{sum(counts.values())} documents",
+        "answered_before": before,
+        "note": f"{sum(counts.values())} documents" + (f", {before} requests answered before" if before else ""),
     }
 
 

@@ -80,12 +80,15 @@ def test_others_may_read_the_weights(artifact: Path) -> None:
 
 
 def test_accuracy_is_lm_evals_own(artifact: Path) -> None:
+    from lm_eval.utils import make_table
+
     result = read(artifact / "accuracy.json")
     assert set(result["tasks"]) == {f"quantpress_smoke_{name}" for name in ("yesno", "physical", "endings", "science")}
     folders = {"baseline": artifact.parent / "baseline", "candidate": artifact}
     for side, row in result["runs"].items():
         (written,) = (folders[side] / "scores" / row["folder"] / "lm_eval").rglob("results_*.json")
         by_lm_eval = read(written)["results"]
+        assert all(task in make_table(read(written)) for task in result["tasks"])  # lm-eval's own reader
         for task, compared in result["tasks"].items():
             assert compared["documents"] == 8
             assert compared[side] == pytest.approx(by_lm_eval[task][f"{compared['metric']},none"])

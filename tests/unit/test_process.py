@@ -145,6 +145,7 @@ def test_a_worker_killed_by_the_kernel_is_explained(tmp_path: Path, monkeypatch:
     ("text", "expected"),
     [
         ("a\n(3/31): Calibrating:  40%|####     | 1/8\r(3/31): Calibrating:  50%|#", "(3/31): Calibrating 50%"),
+        ("Running:  40%|####     | 4/10 [01:10<01:45,  0.1it/s]", "Running 40%, 01:45 left"),
         ("one\n\n\x1b[32mtwo\x1b[0m\n", "two"),
         ("2026-01-01T00:00:00.1 | fn | INFO - Quantizing q_proj\n", "Quantizing q_proj"),
         ("(APIServer pid=7) INFO 11-22 16:37:18 [a.py:1] Route\n", "Route"),
