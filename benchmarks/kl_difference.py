@@ -1,0 +1,32 @@
+"""Whether one recipe is nearer to the model than another: the difference of their KL divergences, paired by document.
+
+    .venv/bin/python benchmarks/kl_difference.py BASELINE FIRST SECOND      (folders of lm-eval samples)
+
+Prints each task's and the mean KL of both against the baseline, and the mean difference with its 95% interval
+(percentile bootstrap over documents, drawn within each task).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from quantpress_evaluate.compare import columns_of
+from quantpress_evaluate.figures import Columns, figure
+from quantpress_evaluate.results import paired, read
+
+
+def main() -> None:
+    baseline, *others = (read(Path(name)) for name in sys.argv[1:4])
+    tasks = []
+    for task in sorted(baseline):
+        one, other = (columns_of(task, paired(task, baseline[task], side[task], None, None)) for side in others)
+        print(f"{task}: {one.kl.mean():.4f} {other.kl.mean():.4f}")
+        tasks.append(Columns(1.0, base=other.kl, own=one.kl))
+    means = [sum(getattr(task, side).mean() for task in tasks) / len(tasks) for side in ("own", "base")]
+    difference, interval = figure("difference", tasks)
+    print(f"mean: {means[0]:.4f} {means[1]:.4f}; difference {difference:.4f}, 95% interval {interval}")
+
+
+if __name__ == "__main__":
+    main()
