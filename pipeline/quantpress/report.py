@@ -191,29 +191,36 @@ def _where(result: dict[str, Any]) -> str:
 
 def throughput_table(throughput: dict[str, Any]) -> str:
     """One row for each recipe and concurrency."""
-    header = ["recipe", "workload", "concurrency", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
+    header = ["recipe", "workload", "load", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
     header += ["TTFT ms (model)", "TTFT ms", "TPOT ms (model)", "TPOT ms"]
     rows = []
     for name, result in throughput.items():
         for cell in result["summary"]:
             base, own = cell.get("baseline"), cell["candidate"]
             ratios = cell.get("ratios")
-            speedup = _speedup(cell["speedup"], ratios) if ratios else "not measured"
-            row = [name, result["workload"]["name"], str(cell["concurrency"]), _figure(base, "output_throughput")]
-            failed = f"; {cell['failed_requests']} requests failed" if cell["failed_requests"] else ""
-            row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline") + failed]
+            speedup = _speedup(cell["speedup"], cell.get("interval"), ratios) if ratios else "not measured"
+            row = [name, result["workload"]["name"], load_of(cell), _figure(base, "output_throughput")]
+            row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline")]
             for metric in ("median_ttft_ms", "median_tpot_ms"):
                 row += [_figure(base, metric), _figure(own, metric)]
             rows.append(row)
     return table(header, rows, text_columns=2)
 
 
-def _speedup(median: float, ratios: list[float]) -> str:
-    return f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
+def load_of(cell: dict[str, Any]) -> str:
+    """How strong the load of a row was."""
+    if cell["concurrency"] is not None:
+        return f"{cell['concurrency']} at once"
+    return f"{cell['request_rate']:g} requests/s"
+
+
+def _speedup(mean: float, interval: list[float] | None, ratios: list[float]) -> str:
+    certain = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval else ""
+    return f"{mean:.2f} ({certain}{len(ratios)} pairs)"
 
 
 def _figure(figures: dict[str, float] | None, name: str) -> str:
-    return f"{figures[name]:.1f}" if figures else "not measured"
+    return f"{figures[name]:.1f}" if figures and name in figures else "not measured"
 
 
 def answers(throughput: dict[str, Any]) -> str:
