@@ -230,7 +230,7 @@ def report(args: Namespace) -> None:
 def _write_report(args: Namespace, model: Model) -> None:
     found = reporting.collect(Path(args.out) / model.name, model.identity()["digest"], _console(args))
     with manifest.readable(Path(args.out) / model.name):
-        text = reporting.render(model.identity(), found)
+        text = reporting.render(model.identity(), found) + reporting.dummy_section(Path(args.out) / model.name)
     path = reporting.write(Path(args.out) / model.name, text)
     show(args.json, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 

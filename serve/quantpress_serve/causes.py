@@ -8,7 +8,7 @@ from pathlib import Path
 from quantpress import process
 
 # What vLLM 0.32 prints when it will not serve, in small letters, and what that means. First match wins. Those marked *
-# were seen here (tests/unit/vllm_logs); the others are in its source, at the places named.
+# were seen here (tests/unit/recorded); the others are in its source, at the places named.
 KNOWN = (
     ("address already in use", "the port was taken in the meantime; run again, or name another with --port"),  # *
     ("must be divisible by tensor parallel size", "tensor_parallel_size does not divide the attention heads"),  # *

@@ -91,7 +91,7 @@ class Launch:
     trust_remote_code: bool = False
     tokenizer: Path | None = None
     load_format: str | None = None
-    kv_space_gib: int | None = None
+    kv_space_gib: int | None = 2
 
     def environment(self) -> dict[str, str]:
         """Environment variables of the server; on a CPU they size the KV cache."""

@@ -193,6 +193,7 @@ def _result(subject: Subject, inputs: dict[str, Any], run: Run, answers: dict[st
         "schema_version": manifest.SCHEMA_VERSION,
         "checkpoint_digest": subject.digest,
         "weights": subject.weights,
+        "weight_bits": _weight_bits(subject.candidate),
         "complete": run.lost is None,
         "ended": run.lost.message if run.lost else None,
         "inputs": inputs,
@@ -208,6 +209,13 @@ def _result(subject: Subject, inputs: dict[str, Any], run: Run, answers: dict[st
         "summary": summary.summarize(run.cells),
         "machine": environment.machine(),
     }
+
+
+def _weight_bits(folder: Path) -> list[int]:
+    """Bits of the weights of each of the checkpoint's schemes, as its config names them."""
+    config = files.read_json(folder / "config.json").get("quantization_config") or {}
+    groups = (config.get("config_groups") or {}).values()
+    return sorted({group["weights"]["num_bits"] for group in groups if group.get("weights")})
 
 
 def _about(one: Server, subject: Subject) -> dict[str, Any]:

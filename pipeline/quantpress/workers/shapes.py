@@ -15,10 +15,11 @@ from quantpress.workers.oneshot import do_without_scikit_learn, remote_code_expl
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), trust_remote_code. Returns the quantization_config."""
+    """job: recipe (resolved), model, output (folders), trust_remote_code. Writes config.json."""
     do_without_scikit_learn()
     import torch
     from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationStatus
     from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -31,7 +32,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     for modifier in modifiers_of(Recipe.model_validate(job["recipe"]), model):
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(model)
-    ModelCompressor.from_pretrained_model(model).update_config(job["output"])
+    compressor = ModelCompressor.from_pretrained_model(model)
+    if compressor.quantization_config is not None:
+        compressor.quantization_config.quantization_status = QuantizationStatus.COMPRESSED
+    compressor.update_config(job["output"])
     return {"note": ""}
 
 
