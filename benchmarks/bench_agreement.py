@@ -2,8 +2,8 @@
 
     make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
 
-In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same cell by hand against a
-server started by hand. Prints the median output tokens/s of both and their ratio.
+In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same
+cell by hand against a server started by hand. Prints the median output tokens/s of both and their ratio.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     make gpu-report                                    bf16, fp8-dynamic, gptq-w4a16 and w8a8-dynamic, embedded model
     make gpu-report MODEL=/models/llama-8b WEIGHTS=dummy    on its shapes alone: config.json is enough
 
-Each row is a `quantpress bench`; the unquantized model (bf16) is the other half of each. A recipe that this machine does
-not serve is named with the reason. The same on a CPU.
+Each row is a `quantpress bench`; the unquantized model (bf16) is the other half of each. A recipe that this machine
+does not serve is named with the reason. The same on a CPU.
 """
 
 from __future__ import annotations
