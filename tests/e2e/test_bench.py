@@ -63,13 +63,14 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
     arguments = ["bench", "w8a8-dynamic", "--weights", "dummy", "--model", str(folder / "shapes"), "--target", "any"]
     running = start(*arguments, "--workload", str(folder / "long.yaml"), "--out", str(folder / "out"))
     here = folder / "out" / "shapes" / "dummy" / "w8a8-dynamic"
-    deadline = time.monotonic() + 300
-    while len(list(here.glob(".bench.staging-*/*.json"))) < 3 and time.monotonic() < deadline:
-        assert running.poll() is None
-        time.sleep(0.2)
-    for engine in list(_engines("w8a8-dynamic")):
-        engine.send_signal(signal.SIGKILL)
-    assert running.wait(timeout=120) == 1
+    try:
+        _wait_for_cells(here, 3, running)
+        for engine in list(_engines("w8a8-dynamic")):
+            engine.send_signal(signal.SIGKILL)
+        assert running.wait(timeout=120) == 1
+    finally:
+        running.kill()
+        running.wait()
     result = json.loads((here / "throughput.json").read_text())
     assert (result["complete"], result["weights"], result["chat"]) == (False, "dummy", None)
     assert "server of w8a8-dynamic" in result["ended"]
@@ -80,6 +81,14 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
     assert all(server["kv_cache_tokens"] > 0 for server in result["servers"].values())
     assert not list((folder / "out").rglob("*.safetensors"))
     assert not [line for line in _commands() if str(folder) in line]
+
+
+def _wait_for_cells(folder: Path, number: int, running: subprocess.Popen[bytes], patience: float = 300) -> None:
+    deadline = time.monotonic() + patience
+    while len(list(folder.glob(".bench.staging-*/*.json"))) < number:
+        assert running.poll() is None
+        assert time.monotonic() < deadline, "the load has not got so far in time"
+        time.sleep(0.2)
 
 
 def _commands() -> list[str]:
