@@ -98,7 +98,8 @@ def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands:
         *[f"{name}, server by hand: `{result['servers']['candidate']['command']}`" for name, result in results.items()],
         *[f"{name}, load by hand: `{result['cells'][0]['command']}`" for name, result in results.items()],
     ]
-    return "\n\n".join(parts) + "\n"
+    here = f"{Path.cwd()}/"  # whoever repeats a command does so in a clone of their own
+    return "\n\n".join(parts).replace(here, "") + "\n"
 
 
 def main() -> None:

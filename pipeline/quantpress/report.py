@@ -254,7 +254,8 @@ def load_of(cell: dict[str, Any]) -> str:
 
 
 def _speedup(mean: float, interval: list[float] | None, ratios: list[float]) -> str:
-    certain = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval else ""
+    # Student's t on two pairs spans orders of magnitude, and no verdict rests on it.
+    certain = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval and len(ratios) > 2 else ""
     return f"{mean:.2f} ({certain}{len(ratios)} pairs)"
 
 

@@ -73,7 +73,7 @@ THROUGHPUT = {
             "failed_requests": 0,
             "candidate": FIGURES,
             "baseline": FIGURES,
-            "ratios": [0.9, 1.1],
+            "ratios": [0.9, 1.0, 1.1],
             "speedup": 1.0,
             "interval": [0.9, 1.1],
         }
@@ -98,7 +98,7 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
     )
     assert "piqa (*no signal*)" in text
     assert "-0.250 (within chance)" in text
-    assert "1.00 (0.90 to 1.10, 2 pairs) | no difference shown" in text
+    assert "1.00 (0.90 to 1.10, 3 pairs) | no difference shown" in text
     assert "not measured | no baseline; 3 requests failed" in text
     assert r"a\|b c" in text
     assert "`lm_eval run --tasks boolq`" in text
