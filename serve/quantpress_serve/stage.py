@@ -16,7 +16,7 @@ from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress_serve import asking, chat, engine, memory, server, summary, watch, workload
 from quantpress_serve.load import Cell, Generator
-from quantpress_serve.server import Launch, Server, ServerLost
+from quantpress_serve.server import Launch, Server
 from quantpress_serve.workload import Engine, Workload
 
 DEFAULT_PORT = 8000
@@ -140,12 +140,12 @@ def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fr
 
 @dataclass
 class Run:
-    """The cells of one bench, and what ended it early: a server that was lost, or a load that was enough."""
+    """The cells of one bench, and what ended it early: a failure (a lost server), or a load that was enough."""
 
     generator: Generator
     servers: dict[str, Server]
     cells: list[dict[str, Any]] = field(default_factory=list)
-    lost: ServerLost | None = None
+    lost: StageError | None = None
     saturated: dict[str, Any] | None = None
     base: int = field(default_factory=lambda: secrets.randbelow(2**31))
 
@@ -160,7 +160,9 @@ class Run:
                     if number == 0 and load.until_saturated and self._enough(levels, index):
                         levels = levels[: index + 1]
                         break
-        except ServerLost as error:
+        except StageError as error:
+            if not self.cells:
+                raise
             self.lost = error
 
     def _pair(self, level: workload.Level, number: int) -> None:
