@@ -1,6 +1,8 @@
 """Which answers count as nonsense, and whose fault it is."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,27 @@ def test_a_candidate_that_talks_nonsense_fails_beside_a_baseline_that_does_not()
 def test_a_baseline_that_talks_nonsense_itself_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     chat.judge({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, Console(quiet=True))
     assert "the unquantized model itself answers" in capsys.readouterr().err
+
+
+class NotFinite(BaseHTTPRequestHandler):
+    """Answers as vLLM 0.32.0 does where a log-probability is NaN: starlette refuses it, vLLM makes a 400 of that."""
+
+    def do_POST(self) -> None:
+        said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
+        body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> None:
+    with HTTPServer(("127.0.0.1", 0), NotFinite) as answering:
+        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        one = Server(f"http://127.0.0.1:{answering.server_port}", "mine", Path("/m"), "", None, None)
+        with pytest.raises(StageError, match="log-probabilities are not finite"):
+            chat.check({"candidate": one}, Console(quiet=True))
+        answering.shutdown()
