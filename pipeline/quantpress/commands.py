@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quantpress import environment, hardware, manifest, serving, shipped, upkeep
 from quantpress import model as models
+from quantpress import plan as planning
 from quantpress import quantize as quantizing
 from quantpress import recipe as recipe_language
 from quantpress import report as reporting
@@ -133,11 +135,30 @@ def bench(args: Namespace) -> None:
     console, recipe, load = _console(args), recipe_language.load(args.recipe, args.set), workload.load(args.workload)
     sides = _sides(args)
     sides.check()
+    stage.check_engine(load, sides, console)
+    if args.weights == "dummy":
+        _bench_dummy(args, recipe, load, sides, console)
+        return
     model = _model(args, console)
     made = _plan(args, recipe, model, here=not args.vllm_url)
     artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     result = stage.bench(artifact, model, load, sides, console, args.fresh)
     show(args.json, result, reporting.throughput_table({recipe.name: result}))
+
+
+def _bench_dummy(args: Namespace, recipe: Recipe, load: Any, sides: Any, console: Console) -> None:
+    """The speed of a recipe on a model's shapes: neither needs weights, and nothing is quantized."""
+    from quantpress_serve import dummy
+
+    if args.vllm_url:
+        raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
+    model = replace(models.described(args.model, console), trust_remote_code=args.trust_remote_code)
+    made = planning.make(recipe, model)
+    if args.target != "any":
+        serving.check(made, hardware.target_of(args.target or "auto"))
+    result = dummy.bench(made, model, load, sides, Path(args.out), console, args.fresh)
+    console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
+    show(args.json, result, reporting.throughput_table({f"{recipe.name} (dummy weights)": result}))
 
 
 def _sides(args: Namespace) -> Any:
@@ -156,6 +177,7 @@ def run(args: Namespace) -> None:
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     _require_distinct(chosen)
     sides.check()
+    benching.check_engine(load, sides, console)
     request = _checked_request(args, console, chosen)
     model = _model(args, console)
     environment.versions(environment.DECISIVE)
@@ -184,7 +206,11 @@ def bundle(args: Namespace) -> None:
     console, request = _console(args), _request(args)
     suite = shipped.find("suites", args.suite)
     workload = shipped.find("workloads", args.workload)
-    workloads.load(args.workload)
+    if workloads.load(args.workload).prompts:
+        raise InputError(
+            f"{args.workload} takes its prompts from a file, which a bundle does not carry",
+            hint="use a workload with random prompts",
+        )
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     _require_distinct(chosen)
     model = _model(args, console)
@@ -204,7 +230,7 @@ def report(args: Namespace) -> None:
 def _write_report(args: Namespace, model: Model) -> None:
     found = reporting.collect(Path(args.out) / model.name, model.identity()["digest"], _console(args))
     with manifest.readable(Path(args.out) / model.name):
-        text = reporting.render(model.identity(), found)
+        text = reporting.render(model.identity(), found) + reporting.dummy_section(Path(args.out) / model.name)
     path = reporting.write(Path(args.out) / model.name, text)
     show(args.json, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
 

@@ -94,10 +94,14 @@ def _no_proxy() -> dict[str, str]:
     return {"no_proxy": value, "NO_PROXY": value}
 
 
-def serving_environment() -> dict[str, str]:
-    """Environment variables for vLLM. Without a GPU it would bind one core only and take half of the memory."""
+def serving_environment(kv_space_gib: int | None = None) -> dict[str, str]:
+    """Environment variables for vLLM. On a CPU it would bind one core only and take nearly all of the memory.
+
+    `kv_space_gib` is then the size of its KV cache, unless VLLM_CPU_KVCACHE_SPACE is set already.
+    """
     settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_no_proxy()}
     if not gpus():
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-        settings["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+        if space := os.environ.get("VLLM_CPU_KVCACHE_SPACE") or kv_space_gib:
+            settings["VLLM_CPU_KVCACHE_SPACE"] = str(space)
     return settings

@@ -31,7 +31,7 @@ _EMBEDDED_NOTE = (
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
@@ -106,8 +106,8 @@ def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
 
 def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
     config = read_config(path)
-    if not any((path / file).is_file() for file in _TOKENIZERS):
-        raise InputError(f"{path} holds no tokenizer ({', '.join(_TOKENIZERS)})", hint="fetch the model again")
+    if not any((path / file).is_file() for file in TOKENIZERS):
+        raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     headers.read_folder(path)
     return Model(files.slug(name), path, source, config, revision, notes)
 

@@ -174,11 +174,49 @@ def _recovered(row: dict[str, Any]) -> list[str]:
 def throughput_section(throughput: dict[str, Any]) -> str:
     text = (
         f"Served on {'; '.join(sorted({_where(result) for result in throughput.values()}))}. Model and checkpoint were "
-        "up at the same time and loaded in turns; each figure is the median over rounds. *Speed-up* is the ratio of "
-        "output tokens/s pair by pair: median (least to greatest). It is called faster or slower only if every pair "
-        "says so by more than 3%, and with fewer than three pairs no verdict is given."
+        "up at the same time and loaded in turns; each figure is the median over rounds. *Speed-up* is the geometric "
+        "mean of the ratios of output tokens/s pair by pair, with its 95% interval (Student's t on their logarithms). "
+        "It is called faster or slower only if the whole interval is more than 3% away from 1, with three pairs or "
+        "more; *untrustworthy* says why no speed-up is called at all."
     )
-    return f"{text}\n\n{throughput_table(throughput)}"
+    said = "\n".join(
+        f"- **{name}**: {note}" for name, result in throughput.items() for note in throughput_notes(result)
+    )
+    return f"{text}\n\n{throughput_table(throughput)}\n\n{said}".strip()
+
+
+def throughput_notes(result: dict[str, Any]) -> list[str]:
+    """What a person must know of a throughput result beside its figures."""
+    notes = []
+    if not result.get("complete", True):
+        notes.append(f"incomplete: {result['ended']}")
+    if enough := result.get("saturated"):
+        left_out = ", ".join(map(str, enough["left_out"])) or "nothing"
+        notes.append(
+            f"saturated at concurrency {enough['concurrency']} ({enough['gained']:+.1%} output tokens/s over the step "
+            f"before); left out: {left_out}"
+        )
+    if result["workload"].get("prefix_caching"):
+        notes.append("prefix caching was on, as the workload asks")
+    verdicts = ("slower", "no difference shown")
+    none = [load_of(cell) for cell in result["summary"] if cell.get("verdict") in verdicts]
+    if none and min(result.get("weight_bits") or [16]) < 8 and not result["machine"]["gpus"]:
+        notes.append(
+            f"no speed-up ({', '.join(none)}): on a CPU, vLLM unpacks weights of fewer than 8 bits to 16 while it "
+            "multiplies; what reading fewer bytes saves is spent on that. On this machine the scheme saves memory only"
+        )
+    return notes
+
+
+def dummy_section(folder: Path) -> str:
+    """Speed measured on shapes alone (`bench --weights dummy`) below a model's folder; empty where there is none."""
+    found = {path.parent.name: files.read_json(path) for path in sorted(folder.glob("dummy/*/throughput.json"))}
+    if not found:
+        return ""
+    with readable(folder / "dummy"):
+        text = throughput_section(found)
+    about = "weights: **dummy**. Shapes and schemes are the model's and the recipe's, the numbers in them are random."
+    return f"\n## Speed with dummy weights\n\n{about} {text}\n"
 
 
 def _where(result: dict[str, Any]) -> str:
@@ -191,16 +229,16 @@ def _where(result: dict[str, Any]) -> str:
 
 def throughput_table(throughput: dict[str, Any]) -> str:
     """One row for each recipe and concurrency."""
-    header = ["recipe", "workload", "concurrency", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
+    header = ["recipe", "workload", "load", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
     header += ["TTFT ms (model)", "TTFT ms", "TPOT ms (model)", "TPOT ms"]
     rows = []
     for name, result in throughput.items():
         for cell in result["summary"]:
             base, own = cell.get("baseline"), cell["candidate"]
             ratios = cell.get("ratios")
-            speedup = _speedup(cell["speedup"], ratios) if ratios else "not measured"
-            row = [name, result["workload"]["name"], str(cell["concurrency"]), _figure(base, "output_throughput")]
-            failed = f"; {cell['failed_requests']} requests failed" if cell["failed_requests"] else ""
+            speedup = _speedup(cell["speedup"], cell.get("interval"), ratios) if ratios else "not measured"
+            row = [name, result["workload"]["name"], load_of(cell), _figure(base, "output_throughput")]
+            failed = f"; {cell['failed_requests']} requests failed" if cell["failed_requests"] and not ratios else ""
             row += [_figure(own, "output_throughput"), speedup, cell.get("verdict", "no baseline") + failed]
             for metric in ("median_ttft_ms", "median_tpot_ms"):
                 row += [_figure(base, metric), _figure(own, metric)]
@@ -208,12 +246,21 @@ def throughput_table(throughput: dict[str, Any]) -> str:
     return table(header, rows, text_columns=2)
 
 
-def _speedup(median: float, ratios: list[float]) -> str:
-    return f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
+def load_of(cell: dict[str, Any]) -> str:
+    """How strong the load of a row was."""
+    if cell["concurrency"] is not None:
+        return f"{cell['concurrency']} at once"
+    return f"{cell['request_rate']:g} requests/s"
+
+
+def _speedup(mean: float, interval: list[float] | None, ratios: list[float]) -> str:
+    # Student's t on two pairs spans orders of magnitude, and no verdict rests on it.
+    certain = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval and len(ratios) > 2 else ""
+    return f"{mean:.2f} ({certain}{len(ratios)} pairs)"
 
 
 def _figure(figures: dict[str, float] | None, name: str) -> str:
-    return f"{figures[name]:.1f}" if figures else "not measured"
+    return f"{figures[name]:.1f}" if figures and name in figures else "not measured"
 
 
 def answers(throughput: dict[str, Any]) -> str:

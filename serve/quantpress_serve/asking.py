@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from quantpress import environment, files, process
 from quantpress.console import Console
 from quantpress.errors import CapabilityError
 from quantpress.model import cache_folder
 from quantpress.schemes import SCHEMES
-from quantpress_serve import probe
+from quantpress_serve import engine_probe, probe
 
 Answer = dict[str, dict[str, str]]
 
 
-def _kept(vllm: Path) -> Path:
-    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(Path(probe.__file__))])
+def _kept(vllm: Path, script: Path) -> Path:
+    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(script)])
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 
@@ -26,13 +27,26 @@ def ask(vllm: Path, console: Console) -> Answer:
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    kept = _kept(vllm)
+    return _answer(vllm, Path(probe.__file__), [json.dumps(sorted(SCHEMES))], "what it takes", console)
+
+
+def arguments(vllm: Path, console: Console) -> dict[str, dict[str, Any]]:
+    """The arguments of `vllm serve` by name, as its own parser knows them (engine_probe).
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    return _answer(vllm, Path(engine_probe.__file__), [], "for its arguments", console)
+
+
+def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Console) -> dict[str, Any]:
+    """What a script printed in vLLM's environment, asked once for each vLLM."""
+    kept = _kept(vllm, script)
     if kept.is_file():
         return dict(files.read_json(kept))
     log = kept.with_suffix(".log")
     log.unlink(missing_ok=True)
-    command = [str(vllm.parent / "python"), probe.__file__, json.dumps(sorted(SCHEMES))]
-    with console.step(f"asking vLLM {environment.vllm_version(vllm)} what it takes", log):
+    command = [str(vllm.parent / "python"), str(script), *words]
+    with console.step(f"asking vLLM {environment.vllm_version(vllm)} {what}", log):
         code = process.run(command, log, environment.serving_environment() | {"PYTHONPATH": ""})
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if code != 0 or not lines or not lines[-1].startswith("{"):
@@ -40,7 +54,7 @@ def ask(vllm: Path, console: Console) -> Answer:
             f"{vllm} cannot be asked: {process.last_error(log)}",
             hint="name another vLLM with --vllm; the table in docs/recipes.md answers without one",
         )
-    answer: Answer = json.loads(lines[-1])
+    answer: dict[str, Any] = json.loads(lines[-1])
     files.write_json(kept, answer)
     return answer
 

@@ -12,32 +12,19 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantpress import environment, process
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
-from quantpress_serve.workload import Engine
+from quantpress_serve import causes, serverlog
+from quantpress_serve.engine import Engine
 
 START_TIMEOUT_S = 1800.0
 HOST = "127.0.0.1"
-
-# What vLLM prints when it will not serve a checkpoint, and what that means. First match wins.
-KNOWN_CAUSES = (
-    ("address already in use", "the port was taken in the meantime; run again"),
-    ("No available memory for the cache blocks", "no memory is left for the KV cache; lower max_model_len"),
-    ("CUDA out of memory", "the model does not fit this GPU; raise tensor_parallel_size or use a smaller scheme"),
-    ("Cannot allocate memory", "the machine has too little memory; lower VLLM_CPU_KVCACHE_SPACE"),
-    ("KeyError", "vLLM does not know a tensor of this checkpoint; compare vLLM's and compressed-tensors' versions"),
-    (
-        "not supported",
-        "this machine's vLLM has no kernel for the scheme; see the table of hardware in the recipe's header",
-    ),
-    ("not divisible", "a layer's shape does not fit the kernel or the tensor-parallel size"),
-)
 
 # Requests to our own server must not go through a proxy of the environment.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -45,7 +32,11 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers. `name` is the served model's name, `path` the folder it was loaded from."""
+    """A server that answers. `name` is the served model's name, `path` the folder it was loaded from.
+
+    `running` is its process (or rather the guard's), None for one that someone else runs; `about` what it tells of
+    itself (serverlog).
+    """
 
     url: str
     name: str
@@ -54,6 +45,36 @@ class Server:
     startup_s: float | None
     log: Path | None
     trust_remote_code: bool = False
+    tokenizer: Path | None = None
+    running: subprocess.Popen[bytes] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens_by(self) -> Path:
+        """The folder of the tokenizer."""
+        return self.tokenizer or self.path
+
+    def require_running(self) -> None:
+        """Raises ServerLost if the process that was started has ended."""
+        if self.running is not None and self.running.poll() is not None:
+            cause = causes.explain(self.log) if self.log else "it left no log"
+            raise ServerLost(f"the server of {self.name} stopped: {cause}", hint="read its log's end", log=self.log)
+
+    def require_healthy(self) -> None:
+        """Raises ServerLost if it has ended, does not answer any more, or was started anew in the meantime."""
+        self.require_running()
+        if not _healthy_soon(self.url):
+            self.require_running()
+            raise ServerLost(
+                f"the server of {self.name} no longer answers at {self.url}", hint="read its log's end", log=self.log
+            )
+        started, now = self.about.get("started"), metrics_of(self.url).get("started")
+        if started and now and started != now:
+            raise ServerLost(f"the server of {self.name} at {self.url} was restarted", hint="run again", log=self.log)
+
+
+class ServerLost(StageError):  # noqa: N818 -- what happened, not a fault of the code
+    """A server went away under load. What was measured before still counts."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +89,21 @@ class Launch:
     prefix_caching: bool = False
     memory_share: float = 1.0
     trust_remote_code: bool = False
+    tokenizer: Path | None = None
+    load_format: str | None = None
+    kv_space_gib: int | None = 2
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the server; on a CPU they size the KV cache."""
+        return environment.serving_environment(self.kv_space_gib)
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager
         command = [str(self.vllm), "serve", str(self.path), "--served-model-name", self.name]
         command += ["--host", HOST, "--port", str(port), "--seed", "0"]
-        command += ["--tensor-parallel-size", str(self.engine.tensor_parallel_size)]
-        command += ["--kv-cache-dtype", self.engine.kv_cache_dtype]
+        command += self.engine.arguments()
+        command += ["--tokenizer", str(self.tokenizer)] if self.tokenizer else []
+        command += ["--load-format", self.load_format] if self.load_format else []
         command += ["--max-model-len", str(self.model_len)] if self.model_len else []
         command += ["--enforce-eager"] if eager else []
         command += ["--trust-remote-code"] if self.trust_remote_code else []
@@ -112,21 +141,27 @@ def serving(launch: Launch, log: Path, console: Console, port: int | None = None
     """
     port = port or free_port()
     command = launch.command(port)
-    shown = shlex.join(f"{k}={v}" for k, v in environment.serving_environment().items()) + " " + shlex.join(command)
+    settings = launch.environment()
+    shown = shlex.join(f"{k}={v}" for k, v in settings.items()) + " " + shlex.join(command)
     log.unlink(missing_ok=True)
-    with process.guarded(command, log, environment.serving_environment()) as running:
+    with process.guarded(command, log, settings) as running:
         url = f"http://{HOST}:{port}"
         with console.step(f"starting vLLM on {launch.name}", log) as step:
             _wait(running, url, log)
             startup = step.elapsed
-        yield Server(url, launch.name, launch.path, shown, round(startup, 1), log, launch.trust_remote_code)
+        yield Server(
+            *(url, launch.name, launch.path, shown, round(startup, 1), log, launch.trust_remote_code),
+            tokenizer=launch.tokenizer,
+            running=running,
+            about=_told(url) | serverlog.facts(log.read_text(encoding="utf-8", errors="replace")),
+        )
 
 
 def _wait(running: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if running.poll() is not None:
-            raise StageError(f"vLLM stopped while starting: {explain(log)}", hint="read the log's end", log=log)
+            raise StageError(f"vLLM stopped while starting: {causes.explain(log)}", hint="read the log's end", log=log)
         if healthy(url):
             return
         time.sleep(0.2)
@@ -141,14 +176,32 @@ def healthy(url: str) -> bool:
         return False
 
 
-def explain(log: Path) -> str:
-    """The last error in a vLLM log, and what it means if it is a known one."""
-    errors = process.errors_in(log)
-    meaning = next((meaning for sign, meaning in KNOWN_CAUSES if any(sign in line for line in errors)), None)
-    return f"{meaning} ({errors[-1]})" if meaning else errors[-1]
+def _healthy_soon(url: str) -> bool:
+    """Whether it answers within a few seconds: one that is dying may still do so once, and a busy one not at once."""
+    for _ in range(3):
+        time.sleep(1)
+        if healthy(url):
+            return True
+    return False
 
 
-def attach(url: str, path: Path) -> Server:
+def _told(url: str) -> dict[str, Any]:
+    about = metrics_of(url)
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        about["version"] = str(request(f"{url}/version", timeout=20)["version"])
+    return about
+
+
+def metrics_of(url: str) -> dict[str, Any]:
+    """What the server tells at /metrics (serverlog.metrics); nothing if it does not answer there."""
+    try:
+        with _opener.open(f"{url}/metrics", timeout=20) as response:
+            return serverlog.metrics(response.read().decode("utf-8", "replace"))
+    except (OSError, http.client.HTTPException):
+        return {}
+
+
+def attach(url: str, path: Path, tokenizer: Path | None = None) -> Server:
     """A server that someone else runs. Raises InputError if it does not answer, or for a URL with a password."""
     if "@" in urllib.parse.urlsplit(url).netloc:
         raise InputError(
@@ -162,7 +215,7 @@ def attach(url: str, path: Path) -> Server:
         raise InputError(
             f"{url} does not answer as a vLLM server: {error}", hint="check the URL (without /v1)"
         ) from error
-    return Server(url, str(served), path, f"(served at {url})", None, None)
+    return Server(url, str(served), path, f"(served at {url})", None, None, tokenizer=tokenizer, about=_told(url))
 
 
 def request(url: str, body: dict[str, Any] | None = None, timeout: float = 300) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,12 @@ from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
-from quantpress_serve import chat, load, server
-from quantpress_serve.load import Cell
+from quantpress_serve import asking, chat, engine, memory, server, summary, watch, workload
+from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch, Server
 from quantpress_serve.workload import Engine, Workload
 
-# Ratios within this distance of 1 are not told apart from no difference; pairs of one server with itself stay inside.
-INDIFFERENCE = 0.03
-MIN_PAIRS = 3
 DEFAULT_PORT = 8000
-TRACKED = ("output_throughput", "total_token_throughput", "request_throughput")
-LATENCIES = ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "median_e2el_ms")
 
 
 @dataclass(frozen=True)
@@ -48,53 +42,210 @@ class Sides:
         return environment.find_vllm(self.vllm)
 
 
-def bench(
-    artifact: Artifact, model: Model, workload: Workload, sides: Sides, console: Console, fresh: bool = False
-) -> dict[str, Any]:
-    """Measures checkpoint and model under `workload` and writes throughput.json, unless that was done before.
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: two folders that vLLM serves, and where the result goes.
 
-    `fresh` measures in any case. Raises StageError if a server or the load generator fails.
+    `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
     """
+
+    name: str
+    folder: Path
+    digest: str
+    candidate: Path
+    model: Model
+    model_digest: str
+    weight_bytes: int
+    weights: str = "real"
+    tokenizer: Path | None = None
+
+    @property
+    def logs(self) -> Path:
+        return (self.folder.parent if self.weights == "real" else self.folder) / "logs"
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / "throughput.json"
+
+    def known(self) -> dict[str, Any] | None:
+        """The result that is there, if it belongs to this very checkpoint."""
+        found = files.read_json(self.result_file) if self.result_file.is_file() else {}
+        current = found.get("schema_version") == manifest.SCHEMA_VERSION
+        return found if current and found.get("checkpoint_digest") == self.digest else None
+
+
+def check_engine(load: Workload, sides: Sides, console: Console) -> None:
+    """Raises InputError for an engine setting that the installed vLLM does not take. It is asked only if any is set."""
+    if load.engine == Engine(max_model_len=load.engine.max_model_len) or sides.vllm_url:
+        return
     vllm = sides.check()
+    try:
+        known = asking.arguments(vllm, console)
+    except CapabilityError as error:
+        console.warn(f"{error.message}; the workload's engine settings go to it unchecked")
+        return
+    engine.check(load.engine, known, environment.vllm_version(vllm))
+
+
+def bench(
+    artifact: Artifact, model: Model, load: Workload, sides: Sides, console: Console, fresh: bool = False
+) -> dict[str, Any]:
+    """Measures checkpoint and model under a workload and writes throughput.json, unless that was done before.
+
+    `fresh` measures in any case. Raises StageError if a server or the load generator fails; what was measured until
+    then is kept, marked as incomplete.
+    """
     record = artifact.finished()
-    inputs = _inputs(record, model, workload, vllm, sides)
-    known = artifact.result("throughput")
-    if known and known["inputs"] == inputs and not (fresh or sides.vllm_url):
-        console.say(f"✓ {artifact.name} under {workload.name}: measured before, nothing to do (--fresh measures again)")
+    known = artifact.any_result("throughput")  # raises for a file that is not ours
+    subject = Subject(
+        *(artifact.name, artifact.folder, record["digest"], artifact.checkpoint.resolve(), model),
+        model_digest=model.identity()["digest"],
+        weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
+    )
+    if known and known["checkpoint_digest"] != record["digest"]:
+        console.say(f"  {artifact.name}: the throughput there belongs to another checkpoint")
+    return measure(subject, load, sides, console, fresh)
+
+
+def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fresh: bool) -> dict[str, Any]:
+    vllm = sides.check()
+    inputs = _inputs(subject, load, vllm, sides)
+    known = subject.known()
+    if known and known.get("complete") and known["inputs"] == inputs and not (fresh or sides.vllm_url):
+        console.say(f"✓ {subject.name} under {load.name}: measured before, nothing to do (--fresh measures again)")
         return known
     if known and (changed := manifest.differences(known["inputs"], inputs)):
-        console.say(f"  {artifact.name} is measured again; changed: {', '.join(changed)}")
-    logs = artifact.folder.parent / "logs"
-    with files.lock(artifact.folder), files.staging(artifact.folder / "bench") as staged, ExitStack() as stack:
+        console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
+    subject.folder.mkdir(parents=True, exist_ok=True)
+    with files.lock(subject.folder), files.staging(subject.folder / "bench") as staged, ExitStack() as stack:
         # Everything up first, then the load in turns: whatever else the machine does hits both sides alike.
-        servers = stack.enter_context(_servers(artifact, model, workload, sides, vllm, logs, console))
-        answers = {role: chat.ask(one) for role, one in servers.items()}
-        for role, answer in answers.items():
-            console.say(f"  {role}: {answer['question']} -> {answer['answer']}")
-        cells = _measure(vllm, servers, workload, staged, logs / f"{artifact.name}.bench.log", console)
-        result = {
-            "schema_version": manifest.SCHEMA_VERSION,
-            "checkpoint_digest": record["digest"],
-            "inputs": inputs,
-            "workload": workload.model_dump(exclude_none=True),
-            "vllm": {"executable": str(vllm), "version": environment.vllm_version(vllm)},
-            "environment": environment.serving_environment(),
-            "servers": {role: {"command": one.command, "startup_s": one.startup_s} for role, one in servers.items()},
-            "answers": answers,
-            "cells": cells,
-            "summary": summarize(cells),
-            "machine": environment.machine(),
-        }
-        files.write_json(artifact.folder / "throughput.json", result)
+        before = watch.on_gpu()
+        servers = stack.enter_context(_servers(subject, load, sides, vllm, console))
+        answers = chat.check(servers, console) if subject.weights == "real" else {}
+        log = subject.logs / f"{subject.name}.bench.log"
+        log.unlink(missing_ok=True)
+        generator = Generator(vllm, load, staged, log, console, watch.on_gpu() - before)
+        run = Run(generator, servers)
+        run.measure()
+        result = _result(subject, inputs, run, answers)
+        path = _write(subject, result)
+    if run.lost:
+        raise StageError(
+            f"{run.lost.message}; {len(run.cells)} finished cells are in {path}, marked as incomplete",
+            hint=run.lost.hint,
+            log=run.lost.log,
+        )
     return result
 
 
-def _inputs(record: dict[str, Any], model: Model, workload: Workload, vllm: Path, sides: Sides) -> dict[str, Any]:
+@dataclass
+class Run:
+    """The cells of one bench, and what ended it early: a failure (a lost server), or a load that was enough."""
+
+    generator: Generator
+    servers: dict[str, Server]
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    lost: StageError | None = None
+    saturated: dict[str, Any] | None = None
+    base: int = field(default_factory=lambda: secrets.randbelow(2**31))
+
+    def measure(self) -> None:
+        """All cells, the two sides of a pair back to back, the one that goes first alternating from round to round."""
+        load = self.generator.workload
+        levels = load.levels
+        try:
+            for number in range(load.rounds):
+                for index, level in enumerate(levels):
+                    self._pair(level, number)
+                    if number == 0 and load.until_saturated and self._enough(levels, index):
+                        levels = levels[: index + 1]
+                        break
+        except StageError as error:
+            if not self.cells:
+                raise
+            self.lost = error
+
+    def _pair(self, level: workload.Level, number: int) -> None:
+        roles = list(self.servers) if number % 2 == 0 else list(reversed(self.servers))
+        for role in roles:
+            others = [one for name, one in self.servers.items() if name != role]
+            cell = Cell(role, level, number, self.base)
+            self.cells.append(self.generator.measure(self.servers[role], cell, others))
+
+    def _enough(self, levels: list[workload.Level], index: int) -> bool:
+        before, now = levels[index - 1].concurrency, levels[index].concurrency
+        if not index or before is None or now is None:
+            return False
+        gained = summary.growth(self.cells, before, now)
+        if gained > summary.SATURATED:
+            return False
+        left_out = [level.concurrency for level in levels[index + 1 :]]
+        self.saturated = {"concurrency": now, "gained": gained, "left_out": left_out}
+        self.generator.console.say(
+            f"  saturated: from concurrency {before} to {now} output tokens/s changed by {gained:+.1%} at best"
+            + (f"; {', '.join(map(str, left_out))} are left out" if left_out else "")
+        )
+        return True
+
+
+def _result(subject: Subject, inputs: dict[str, Any], run: Run, answers: dict[str, Any]) -> dict[str, Any]:
+    vllm = run.generator.vllm
+    first = {role: given[0] for role, given in answers.items()}
+    return {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "checkpoint_digest": subject.digest,
+        "weights": subject.weights,
+        "weight_bits": _weight_bits(subject.candidate),
+        "complete": run.lost is None,
+        "ended": run.lost.message if run.lost else None,
+        "inputs": inputs,
+        "workload": inputs["workload"],
+        "vllm": {"executable": str(vllm), "version": environment.vllm_version(vllm)},
+        "environment": inputs["environment"],
+        "servers": {role: _about(one, subject) for role, one in run.servers.items()},
+        "answers": {role: {"question": one["question"], "answer": one["answer"]} for role, one in first.items()},
+        "chat": answers or None,
+        "seed_base": run.base,
+        "cells": run.cells,
+        "saturated": run.saturated,
+        "summary": summary.summarize(run.cells),
+        "machine": environment.machine(),
+    }
+
+
+def _weight_bits(folder: Path) -> list[int]:
+    """Bits of the weights of each of the checkpoint's schemes, as its config names them."""
+    config = files.read_json(folder / "config.json").get("quantization_config") or {}
+    groups = (config.get("config_groups") or {}).values()
+    return sorted({group["weights"]["num_bits"] for group in groups if group.get("weights")})
+
+
+def _about(one: Server, subject: Subject) -> dict[str, Any]:
+    """A server's command, and what it told of itself while it started."""
+    about = {name: value for name, value in one.about.items() if name != "started"}
+    if about.get("weights_gib") is None and one.running is not None and subject.weights == "real":
+        size = sum(path.stat().st_size for path in one.path.glob("*.safetensors"))
+        about |= {"weights_gib": round(size / 2**30, 3), "weights_gib_from": "files"}  # a CPU's vLLM does not tell
+    return {"command": one.command, "startup_s": one.startup_s, **about}
+
+
+def _write(subject: Subject, result: dict[str, Any]) -> Path:
+    """Writes the result; an incomplete one never takes a complete one's place."""
+    path = subject.result_file
+    known = subject.known()
+    if not result["complete"] and known and known.get("complete"):
+        path = path.with_name("throughput-incomplete.json")
+    files.write_json(path, result)
+    return path
+
+
+def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> dict[str, Any]:
     """Everything that a measurement depends on and that can be named."""
     return {
-        "checkpoint": record["digest"],
-        "model": model.identity()["digest"],
-        "workload": workload.model_dump(exclude_none=True),
+        "checkpoint": subject.digest,
+        "model": subject.model_digest,
+        "weights": subject.weights,
+        "workload": workload.record(load),
         "vllm": {"executable": str(vllm.resolve()), "version": environment.vllm_version(vllm)},
         "servers": {"candidate": sides.vllm_url, "baseline": sides.baseline_url},
         "environment": environment.serving_environment(),
@@ -104,77 +255,41 @@ def _inputs(record: dict[str, Any], model: Model, workload: Workload, vllm: Path
 
 @contextmanager
 def _servers(
-    artifact: Artifact, model: Model, workload: Workload, sides: Sides, vllm: Path, logs: Path, console: Console
+    subject: Subject, load: Workload, sides: Sides, vllm: Path, console: Console
 ) -> Iterator[dict[str, Server]]:
     """The candidate's server and, unless only a foreign candidate was named, the baseline's."""
-    paths = {"candidate": (artifact.checkpoint, artifact.name), "baseline": (model.path, model.name)}
+    model = subject.model
+    paths = {"candidate": (subject.candidate, subject.name), "baseline": (model.path, model.name)}
     with ExitStack() as stack:
         if sides.vllm_url:
             urls = {"candidate": sides.vllm_url, "baseline": sides.baseline_url}
-            yield {role: server.attach(url, paths[role][0]) for role, url in urls.items() if url}
+            found = {role: server.attach(url, paths[role][0]) for role, url in urls.items() if url}
+            _warn_of_caches(found, console)
+            yield found
             return
+        space = None
+        if not environment.gpus():
+            space = memory.kv_space(model.config, load, subject.weight_bytes, len(paths), console)
         found = {}
         for role, (path, name) in paths.items():
             launch = Launch(
-                *(vllm, path.resolve(), name, workload.engine, workload.model_len, workload.prefix_caching),
+                *(vllm, path.resolve(), name, load.engine, load.model_len, load.prefix_caching),
                 memory_share=1 / len(paths),
                 trust_remote_code=model.trust_remote_code,
+                tokenizer=subject.tokenizer,
+                load_format="dummy" if subject.weights == "dummy" else None,
+                kv_space_gib=space,
             )
-            log = logs / f"{artifact.name}.vllm-{role}.log"
+            log = subject.logs / f"{subject.name}.vllm-{role}.log"
             port = sides.port if role == "candidate" else None
             found[role] = stack.enter_context(server.serving(launch, log, console, port))
         yield found
 
 
-def _measure(
-    vllm: Path, servers: dict[str, Server], workload: Workload, staged: Path, log: Path, console: Console
-) -> list[dict[str, Any]]:
-    """All cells, the two sides of a pair back to back, the one that goes first alternating from round to round."""
-    log.unlink(missing_ok=True)
-    cells = []
-    for number, concurrency in itertools.product(range(workload.rounds), workload.concurrency):
-        roles = list(servers) if number % 2 == 0 else list(reversed(servers))
-        for role in roles:
-            cell = Cell(role, concurrency, number)
-            cells.append(load.measure(vllm, servers[role], workload, cell, staged, log, console))
-    return cells
-
-
-def summarize(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each concurrency: medians over rounds on both sides, and the ratio of output tokens/s pair by pair."""
-    return [_summary(concurrency, cells) for concurrency in sorted({cell["concurrency"] for cell in cells})]
-
-
-def _summary(concurrency: int, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    sides: dict[str, dict[int, dict[str, float]]] = {}
-    for cell in cells:
-        if cell["concurrency"] == concurrency:
-            sides.setdefault(cell["role"], {})[cell["round"]] = cell["figures"]
-    rows = {
-        role: {name: statistics.median(figures[name] for figures in rounds.values()) for name in (*TRACKED, *LATENCIES)}
-        for role, rounds in sides.items()
-    }
-    failed = int(sum(figures.get("failed", 0) for rounds in sides.values() for figures in rounds.values()))
-    summary: dict[str, Any] = {"concurrency": concurrency, "failed_requests": failed, **rows}
-    if "baseline" in sides:
-        pairs = sorted(sides["candidate"].keys() & sides["baseline"].keys())
-        speeds = [[sides[role][number]["output_throughput"] for role in ("candidate", "baseline")] for number in pairs]
-        ratios = [own / base if base else 0.0 for own, base in speeds]
-        summary |= {"ratios": ratios, "speedup": statistics.median(ratios), "verdict": verdict(ratios, failed)}
-    return summary
-
-
-def verdict(ratios: list[float], failed: int) -> str:
-    """What the pairs show: `faster` or `slower` only where every pair says so by more than the indifference."""
-    if failed:
-        return "not comparable: requests failed"
-    if len(ratios) < MIN_PAIRS:
-        return f"no verdict: {len(ratios)} pairs, {MIN_PAIRS} needed"
-    if min(ratios) > 1 + INDIFFERENCE:
-        return "faster"
-    if max(ratios) < 1 - INDIFFERENCE:
-        return "slower"
-    return "no difference shown"
+def _warn_of_caches(servers: dict[str, Server], console: Console) -> None:
+    for role, one in servers.items():
+        if one.about.get("prefix_caching"):
+            console.warn(f"the {role}'s server caches prefixes; fresh prompts keep that out of the figures, mostly")
 
 
 def claim(port: int | None) -> int:
@@ -186,14 +301,15 @@ def claim(port: int | None) -> int:
 
 def serve(artifact: Artifact, model: Model, vllm: Path, port: int, console: Console) -> None:
     """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
-    artifact.finished()
+    record = artifact.finished()
     launch = Launch(
         *(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None),
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,
+        kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record["bytes"]["checkpoint"]),
     )
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
-    with process.guarded(launch.command(port), None, environment.serving_environment()) as running:
+    with process.guarded(launch.command(port), None, launch.environment()) as running:
         code = running.wait()
     if code == 127:
         raise CapabilityError(f"{vllm} cannot be started", hint="make setup, or name yours with VLLM=/path/to/vllm")

@@ -64,7 +64,7 @@ def _recipe(name: str) -> recipe.Recipe:
 Made = dict[str, tuple[Plan, Path]]
 
 
-def _make(names: list[str], folder: Path, out: Path) -> Made:
+def _make(names: list[str], folder: Path, out: Path, worker: str = "oneshot") -> Made:
     """Plans and makes each recipe's checkpoint; one process for all, since its imports cost more than the work."""
     source = model.resolve(str(folder), Console(quiet=True))
     plans = {name: plan.make(_recipe(name), source) for name in names}
@@ -79,7 +79,7 @@ def _make(names: list[str], folder: Path, out: Path) -> Made:
         for name, made in plans.items()
     }
     (out / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, str(HERE / "quantize_many.py"), str(out / "jobs.json"), str(out / "done.json")]
+    command = [sys.executable, str(HERE / "quantize_many.py"), str(out / "jobs.json"), str(out / "done.json"), worker]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((out / "done.json").read_text()).keys() == jobs.keys()
@@ -98,6 +98,14 @@ def test_every_shipped_recipe_gives_the_same_bytes_again(even_widths: Path, chec
         name for name, (_, made) in again.items() if headers.digests(made) != headers.digests(checkpoints[name][1])
     ]
     assert differing == []
+
+
+def test_the_config_for_dummy_weights_is_the_real_one(even_widths: Path, checkpoints: Made, tmp_path: Path) -> None:
+    """`bench --weights dummy` serves a config.json made without a weight; vLLM must not see any difference."""
+    made = _make(shipped.names("recipes"), even_widths, tmp_path, "shapes")
+    configs = {name: (_config(path), _config(checkpoints[name][1])) for name, (_, path) in made.items()}
+    assert {name: found for name, (found, real) in configs.items() if found != real} == {}
+    assert all(found for found, _ in configs.values())
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:

@@ -73,8 +73,9 @@ THROUGHPUT = {
             "failed_requests": 0,
             "candidate": FIGURES,
             "baseline": FIGURES,
-            "ratios": [0.9, 1.1],
+            "ratios": [0.9, 1.0, 1.1],
             "speedup": 1.0,
+            "interval": [0.9, 1.1],
         }
         | {"verdict": "no difference shown"},
         {"concurrency": 8, "failed_requests": 3, "candidate": FIGURES},
@@ -97,7 +98,7 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
     )
     assert "piqa (*no signal*)" in text
     assert "-0.250 (within chance)" in text
-    assert "1.00 (0.90 to 1.10, 2 pairs) | no difference shown" in text
+    assert "1.00 (0.90 to 1.10, 3 pairs) | no difference shown" in text
     assert "not measured | no baseline; 3 requests failed" in text
     assert r"a\|b c" in text
     assert "`lm_eval run --tasks boolq`" in text
@@ -166,3 +167,24 @@ def test_figures_that_are_none(tmp_path: Path) -> None:
     text = report.accuracy_section({"r4": {**ACCURACY, "tasks": {"boolq": row}, "gates": [gate]}})
     assert "| none | 30.0% |" in text
     assert "| none | none | 48 | **inconclusive** |" in text
+
+
+def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
+    saturated = {"concurrency": 16, "gained": 0.021, "left_out": [32, 64]}
+    more = {"complete": False, "ended": "the server of r4 stopped", "saturated": saturated, "weight_bits": [4]}
+    text = rendered(tmp_path, throughput={**THROUGHPUT, **more})
+    assert "- **r4**: incomplete: the server of r4 stopped" in text
+    assert "saturated at concurrency 16 (+2.1% output tokens/s over the step before); left out: 32, 64" in text
+    assert "no speed-up (1 at once): on a CPU, vLLM unpacks weights" in text
+    assert "unpacks" not in rendered(tmp_path, throughput={**THROUGHPUT, "weight_bits": [8]})
+
+
+def test_dummy_weights_have_a_section_of_their_own(tmp_path: Path) -> None:
+    assert report.dummy_section(tmp_path) == ""
+    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", {**THROUGHPUT, "weights": "dummy"})
+    text = report.dummy_section(tmp_path)
+    assert "## Speed with dummy weights" in text
+    assert "weights: **dummy**" in text
+    assert "| w8a8 | smoke | 1 at once |" in text
+    with pytest.raises(InputError, match="holds no artifact"):
+        report.collect(tmp_path, MODEL["digest"], Console(quiet=True))

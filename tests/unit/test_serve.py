@@ -1,18 +1,29 @@
 """The serve stage's own logic; the server itself is exercised in tests/e2e."""
 
+import json
+import re
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from quantpress import process
 from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError, StageError
-from quantpress_serve import chat, server, stage
-from quantpress_serve.load import Cell
-from quantpress_serve.server import Launch
-from quantpress_serve.workload import Engine
+from quantpress.manifest import SCHEMA_VERSION
+from quantpress.model import Model
+from quantpress_serve import causes, chat, memory, server, serverlog, stage, workload
+from quantpress_serve import engine as engines
+from quantpress_serve.load import Cell, Generator
+from quantpress_serve.server import Launch, Server, ServerLost
+from quantpress_serve.workload import Engine, Level
+
+RECORDED = Path(__file__).parent / "recorded"
+ARGUMENTS = json.loads((RECORDED / "arguments.json").read_text())
 
 
 def launch(vllm: Path) -> Launch:
@@ -27,18 +38,51 @@ def fake_vllm(tmp_path: Path, code: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("last", "meaning"),
+    ("log", "meaning"),
     [
-        ("KeyError: 'layers.0.mlp.down_proj.weight_scale'", "does not know a tensor"),
-        ("OSError: [Errno 98] address already in use", "port was taken"),
-        ("ValueError: Weight input_size = 8960 is not divisible by 128", "does not fit the kernel"),
-        ("torch.OutOfMemoryError: CUDA out of memory", "does not fit this GPU"),
+        ("port", "the port was taken in the meantime"),
+        ("tp", "tensor_parallel_size does not divide the attention heads"),
+        ("kv", "too little memory for VLLM_CPU_KVCACHE_SPACE"),
+        ("keyerror", "does not know a tensor of this checkpoint"),
+        ("scheme", "this build of vLLM has no kernel for the scheme"),
+        ("ctx", "the model was not made for so long a context"),
     ],
 )
-def test_a_server_that_dies_while_starting_is_explained(last: str, meaning: str, tmp_path: Path) -> None:
-    vllm = fake_vllm(tmp_path, f"raise SystemExit({'Traceback' + chr(10) + last!r})")
+def test_what_vllm_really_says_is_explained(log: str, meaning: str) -> None:
+    """Recorded from vLLM 0.32.0 on a CPU, which was made to fail in each of these ways."""
+    assert meaning in causes.explain(RECORDED / f"{log}.log")
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        # Formatted as vLLM's source does it, for what cannot be provoked on a CPU.
+        ("KeyError: 'layers.0.mlp.down_proj.weight_scale'", "does not know a tensor"),
+        (
+            "ValueError: Weight input_size_per_partition=8960 is not divisible by group_size=128.",
+            "does not fit the kern",
+        ),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "does not fit this GPU"),
+        (
+            "RuntimeError: Quantization scheme is not supported for the current GPU. Min capability: 89",
+            "GPU is too old",
+        ),
+        ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for the KV cache"),
+        (
+            "ValueError: something new\nRuntimeError: Engine core initialization failed. See root",
+            "^ValueError: something",
+        ),
+    ],
+)
+def test_a_cause_is_found_wherever_the_log_names_it(line: str, meaning: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(f"(APIServer pid=1) INFO 01-01 00:00:00 [x.py:1] KeyError: not this\n{line}\n")
+    assert re.search(meaning, causes.explain(tmp_path / "log"))
+
+
+def test_a_server_that_dies_while_starting_is_explained(tmp_path: Path) -> None:
+    vllm = fake_vllm(tmp_path, f"raise SystemExit(open({str(RECORDED / 'tp.log')!r}).read())")
     with (
-        pytest.raises(StageError, match=meaning) as caught,
+        pytest.raises(StageError, match="does not divide the attention heads") as caught,
         server.serving(launch(vllm), tmp_path / "log", Console(quiet=True)),
     ):
         pass
@@ -72,47 +116,166 @@ def test_a_url_that_does_not_answer(tmp_path: Path) -> None:
         server.attach(f"http://127.0.0.1:{server.free_port()}", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "!!!!!!!!!!", "the the the the the the the the", "\n\n\n", "a"])
-def test_nonsense_is_degenerate(text: str) -> None:
-    assert chat.degenerate(text)
+def test_what_a_server_tells_while_it_starts() -> None:
+    """Recorded from vLLM 0.32.0 on a CPU, which does not say what its weights take; a GPU's line is from its source."""
+    text = (RECORDED / "started.log").read_text()
+    found = serverlog.facts(text)
+    assert found == {
+        "weights_gib": None,
+        "load_s": 0.43,
+        "kv_cache_tokens": 40768,
+        "kv_cache_gib": 1.0,
+        "engine_init_s": 1.23,
+    }
+    on_gpu = "Model loading took 7.51 GiB memory and 3.20 seconds\nModel loading took 7.62 GiB memory and 3.1 seconds\n"
+    on_gpu += "Available KV cache memory: 61.4 GiB\nGPU KV cache size: 503,088 tokens, Maximum concurrency for 8,192"
+    assert serverlog.facts(on_gpu)["weights_gib"] == 7.62
+    assert serverlog.facts(on_gpu)["kv_cache_gib"] == 61.4
+    assert serverlog.facts(on_gpu)["kv_cache_tokens"] == 503088
 
 
-@pytest.mark.parametrize("text", ["Paris.", "The capital of France is Paris.", "42 is"])
-def test_sense_is_not(text: str) -> None:
-    assert not chat.degenerate(text)
+def test_what_a_server_tells_at_metrics() -> None:
+    found = serverlog.metrics((RECORDED / "metrics.txt").read_text())
+    assert found == {"kv_cache_tokens": 38826, "prefix_caching": False, "started": 1.79539151335e9}
+    assert serverlog.metrics("") == {"kv_cache_tokens": None, "prefix_caching": None, "started": None}
+
+
+def test_seeds_are_fresh_for_each_run_round_and_level_and_shared_by_a_pair() -> None:
+    levels = [Level(concurrency=number) for number in (1, 8, 64)] + [Level(request_rate=0.5)]
+    seeds = [Cell("candidate", level, r, base).seed for level in levels for r in range(5) for base in (1, 7_000_000)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert Cell("baseline", levels[1], 2, 5).seed == Cell("candidate", levels[1], 2, 5).seed
+
+
+def command_of(text: str, tmp_path: Path, level: int = 0) -> str:
+    path = tmp_path / "w.yaml"
+    path.write_text(f"name: w\ndescription: d\n{text}\n")
+    load = workload.load(str(path))
+    generator = Generator(Path("vllm"), load, tmp_path, tmp_path / "log", Console(quiet=True))
+    one = Server("http://127.0.0.1:1", "m", Path("/m"), "", None, None, tokenizer=Path("/tokens"))
+    return " ".join(generator.command(one, Cell("candidate", load.levels[level], 0), "x.json"))
+
+
+def test_the_load_generators_command_says_what_the_workload_says(tmp_path: Path) -> None:
+    text = "input_len: {min: 24, max: 40}\noutput_len: 8\nconcurrency: [1, 4]\nrequests_per_stream: 3"
+    said = command_of(f"{text}\ngoodput: {{ttft: 500, tpot: 62.5}}", tmp_path, level=1)
+    assert "--dataset-name random --random-input-len 32 --random-output-len 8 --random-range-ratio" in said
+    assert '{"input": 0.25, "output": 0.0}' in said
+    assert "--num-prompts 12 --num-warmups 4 --max-concurrency 4 --goodput ttft:500 tpot:62.5 --percentile" in said
+    assert "--tokenizer /tokens" in said
+    said = command_of("input_len: 8\noutput_len: 8\nrequest_rates: [0.5, 2]\nrequests: 30", tmp_path, level=1)
+    assert "--num-prompts 30 --num-warmups 2 --request-rate 2 " in said
+    assert "range-ratio" not in said
+
+
+def test_prompts_from_a_file_go_to_the_load_generator(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Why?", "output_tokens": 5}\n')
+    talk = [{"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}]
+    (tmp_path / "s.json").write_text(json.dumps(talk))
+    rest = "engine: {max_model_len: 512}\nconcurrency: [1]\nrequests: 4\nprompts:"
+    said = command_of(f"{rest} {{format: jsonl, path: p.jsonl}}", tmp_path)
+    assert (
+        f"--dataset-name custom --dataset-path {tmp_path}/p.jsonl --skip-chat-template --custom-output-len -1" in said
+    )
+    said = command_of(f"output_len: 16\n{rest} {{format: sharegpt, path: s.json}}", tmp_path)
+    assert f"--dataset-name sharegpt --dataset-path {tmp_path}/s.json --sharegpt-output-len 16" in said
+
+
+def test_no_request_of_ours_carries_a_seed() -> None:
+    """A seeded request kills vLLM 0.32.0 on a CPU."""
+    source = Path(chat.__file__).read_text()
+    assert '"seed"' not in source
 
 
 @pytest.mark.parametrize(
-    ("ratios", "failed", "expected"),
+    ("engine", "words"),
     [
-        ([1.2, 1.3, 1.1], 0, "faster"),
-        ([1.2, 1.02, 1.1], 0, "no difference shown"),
-        ([0.5, 0.6, 0.5], 0, "slower"),
-        ([1.5, 1.5], 0, "no verdict: 2 pairs, 3 needed"),
-        ([0.99, 1.01, 1.0], 0, "no difference shown"),
-        ([1.5, 1.5], 1, "not comparable: requests failed"),
+        (
+            {"max_num_seqs": 8, "pipeline_parallel_size": 2},
+            "--pipeline-parallel-size 2 --kv-cache-dtype auto --max-num-seqs 8",
+        ),
+        (
+            {"extra_args": {"enable_chunked_prefill": False, "block-size": 32}},
+            "--no-enable-chunked-prefill --block-size 32",
+        ),
+        ({"extra_args": {"compilation-config": {"level": 1}}}, '--compilation-config {"level": 1}'),
     ],
 )
-def test_a_verdict_needs_every_pair(ratios: list[float], failed: int, expected: str) -> None:
-    assert stage.verdict(ratios, failed) == expected
+def test_engine_settings_become_arguments(engine: dict[str, Any], words: str) -> None:
+    made = Engine.model_validate(engine)
+    assert words in " ".join(made.arguments())
+    engines.check(made, ARGUMENTS, "0.32.0")
 
 
-def test_seeds_are_fresh_for_each_round_and_shared_by_a_pair() -> None:
-    seeds = {(c, r): Cell("candidate", c, r).seed for c in (1, 8, 64) for r in range(5)}
-    assert len(set(seeds.values())) == len(seeds)
-    assert Cell("baseline", 8, 2).seed == Cell("candidate", 8, 2).seed
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"extra_args": {"max-num-sqs": 8}}, "no argument --max-num-sqs; did you mean 'max-num-seqs'"),
+        ({"kv_cache_dtype": "fp9"}, "--kv-cache-dtype of vLLM 0.32.0 takes one of auto, bfloat16"),
+        ({"extra_args": {"enable-chunked-prefill": 1}}, "is a flag: true or false"),
+        ({"extra_args": {"block-size": True}}, "takes a value"),
+        ({"extra_args": {"block-size": "many"}}, "takes a number of type int"),
+        ({"extra_args": {"block-size": [1, 2]}}, "takes one value"),
+    ],
+)
+def test_an_engine_setting_that_vllm_does_not_take_is_told_why(engine: dict[str, Any], words: str) -> None:
+    """Against the arguments that vLLM 0.32.0's own parser was seen to have."""
+    with pytest.raises(InputError, match=re.escape(words)):
+        engines.check(Engine.model_validate(engine), ARGUMENTS, "0.32.0")
 
 
-def test_the_summary_is_made_of_pairs() -> None:
-    names = (*stage.TRACKED, *stage.LATENCIES)
-    speeds = {("candidate", 0): 12.0, ("baseline", 0): 10.0, ("baseline", 1): 20.0, ("candidate", 1): 30.0}
-    speeds |= {("candidate", 2): 26.0, ("baseline", 2): 20.0}
-    cells = [
-        {"role": role, "round": number, "concurrency": 8, "figures": dict.fromkeys(names, speed)}
-        for (role, number), speed in speeds.items()
-    ]
-    (row,) = stage.summarize(cells)
-    assert row["ratios"] == [1.2, 1.5, 1.3]
-    assert row["speedup"] == pytest.approx(1.3)
-    assert row["verdict"] == "faster"
-    assert row["candidate"]["output_throughput"] == 26.0
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("port", "sets this argument itself"),
+        ("no-enable-prefix-caching", "itself"),
+        ("max_num_seqs", "engine.max_num_seqs"),
+    ],
+)
+def test_an_extra_argument_of_ours_is_refused(name: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        engines.check_names(Engine(extra_args={name: 1}))
+    assert words in caught.value.render()
+
+
+def test_the_kv_cache_of_a_cpu_fits_the_load_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    config = {"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 2048}
+    load = workload.Workload(
+        name="w", description="d", input_len=960, output_len=1000, concurrency=[64], requests_per_stream=1
+    )
+    quiet = Console(quiet=True)
+    free = SimpleNamespace(available=100 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    # 2024 tokens are 16 blocks of 128, and one more: 2176 * 64 * 16 layers * 2 * 8 heads * 64 * 2 bytes.
+    assert memory.kv_space(config, load, 2**30, 2, quiet) == 5
+    free.available = 12 * 2**30
+    assert memory.kv_space(config, load, 2**30, 2, quiet) == 3
+    free.available = 5 * 2**30
+    with pytest.raises(CapabilityError, match="would be left for the KV cache"):
+        memory.kv_space(config, load, 2**30, 2, quiet)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    assert memory.kv_space(config, load, 2**30, 2, quiet) == 7
+
+
+def test_a_server_that_is_gone_ends_the_load(tmp_path: Path) -> None:
+    """The load generator (here: one that never ends) is stopped at once, and the cause is in the error."""
+    vllm = fake_vllm(tmp_path, "import time; time.sleep(600)")
+    (tmp_path / "log").write_text((RECORDED / "kv.log").read_text())
+    with process.guarded([sys.executable, "-c", "import time; time.sleep(1)"], None) as running:
+        one = Server("http://127.0.0.1:1", "m", tmp_path, "", 1.0, tmp_path / "log", running=running)
+        load = workload.load("smoke")
+        generator = Generator(vllm, load, tmp_path, tmp_path / "bench.log", Console(quiet=True))
+        with pytest.raises(ServerLost, match="the server of m stopped: too little memory"):
+            generator.measure(one, Cell("candidate", load.levels[0], 0))
+
+
+def test_an_incomplete_result_never_takes_the_place_of_a_complete_one(tmp_path: Path) -> None:
+    model = Model("m", tmp_path, "m", {})
+    subject = stage.Subject("r", tmp_path, "d", tmp_path, model, "m", 1)
+    whole = {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True}
+    assert stage._write(subject, whole | {"complete": False}).name == "throughput.json"
+    assert stage._write(subject, whole).name == "throughput.json"
+    assert stage._write(subject, whole | {"complete": False}).name == "throughput-incomplete.json"
+    assert subject.known() == whole

@@ -1,0 +1,42 @@
+"""A fake "faster" candidate: the unquantized model against itself under another name. No speed-up may come of it.
+
+make benchmark-same MODEL=embedded WORKLOAD=smoke ARGS="--weights dummy"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from quantpress import model as models
+from quantpress.console import Console
+from quantpress_serve import stage, workload
+from quantpress_serve.dummy import tokenizer_for
+from quantpress_serve.stage import Sides, Subject
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=models.EMBEDDED)
+    parser.add_argument("--workload", default="smoke")
+    parser.add_argument("--weights", choices=("real", "dummy"), default="real")
+    parser.add_argument("--out", type=Path, default=Path("artifacts"))
+    args = parser.parse_args()
+    console, load = Console(), workload.load(args.workload)
+    model = (models.described if args.weights == "dummy" else models.resolve)(args.model, console)
+    weight_bytes = 2 * sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
+    subject = Subject(
+        *("surely-faster", args.out / model.name / "same", "same", model.path, model),
+        model_digest="same",
+        weight_bytes=weight_bytes,
+        weights=args.weights,
+        tokenizer=tokenizer_for(model, console),
+    )
+    for row in stage.measure(subject, load, Sides(), console, fresh=True)["summary"]:
+        shown = {key: row[key] for key in ("concurrency", "ratios", "speedup", "interval", "spread", "verdict")}
+        print(json.dumps(shown))
+
+
+if __name__ == "__main__":
+    main()

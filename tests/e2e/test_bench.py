@@ -1,0 +1,95 @@
+"""The bench stage on a real vLLM whose server is killed under load, on a model of which only config.json is there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+    "max_position_embeddings": 2048,
+}
+WORKLOAD = """
+name: long
+description: More rounds than will be waited for.
+input_len: {min: 8, max: 16}
+output_len: 4
+concurrency: [2]
+requests: 4
+rounds: 60
+goodput: {ttft: 10000}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "long.yaml").write_text(WORKLOAD)
+    return tmp_path
+
+
+def _engines(served: str) -> Iterator[psutil.Process]:
+    """The engine processes below the server of this name; vLLM renames them."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "serve" in words and served in words:
+            yield from (
+                child for child in process.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())
+            )
+
+
+def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, start: Start) -> None:
+    """With --weights dummy, so that this is also a test of those."""
+    arguments = ["bench", "w8a8-dynamic", "--weights", "dummy", "--model", str(folder / "shapes"), "--target", "any"]
+    running = start(*arguments, "--workload", str(folder / "long.yaml"), "--out", str(folder / "out"))
+    here = folder / "out" / "shapes" / "dummy" / "w8a8-dynamic"
+    try:
+        _wait_for_cells(here, 3, running)
+        for engine in list(_engines("w8a8-dynamic")):
+            engine.send_signal(signal.SIGKILL)
+        assert running.wait(timeout=120) == 1
+    finally:
+        running.kill()
+        running.wait()
+    result = json.loads((here / "throughput.json").read_text())
+    assert (result["complete"], result["weights"], result["chat"]) == (False, "dummy", None)
+    assert "server of w8a8-dynamic" in result["ended"]
+    assert len(result["cells"]) >= 2
+    assert all(cell["figures"]["failed"] == 0 and cell["figures"]["completed"] == 4 for cell in result["cells"])
+    assert result["summary"][0]["candidate"]["request_goodput"] > 0
+    assert all("--load-format dummy" in server["command"] for server in result["servers"].values())
+    assert all(server["kv_cache_tokens"] > 0 for server in result["servers"].values())
+    assert not list((folder / "out").rglob("*.safetensors"))
+    assert not [line for line in _commands() if str(folder) in line]
+
+
+def _wait_for_cells(folder: Path, number: int, running: subprocess.Popen[bytes], patience: float = 300) -> None:
+    deadline = time.monotonic() + patience
+    while len(list(folder.glob(".bench.staging-*/*.json"))) < number:
+        assert running.poll() is None
+        assert time.monotonic() < deadline, "the load has not got so far in time"
+        time.sleep(0.2)
+
+
+def _commands() -> list[str]:
+    return [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]

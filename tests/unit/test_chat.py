@@ -1,0 +1,100 @@
+"""Which answers count as nonsense, and whose fault it is."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from quantpress.console import Console
+from quantpress.errors import StageError
+from quantpress_serve import chat
+from quantpress_serve.chat import Answer
+from quantpress_serve.server import Server
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "chat.json").read_text())
+SERVER = Server("http://127.0.0.1:1", "mine", Path("/m"), "", None, None)
+GOOD, BAD = Answer("q", "Paris.", 3, -0.1, None), Answer("q", "the the the", 8, -0.1, "it repeats")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "   ", "!!!!!!!!!!", "the the the the the the the the", "\n\n\n", "a", "yes no " * 8, "and so it goes " * 6],
+)
+def test_nonsense_is_degenerate(text: str) -> None:
+    assert chat.degenerate(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paris.",
+        "The capital of France is Paris.",
+        "42 is",
+        "1. Whales\n2. Dolphins\n3. Sea turtles",
+        "def add(a, b):\n    return a + b\n\nprint(add(1, 2))",
+    ],
+)
+def test_sense_is_not(text: str) -> None:
+    assert chat.degenerate(text) is None
+
+
+def test_an_answer_of_vllms_is_read() -> None:
+    """Recorded from vLLM 0.32.0."""
+    choice = RECORDED["choices"][0]
+    steps = [(step["token"], step["logprob"]) for step in choice["logprobs"]["content"]]
+    answer = chat.answered("q", choice["message"]["content"], steps)
+    assert answer.answer == "The capital of France is Paris."
+    assert answer.problem is None
+    assert answer.tokens == 8
+    assert answer.mean_logprob is not None
+    assert -1 < answer.mean_logprob < 0
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), None, -9999.0, float("-inf")])
+def test_logprobs_that_are_not_finite_are_a_problem(wrong: float | None) -> None:
+    answer = chat.answered("q", "Paris, of course.", [("Paris", -0.1), (",", wrong), (" of", -0.2)])
+    assert answer.problem == "its log-probabilities are not finite"
+    assert answer.mean_logprob is None
+
+
+def test_tokens_that_loop_are_a_problem_where_words_do_not_show_it() -> None:
+    answer = chat.answered("q", "nanananananananananana!", [(token, -0.1) for token in ["na"] * 11 + ["!"]])
+    assert answer.problem == "it repeats the same 1 token 11 times"
+
+
+def test_a_candidate_that_talks_nonsense_fails_beside_a_baseline_that_does_not() -> None:
+    with pytest.raises(StageError, match=r"mine answers 'q' with 'the the the'.*the unquantized model says 'Paris"):
+        chat.judge({"candidate": [GOOD, BAD], "baseline": [GOOD, GOOD]}, SERVER, Console(quiet=True))
+    with pytest.raises(StageError, match="talks nonsense"):
+        chat.judge({"candidate": [BAD]}, SERVER, Console(quiet=True))
+
+
+def test_a_baseline_that_talks_nonsense_itself_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    chat.judge({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, Console(quiet=True))
+    assert "the unquantized model itself answers" in capsys.readouterr().err
+
+
+class NotFinite(BaseHTTPRequestHandler):
+    """Answers as vLLM 0.32.0 does where a log-probability is NaN: starlette refuses it, vLLM makes a 400 of that."""
+
+    def do_POST(self) -> None:
+        said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
+        body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> None:
+    with HTTPServer(("127.0.0.1", 0), NotFinite) as answering:
+        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        one = Server(f"http://127.0.0.1:{answering.server_port}", "mine", Path("/m"), "", None, None)
+        with pytest.raises(StageError, match="log-probabilities are not finite"):
+            chat.check({"candidate": one}, Console(quiet=True))
+        answering.shutdown()
