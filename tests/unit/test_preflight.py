@@ -3,8 +3,8 @@
 import contextlib
 import json
 import resource
-import time
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
