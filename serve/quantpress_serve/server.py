@@ -65,8 +65,11 @@ class Server:
         self.require_running()
         if not _healthy_soon(self.url):
             self.require_running()
+            cause = f": {causes.explain(self.log)}" if self.log else ""
             raise ServerLost(
-                f"the server of {self.name} no longer answers at {self.url}", hint="read its log's end", log=self.log
+                f"the server of {self.name} no longer answers at {self.url}{cause}",
+                hint="read its log's end",
+                log=self.log,
             )
         started, now = self.about.get("started"), metrics_of(self.url).get("started")
         if started and now and started != now:
