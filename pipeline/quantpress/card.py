@@ -14,6 +14,7 @@ from quantpress.origin import Origin
 _TASKS = {"ForCausalLM": "text-generation", "ForConditionalGeneration": "image-text-to-text"}
 # A path below at least one folder; what stands before it may be an option's "=" but no part of a URL.
 _PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/,'\"=]+/)+([^\s/,'\"=]+)")
+_STAGING = re.compile(r"/\S+\.staging-\d+")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,10 @@ def evaluations(accuracy: dict[str, Any] | None) -> list[Any]:
     if not accuracy:
         return []
     versions, limit = accuracy["settings"]["versions"], accuracy["settings"]["limit"]
-    like = {task["task"]: task["like"] for task in accuracy["settings"]["tasks"]}
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=name if like.get(name, name) == name else f"quantpress-{name}",
+            dataset_type=name,
             dataset_name=f"{name} ({row['documents']} documents{', the first ones' if limit else ''})",
             metric_type=row["metric"],
             metric_name=f"{row['metric']}; the unquantized model on the same documents: {row['baseline']:.4f}",
@@ -111,7 +111,7 @@ def _introduction(facts: Facts) -> str:
     if not base:
         text += " The model's files do not say where on the Hugging Face hub it is, so no base model is named."
     if origin.license:
-        return f"{text}\n\nLicense: `{origin.license}`, by {origin.source}."
+        return f"{text}\n\nLicense: `{origin.license}`, as {origin.source} says."
     return f"{text}\n\nLicense: the model's own files do not state one; ask whoever made the model."
 
 
@@ -207,7 +207,9 @@ def _made(facts: Facts) -> str:
     if commands:
         text += (
             "\n\nThe figures by hand (paths of the machine that measured are cut to their last part; "
-            f"`{facts.name}` is this folder):\n\n```bash\n" + "\n\n".join(commands) + "\n```"
+            f"`{facts.name}` is this folder, `tasks` the task files that quantpress writes for its suites):\n\n```bash\n"
+            + "\n\n".join(commands)
+            + "\n```"
         )
     return text
 
@@ -217,14 +219,15 @@ def _commands(facts: Facts) -> list[str]:
     if facts.accuracy:
         found.append("# accuracy\n" + facts.accuracy["runs"]["candidate"]["command"])
     if facts.throughput:
-        servers = facts.throughput["servers"].values()
-        found += [f"# server\n{server['command']}" for server in servers if server["startup_s"] is not None]
+        servers = facts.throughput["servers"].items()
+        found += [f"# {role}'s server\n{one['command']}" for role, one in servers if one["startup_s"] is not None]
         found.append("# load\n" + facts.throughput["cells"][0]["command"])
     return [_portable(command, facts.name) for command in found]
 
 
 def _portable(command: str, name: str) -> str:
     """The command without the folders of the machine that it ran on."""
+    command = _STAGING.sub("OUT", command)
     return _PATH.sub(lambda path: name if path[1] == "checkpoint" else path[1], command)
 
 

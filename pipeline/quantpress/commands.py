@@ -251,7 +251,8 @@ def verify(args: Namespace) -> None:
     chosen = [Path(name) for name in args.artifacts]
     chosen = chosen or [artifact.folder for artifact in upkeep.artifacts(_root(args))]
     problems = {str(folder): package_commands.problems(folder, args.public_key) for folder in chosen}
-    lines = [f"{name}: {'as made' if not found else '; '.join(found)}" for name, found in problems.items()]
+    sound = {name: package_commands.sound(Path(name), args.public_key) for name in problems}
+    lines = [f"{name}: {'; '.join(found) or sound[name]}" for name, found in problems.items()]
     show(args.json, problems, "\n".join(lines) or f"{args.out} holds no artifact")
     if any(problems.values()):
         raise StageError(

@@ -13,8 +13,10 @@ GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
 # What the locks install; used where nothing was measured. A test compares.
 DEFAULT_VLLM = "0.32.0"
 PORT = 8000
+_KV_SPACE = 4  # GiB on a CPU where nothing was measured
 _RELEASE = re.compile(r"^\d+\.\d+\.\d+((\.post|rc)\d+)?$")
-_ADDRESS = {"--host", "--port", "--served-model-name"}
+_OF_THE_RUN = {"--host", "--port", "--served-model-name", "--seed"}
+_SHM_SIZE = 4  # GiB; vLLM's processes share memory through /dev/shm, of which a container has 64 MB otherwise
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def engine(throughput: dict[str, Any] | None, trust_remote_code: bool = False, d
     measured_on_cpu = bool(known and throughput and not throughput["machine"]["gpus"])
     cpu = measured_on_cpu if device == "auto" else device == "cpu"
     if known and cpu != measured_on_cpu:
-        where = "a CPU" if measured_on_cpu else "a GPU"
-        own, notes = _without(own, {"--enforce-eager"}), [*notes, f"Measured on {where}; what follows is for another."]
+        other = "a GPU, where nothing was measured" if measured_on_cpu else "a CPU, where nothing was measured"
+        own, notes = _without(own, {"--enforce-eager"}), [*notes, f"These files are for {other}."]
     if trust_remote_code and "--trust-remote-code" not in own:
         own = [*own, "--trust-remote-code"]
     if "--max-model-len" not in own:
@@ -54,9 +56,18 @@ def engine(throughput: dict[str, Any] | None, trust_remote_code: bool = False, d
         cores=int(throughput["machine"]["cores"]) if throughput and cpu and known else 0,
         arguments=own,
         environment={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-        | ({key: value for key, value in variables.items() if key == "VLLM_CPU_KVCACHE_SPACE"} if cpu else {}),
+        | (_on_a_cpu(variables, notes) if cpu else {}),
         notes=[*notes, *note],
     )
+
+
+def _on_a_cpu(measured: dict[str, str], notes: list[str]) -> dict[str, str]:
+    """Variables for a CPU. Left alone, vLLM binds its threads to all cores but one."""
+    notes.append("A CPU: nothing here was measured on a GPU; quantpress package --device gpu makes files for one.")
+    if cores := measured.get("VLLM_CPU_OMP_THREADS_BIND"):
+        notes.append(f"Measured with threads bound to cores {cores}; nobind, as a container's cores are not known.")
+    space = measured.get("VLLM_CPU_KVCACHE_SPACE", str(_KV_SPACE))
+    return {"VLLM_CPU_KVCACHE_SPACE": space, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def _unknown(throughput: dict[str, Any] | None) -> str:
@@ -76,18 +87,15 @@ def _measured(throughput: dict[str, Any]) -> tuple[list[str], dict[str, str], li
     notes = [
         f"Measured with vLLM {throughput['vllm']['version']} on {', '.join(machine['gpus']) or machine['processor']} "
         f"under the workload {throughput['workload']['name']}, with:",
-        f"  {shlex.join(_without(whole, _ADDRESS))}",
+        f"  {shlex.join(_without(whole, _OF_THE_RUN))}",
         *(f"Left out: {name} ({why})." for name, why in left_out.items() if name in whole),
     ]
-    return _without(whole, _ADDRESS | left_out.keys()), variables, notes
+    return _without(whole, _OF_THE_RUN | left_out.keys()), variables, notes
 
 
 def _only_for_measuring(asked: dict[str, Any]) -> dict[str, str]:
     """Arguments that quantpress added for the measurement's sake; `asked` is what the workload itself sets."""
-    why = {
-        "--seed": "vLLM's own default",
-        "--no-enable-prefix-caching": "off while measuring, so that no round profits from the one before",
-    }
+    why = {"--no-enable-prefix-caching": "off while measuring, so that no round profits from the one before"}
     if not asked.get("max_model_len"):
         why["--max-model-len"] = "while measuring, just what the workload needed"
     if not asked.get("gpu_memory_utilization"):
@@ -135,7 +143,9 @@ def files(name: str, made: Engine, storage: str, weight_bytes: int) -> dict[str,
         "kubernetes.yaml": _commented(
             made, _KUBERNETES_USE.format(claim=_claim(storage, name)[0]), _kubernetes(name, made, storage, weight_bytes)
         ),
-        "kserve.yaml": _commented(made, _KSERVE_USE.format(storage=storage), [_kserve(name, made, storage)]),
+        "kserve.yaml": _commented(
+            made, _KSERVE_USE.format(storage=storage), [_kserve(name, made, storage, weight_bytes)]
+        ),
     }
 
 
@@ -146,7 +156,14 @@ _KSERVE_USE = "kubectl apply -f kserve.yaml      (KServe fetches {storage})"
 
 def _commented(made: Engine, use: str, documents: list[dict[str, Any]]) -> str:
     head = "".join(f"# {line}\n" for line in (use, *made.notes))
-    return head + yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120)
+    return head + yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice: people edit these files."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _arguments(name: str, folder: str, made: Engine) -> list[str]:
@@ -155,12 +172,12 @@ def _arguments(name: str, folder: str, made: Engine) -> list[str]:
 
 def _docker(name: str, made: Engine) -> str:
     folder = f"/models/{name}"
-    options = [[] if made.cpu else ["--gpus", str(made.gpus)], ["--ipc", "host"]]
+    options = [[] if made.cpu else ["--gpus", str(made.gpus)], ["--shm-size", f"{_SHM_SIZE}g"]]
     options += [["--publish", f"127.0.0.1:{PORT}:{PORT}"]]
     options += [["--env", f"{key}={value}"] for key, value in made.environment.items()]
     lines = [shlex.join(option) for option in options if option]
     lines += [f'--volume "$PWD":{shlex.quote(folder)}:ro', shlex.join(["--entrypoint", "vllm", made.image])]
-    lines += [f'serve {shlex.join(_arguments(name, folder, made))} "$@"']
+    lines += ["serve " + shlex.join(_arguments(name, folder, made)).replace(" --", " \\\n    --") + ' "$@"']
     notes = "".join(f"# {line}\n" for line in ("./docker-run.sh [further vLLM options]", *made.notes))
     body = " \\\n  ".join(["exec docker run --rm", *lines])
     return f'#!/usr/bin/env bash\n{notes}set -euo pipefail\ncd "$(dirname "${{BASH_SOURCE[0]}}")/.."\n{body}\n'
@@ -176,7 +193,7 @@ def _compose(name: str, made: Engine) -> dict[str, Any]:
         "environment": made.environment,
         "ports": [f"127.0.0.1:{PORT}:{PORT}"],
         "volumes": [{"type": "bind", "source": "..", "target": folder, "read_only": True}],
-        "ipc": "host",
+        "shm_size": f"{_SHM_SIZE}g",
         "restart": "unless-stopped",
         "healthcheck": {
             "test": ["CMD", "python3", "-c", health],
@@ -200,11 +217,16 @@ def _claim(storage: str, name: str) -> tuple[str, str]:
     return "models", name
 
 
-def _container(made: Engine, arguments: list[str], container: str, port: str) -> dict[str, Any]:
+def _resources(made: Engine, weight_bytes: int) -> dict[str, Any]:
+    if not made.cpu:
+        return {"limits": {"nvidia.com/gpu": str(made.gpus)}, "requests": {"nvidia.com/gpu": str(made.gpus)}}
+    # Weights, KV cache, and 4 GiB for vLLM itself.
+    memory = weight_bytes / 2**30 + float(made.environment["VLLM_CPU_KVCACHE_SPACE"]) + 4
+    return {"requests": {"memory": f"{int(memory) + 1}Gi"} | ({"cpu": str(made.cores)} if made.cores else {})}
+
+
+def _container(made: Engine, arguments: list[str], container: str, port: str, weight_bytes: int) -> dict[str, Any]:
     """What a Deployment and an InferenceService have in common."""
-    resources: dict[str, Any] = {"requests": {"cpu": str(made.cores)}} if made.cores else {}
-    if made.gpus:
-        resources = {"limits": {"nvidia.com/gpu": str(made.gpus)}, "requests": {"nvidia.com/gpu": str(made.gpus)}}
     health = {"httpGet": {"path": "/health", "port": PORT}}
     return {
         "name": container,
@@ -213,7 +235,8 @@ def _container(made: Engine, arguments: list[str], container: str, port: str) ->
         "args": arguments,
         "env": [{"name": key, "value": value} for key, value in made.environment.items()],
         "ports": [{"name": port, "containerPort": PORT, "protocol": "TCP"}],
-        "resources": resources,
+        "resources": _resources(made, weight_bytes),
+        "securityContext": {"allowPrivilegeEscalation": False},
         # vLLM answers /health once it serves: half an hour to load, then ten seconds between looks.
         "startupProbe": {**health, "periodSeconds": 10, "failureThreshold": 180},
         "readinessProbe": {**health, "periodSeconds": 10},
@@ -222,20 +245,16 @@ def _container(made: Engine, arguments: list[str], container: str, port: str) ->
     }
 
 
-# vLLM's processes share memory through /dev/shm; a container has 64 MB of it otherwise.
-_SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "4Gi"}}
+_SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{_SHM_SIZE}Gi"}}
 
 
 def _kubernetes(name: str, made: Engine, storage: str, weight_bytes: int) -> list[dict[str, Any]]:
     folder, called = f"/models/{name}", object_name(name)
     labels = {"app.kubernetes.io/name": called}
     claim, path = _claim(storage, name)
-    container = _container(made, _arguments(name, folder, made), "vllm", "http")
+    container = _container(made, _arguments(name, folder, made), "vllm", "http", weight_bytes)
     mount = {"name": "model", "mountPath": folder, "readOnly": True} | ({"subPath": path} if path else {})
     container["volumeMounts"].append(mount)
-    if made.cpu:  # weights, KV cache, and 4 GiB for vLLM itself
-        memory = weight_bytes / 2**30 + float(made.environment.get("VLLM_CPU_KVCACHE_SPACE", 4)) + 4
-        container["resources"].setdefault("requests", {})["memory"] = f"{int(memory) + 1}Gi"
     volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     template = {
         "metadata": {"labels": labels},
@@ -268,10 +287,10 @@ def _kubernetes(name: str, made: Engine, storage: str, weight_bytes: int) -> lis
     return [deployment, service]
 
 
-def _kserve(name: str, made: Engine, storage: str) -> dict[str, Any]:
+def _kserve(name: str, made: Engine, storage: str, weight_bytes: int) -> dict[str, Any]:
     """A predictor of our own image: KServe's vLLM runtime brings a vLLM of another version than was measured."""
     # Knative, on which KServe may run, takes no other name of a port for HTTP than http1.
-    container = _container(made, _arguments(name, "/mnt/models", made), "kserve-container", "http1")
+    container = _container(made, _arguments(name, "/mnt/models", made), "kserve-container", "http1", weight_bytes)
     # KServe's storage initializer reads this and mounts what it fetched at /mnt/models.
     container["env"].insert(0, {"name": "STORAGE_URI", "value": storage})
     return {

@@ -42,7 +42,7 @@ def of(model: Model, base_model: str | None = None, license: str | None = None) 
         raise InputError(f"--base-model {base_model!r} is not an id of the form org/name", hint="leave it out")
     found, source = _said(model)
     if license:
-        found, source = {**found, "license": license, "license_name": None, "license_link": None}, "the command line"
+        found, source = {**found, "license": license, "license_name": None, "license_link": None}, "whoever packaged it"
     language = found.get("language") or []
     hub = model.source.partition("@")[0]
     own = hub if model.revision and _HUB_ID.match(hub) and not Path(model.source).exists() else None

@@ -69,3 +69,14 @@ def problems(folder: Path, public_key: str | None) -> list[str]:
     if public_key:
         raise InputError(f"{folder} is no package, and only packages are signed", hint="quantpress package RECIPE")
     return upkeep.verify(made)
+
+
+def sound(folder: Path, public_key: str | None) -> str:
+    """What to say of an artifact or a package without problems."""
+    if not packaging.is_package(folder):
+        return "as made"
+    if public_key:
+        return "as packaged, and signed by the owner of the key"
+    return "as packaged" + (
+        "; the signature was not checked (--public-key)" if (folder / SIGNATURE).is_file() else "; not signed"
+    )

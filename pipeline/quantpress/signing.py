@@ -21,7 +21,8 @@ def _library() -> Any:
     except ImportError as error:
         raise CapabilityError(
             f"signing needs the package model-signing, which is not installed ({first_line(error)})",
-            hint=f"{sys.executable} -m pip install 'model-signing>=1.1,<2'",
+            # model-signing 1.1.1 imports pyOpenSSL and does not name it among what it needs.
+            hint=f"{sys.executable} -m pip install 'model-signing>=1.1,<2' pyopenssl",
         ) from error
     return model_signing
 
