@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,5 +77,10 @@ def problems(folder: Path, public_key: Path) -> list[str]:
     try:
         config.set_ignore_unsigned_files(True).verify(folder, signature)
     except Exception as error:  # the library and what it builds on raise a dozen classes; all mean "not verified"
-        return [f"{SIGNATURE}: {first_line(error)[:200]}"]
+        changed = re.findall(r"Hash mismatch for [\"']([^\"']+)", str(error))  # beside them stand raw digests
+        return [f"{SIGNATURE}: not signed like this: {', '.join(changed)}" if changed else _failed(error)]
     return []
+
+
+def _failed(error: Exception) -> str:
+    return f"{SIGNATURE}: the signature does not hold ({type(error).__name__}: {first_line(error)[:200]})"
