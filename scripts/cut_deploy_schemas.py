@@ -2,8 +2,8 @@
 
     cut_deploy_schemas.py KUBERNETES COMPOSE KSERVE
 
-KUBERNETES: `v1.37.0-local-strict` in the package kubernetes-validate 1.37.0. COMPOSE: `compose-spec.json` in the package
-check-jsonschema. KSERVE: config/crd/full/serving.kserve.io_inferenceservices.yaml of the KServe repository.
+KUBERNETES: `v1.37.0-local-strict` in the package kubernetes-validate 1.37.0. COMPOSE: `compose-spec.json` in the
+package check-jsonschema. KSERVE: config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe's repository.
 """
 
 from __future__ import annotations

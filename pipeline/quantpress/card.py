@@ -207,7 +207,7 @@ def _made(facts: Facts) -> str:
     if commands:
         text += (
             "\n\nThe figures by hand (paths of the machine that measured are cut to their last part; "
-            f"`{facts.name}` is this folder, `tasks` the task files that quantpress writes for its suites):\n\n```bash\n"
+            f"`{facts.name}` is this folder, `tasks` the suite's task files as quantpress writes them):\n\n```bash\n"
             + "\n\n".join(commands)
             + "\n```"
         )

@@ -54,11 +54,20 @@ def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str
 
 def _registry(place: str) -> Any:
     """A client. As docker does, a registry on this machine is spoken to without TLS."""
-    from oras.provider import Registry
+    from oras.provider import Registry  # before the decorator: oras imports itself in a circle
+
+    from oras.decorator import retry  # isort: skip
 
     class Streaming(Registry):  # type: ignore[misc]
-        """oras 0.2 reads a whole blob into memory before it sends it; weights come in files of gigabytes."""
+        """oras 0.2 reads a whole blob into memory before it sends it; weights come in files of gigabytes.
 
+        It also tries each request six times within two minutes, which a stream that is half read cannot do: here a
+        blob is tried from its start, three times within six seconds.
+        """
+
+        do_request = Registry.do_request.__wrapped__
+
+        @retry(attempts=2, timeout=1)  # type: ignore[untyped-decorator]
         def put_upload(self, blob: str, container: Any, layer: dict[str, Any]) -> Any:
             started = self.do_request(f"{self.prefix}://{container.upload_blob_url()}", "POST")
             session = self._get_location(started, container)

@@ -22,7 +22,9 @@ def card(folder: Path) -> ModelCard:
 
 
 def test_the_metadata_says_what_is_known(pack: Pack, origin_model: Model) -> None:
-    head = "---\r\nlicense: other\r\nlicense_name: llama3.2\r\nlicense_link: LICENSE\r\nbase_model: its/parent\r\n---\r\n"
+    head = (
+        "---\r\nlicense: other\r\nlicense_name: llama3.2\r\nlicense_link: LICENSE\r\nbase_model: its/parent\r\n---\r\n"
+    )
     (origin_model.path / "README.md").write_text(head + "# A model\n", newline="")
     (origin_model.path / "LICENSE").write_text("the terms")
     folder = pack(base_model="meta/Llama")
