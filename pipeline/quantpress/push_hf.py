@@ -16,11 +16,14 @@ def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str
     The client sends large files ahead of the commit and skips those that the hub has; files of an earlier package
     are removed in the same commit.
     """
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import disable_progress_bars
 
     if place.count("/") != 1:
         raise InputError(f"hf://{place} is not a repository", hint="hf://org/name")
+    disable_progress_bars()  # the console's line is enough
     api = HfApi()
     try:
         api.create_repo(place, private=not public, exist_ok=True)
@@ -38,8 +41,8 @@ def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str
         raise CapabilityError("HF_HUB_OFFLINE forbids the hub", hint="unset HF_HUB_OFFLINE") from error
     except HfHubHTTPError as error:
         raise _explained(error, place) from error
-    except OSError as error:  # no connection; httpx's errors arrive as such or below
-        raise push.broken_off(error) from error
+    except (OSError, httpx.HTTPError, RuntimeError, ValueError) as error:  # the client's and Xet's own errors
+        raise push.broken_off(error.__cause__ or error) from error
     return {"commit": str(commit.oid), "url": str(commit.commit_url)}
 
 

@@ -83,7 +83,7 @@ def test_nothing_is_published_before_the_end(registry: str, pack: Pack, tmp_path
     """The registry cannot keep one of the blobs: its place for them is taken by a file."""
     folder, where = pack(), f"oci://{registry}/team/model:v1"
     digest = hashlib.sha256((folder / "model-2.safetensors").read_bytes()).hexdigest()
-    taken = tmp_path / "registry" / "docker" / "registry" / "v2" / "blobs" / "sha256" / digest[:2]
+    taken = tmp_path / "registry" / "docker" / "registry" / "v2" / "blobs" / "sha256" / digest[:2] / digest
     taken.parent.mkdir(parents=True)
     taken.write_text("")
     done = quantpress("push", str(folder), where)
