@@ -83,12 +83,12 @@ def evaluations(accuracy: dict[str, Any] | None) -> list[Any]:
 
     if not accuracy:
         return []
-    versions, limit = accuracy["settings"]["versions"], accuracy["settings"]["limit"]
+    versions, limited = accuracy["settings"]["versions"], _limited(accuracy)
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{name} ({row['documents']} documents{', the first ones' if limit else ''})",
+            dataset_name=f"{name} ({row['documents']} documents{', the first ones' if name in limited else ''})",
             metric_type=row["metric"],
             metric_name=f"{row['metric']}; the unquantized model on the same documents: {row['baseline']:.4f}",
             metric_value=round(row["candidate"], 4),
@@ -177,11 +177,15 @@ def _activations(scheme: dict[str, Any] | None) -> str:
 def _accuracy(facts: Facts) -> str:
     if not facts.accuracy:
         return "Not measured."
-    accuracy = facts.accuracy
-    limit = accuracy["settings"]["limit"]
-    some = f", the first {limit} documents of each task" if limit else ""
+    accuracy, limited = facts.accuracy, _limited(facts.accuracy)
+    some = f"; of {', '.join(f'`{name}`' for name in limited)} only the first documents" if limited else ""
     text = reporting.accuracy_section({facts.record["recipe"]["name"]: accuracy})
     return f"Suite `{accuracy['suite']}`{some}.\n\n{text}"
+
+
+def _limited(accuracy: dict[str, Any]) -> list[str]:
+    """The tasks of which not every document was asked."""
+    return [task["task"] for task in accuracy["settings"]["tasks"] if task.get("limit")]
 
 
 def _speed(facts: Facts) -> str:

@@ -26,7 +26,7 @@ def results() -> Callable[[str], Any]:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Artifact:
-    artifact = manifest.artifact(tmp_path / "artifacts", "SmolLM2-135M-Instruct", "gptq-w4a16")
+    artifact = manifest.artifact(tmp_path / "artifacts", "SmolLM2-135M-Instruct", "rtn-w4a16")
     artifact.checkpoint.mkdir(parents=True)
     shutil.copyfile(RESULTS / "config.json", artifact.checkpoint / "config.json")
     (artifact.checkpoint / "tokenizer.json").write_text("{}")
@@ -35,7 +35,7 @@ def made(tmp_path: Path) -> Artifact:
     record = json.loads((RESULTS / "manifest.json").read_text())
     record["files"] = manifest.file_table(artifact.checkpoint)
     files.write_json(artifact.manifest_file, record)
-    (artifact.folder / "recipe.resolved.yaml").write_text("name: gptq-w4a16\n")
+    (artifact.folder / "recipe.resolved.yaml").write_text("name: rtn-w4a16\n")
     for name in ("accuracy", "throughput"):
         shutil.copyfile(RESULTS / f"{name}.json", artifact.folder / f"{name}.json")
     return artifact

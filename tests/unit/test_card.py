@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from quantpress import origin
+from quantpress import files, origin
 from quantpress.errors import InputError
 from quantpress.manifest import Artifact
 from quantpress.model import EMBEDDED, Model
@@ -77,9 +77,20 @@ def test_the_text_has_the_measurements_and_how_to_repeat_them(pack: Pack, result
     assert f"{cell['candidate']['output_throughput']:.1f} | {cell['speedup']:.2f}" in text
     assert "| 4-bit integers | one for each group of 64, symmetric | as they are |" in text
     assert results("throughput")["answers"]["candidate"]["answer"] in text
-    assert "the first 8 documents of each task" in text
-    assert "lm_eval run --model hf --model_args pretrained=SmolLM2-135M-Instruct-gptq-w4a16," in text
-    assert "name: gptq-w4a16" in text
+    assert "only the first documents" not in text
+    assert "lm_eval run --model hf --model_args pretrained=SmolLM2-135M-Instruct-rtn-w4a16," in text
+    assert "name: rtn-w4a16" in text
+
+
+def test_documents_that_were_not_asked_are_said(made: Artifact, pack: Pack, results: Callable[[str], Any]) -> None:
+    accuracy = results("accuracy")
+    task = accuracy["settings"]["tasks"][0]
+    task["limit"] = 8
+    files.write_json(made.folder / "accuracy.json", accuracy)
+    found = card(pack())
+    assert f"of `{task['task']}` only the first documents" in found.text
+    names = [one.dataset_name for one in found.data.eval_results or []]
+    assert [name for name in names if "the first ones" in name] == [names[0]]
 
 
 def test_no_folder_of_this_machine_is_published(pack: Pack, tmp_path: Path) -> None:

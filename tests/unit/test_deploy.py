@@ -70,7 +70,7 @@ ENGINES: dict[str, Callable[[dict[str, Any]], Engine]] = {
     "not measured, for a CPU": lambda _: deploy.engine(None, device="cpu"),
     "measured on servers of someone else": lambda throughput: deploy.engine(foreign(throughput)),
 }
-NAMES = ["SmolLM2-135M-Instruct-gptq-w4a16", "4.bit_Mödel", "x" * 120]
+NAMES = ["SmolLM2-135M-Instruct-rtn-w4a16", "4.bit_Mödel", "x" * 120]
 STORAGE = ["pvc://claim/a/b", "pvc://claim", "s3://bucket/prefix", "hf://org/name"]
 
 
@@ -137,7 +137,7 @@ def test_what_only_served_the_measurement_is_left_out_and_said(results: Results)
     )
     assert made.image == "vllm/vllm-openai-cpu:v0.32.0-x86_64"
     text = "\n".join(made.notes)
-    assert "--max-model-len 104 --enforce-eager --no-enable-prefix-caching" in text
+    assert "--max-model-len 224 --enforce-eager --no-enable-prefix-caching" in text
     assert "Left out: --max-model-len" in text
     assert "nothing here was measured on a GPU" in text
 
