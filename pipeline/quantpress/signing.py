@@ -77,7 +77,7 @@ def problems(folder: Path, public_key: Path) -> list[str]:
     try:
         config.set_ignore_unsigned_files(True).verify(folder, signature)
     except Exception as error:  # the library and what it builds on raise a dozen classes; all mean "not verified"
-        changed = re.findall(r"Hash mismatch for [\"']([^\"']+)", str(error))  # beside them stand raw digests
+        changed = re.findall(r"Hash mismatch for \\?[\"']([^\"'\\]+)", str(error))  # beside them stand raw digests
         return [f"{SIGNATURE}: not signed like this: {', '.join(changed)}" if changed else _failed(error)]
     return []
 
