@@ -21,7 +21,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
+.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -72,6 +72,9 @@ run: setup ## quantize, evaluate, bench and report
 
 report: .venv/.complete ## write report.md over all recipes of MODEL
 	@$(QUANTPRESS) report $(COMMON)
+
+package: .venv/.complete ## turn RECIPE's checkpoint into what a cluster takes; ARGS="--sign-key KEY.pem --storage s3://..."
+	@$(QUANTPRESS) package $(RECIPE) $(COMMON)
 
 serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
 	@$(QUANTPRESS) serve $(RECIPE) $(COMMON)

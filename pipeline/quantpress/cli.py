@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.md over all recipes of a model")
     _common(report)
     _add_bundle(commands)
+    _add_package(commands)
     _add_upkeep(commands)
     doctor = commands.add_parser("doctor", help="show what this machine can do")
     _flags(doctor)
@@ -144,6 +145,25 @@ def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
 
 
+def _add_package(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_stage(commands, "package", "turn a recipe's checkpoint into what a cluster takes")
+    parser.add_argument("--to", metavar="FOLDER", help="the package's folder (default: OUT/<model>/<recipe>/package)")
+    parser.add_argument(
+        "--storage", metavar="URI", help="where the cluster will find it: s3://..., hf://org/name, pvc://claim/path"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="what it runs on (default: as measured)"
+    )
+    parser.add_argument("--base-model", metavar="ORG/NAME", help="the model's id on the Hugging Face hub")
+    parser.add_argument("--license", metavar="ID", help="the model's licence, where its files do not state it")
+    parser.add_argument("--sign-key", metavar="KEY.pem", help="sign it with this elliptic-curve private key")
+    push = commands.add_parser("push", help="upload a package")
+    push.add_argument("folder", metavar="FOLDER", help="a package's folder")
+    push.add_argument("destination", help="s3://bucket/prefix, hf://org/name, or oci://registry/repository:tag")
+    push.add_argument("--public", action="store_true", help="make a new repository of the hub public")
+    _flags(push)
+
+
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("plan", help="what a recipe makes of a model, before a weight is read")
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
@@ -159,10 +179,13 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="list the artifacts with their results and age")
-    verify = commands.add_parser("verify", help="check every byte of artifacts against their manifests")
+    verify = commands.add_parser("verify", help="check every byte of artifacts and packages")
     gc = commands.add_parser("gc", help="remove what killed runs left and scores that nothing refers to")
     reproduce = commands.add_parser("reproduce", help="make an artifact again from its manifest and compare")
-    verify.add_argument("artifacts", nargs="*", metavar="FOLDER", help="artifact folders (default: all below --out)")
+    verify.add_argument(
+        "artifacts", nargs="*", metavar="FOLDER", help="artifacts or packages (default: all artifacts below --out)"
+    )
+    verify.add_argument("--public-key", metavar="KEY.pem", help="check the signature of a package as well")
     reproduce.add_argument("artifact", metavar="FOLDER", help="an artifact's folder, with its manifest.json")
     _trust(reproduce)
     gc.add_argument("--yes", action="store_true", help="remove without asking")

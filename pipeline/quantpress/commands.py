@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, hardware, manifest, serving, shipped, upkeep
+from quantpress import environment, hardware, manifest, package_commands, serving, shipped, upkeep
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import quantize as quantizing
@@ -19,6 +19,7 @@ from quantpress.console import Console, show
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
+from quantpress.package_commands import push as push
 from quantpress.plan import Plan
 from quantpress.recipe import Recipe
 from quantpress.recipe_commands import plan as plan
@@ -263,17 +264,25 @@ def _status_line(row: dict[str, Any]) -> list[str]:
     return line + [row[name] or "-" for name in ("accuracy", "throughput", "gates")]
 
 
+def package(args: Namespace) -> None:
+    console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
+    model = _model(args, console)
+    made = _plan(args, recipe, model)
+    package_commands.check(args, model, recipe.name)
+    artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
+    package_commands.build(args, artifact, model, console)
+
+
 def verify(args: Namespace) -> None:
-    chosen = [Artifact(Path(name)) for name in args.artifacts] or upkeep.artifacts(_root(args))
-    for artifact in chosen:
-        if not artifact.manifest_file.is_file():
-            raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
-    problems = {str(artifact.folder): upkeep.verify(artifact) for artifact in chosen}
-    lines = [f"{name}: {'as made' if not found else '; '.join(found)}" for name, found in problems.items()]
+    chosen = [Path(name) for name in args.artifacts]
+    chosen = chosen or [artifact.folder for artifact in upkeep.artifacts(_root(args))]
+    problems = {str(folder): package_commands.problems(folder, args.public_key) for folder in chosen}
+    sound = {name: package_commands.sound(Path(name), args.public_key) for name in problems}
+    lines = [f"{name}: {'; '.join(found) or sound[name]}" for name, found in problems.items()]
     show(args.json, problems, "\n".join(lines) or f"{args.out} holds no artifact")
     if any(problems.values()):
         raise StageError(
-            "an artifact is not what was made", hint="delete its folder; then quantpress quantize RECIPE makes it again"
+            "an artifact is not what was made", hint="delete its folder; quantpress quantize or package makes it again"
         )
 
 

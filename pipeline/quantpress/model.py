@@ -30,7 +30,8 @@ _EMBEDDED_NOTE = (
     "so what 4-bit schemes lose on it is not what they lose on a model with real bf16 weights."
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
-_HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*"]
+_HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+_HUB_FILES += ["README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]  # what a package says and hands on
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
