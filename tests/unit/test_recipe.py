@@ -180,8 +180,8 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     ("setting", "samples", "datasets"),
     [
         ("tokens=5120", 10, ["quantpress-chat"]),
-        ("dataset=c4", 64, ["c4"]),
-        ("mixture=[{dataset: c4}, {dataset: wikitext, weight: 2}]", 64, ["c4", "wikitext"]),
+        ("dataset=c4", 128, ["c4"]),
+        ("mixture=[{dataset: c4}, {dataset: wikitext, weight: 2}]", 128, ["c4", "wikitext"]),
     ],
 )
 def test_an_override_replaces_the_other_way_to_say_it(setting: str, samples: int, datasets: list[str]) -> None:
