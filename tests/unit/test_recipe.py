@@ -282,7 +282,7 @@ def test_a_recipe_that_extends_another_may_say_its_calibration_otherwise(given: 
     (tmp_path / "r.yaml").write_text(f"extends: gptq-w4a16\nname: mine\ncalibration: {{{given}}}\n")
     calibration = recipe.load(str(tmp_path / "r.yaml")).calibration
     assert calibration is not None
-    assert calibration.samples == (10 if "tokens" in given else 64)
+    assert calibration.samples == (10 if "tokens" in given else 128)
     assert calibration.sources[0].dataset == ("quantpress-chat" if "tokens" in given else "c4")
 
 
