@@ -225,7 +225,7 @@ def _commands(facts: Facts) -> list[str]:
     if facts.throughput:
         servers = facts.throughput["servers"].items()
         found += [f"# {role}'s server\n{one['command']}" for role, one in servers if one["startup_s"] is not None]
-        found.append("# load\n" + facts.throughput["cells"][0]["command"])
+        found += ["# load\n" + cell["command"] for cell in facts.throughput["cells"][:1]]
     return [_portable(command, facts.name) for command in found]
 
 

@@ -15,7 +15,7 @@ DEFAULT_VLLM = "0.32.0"
 PORT = 8000
 _KV_SPACE = 4  # GiB on a CPU where nothing was measured
 _RELEASE = re.compile(r"^\d+\.\d+\.\d+((\.post|rc)\d+)?$")
-_OF_THE_RUN = {"--host", "--port", "--served-model-name", "--seed"}
+_OF_THE_RUN = {"--host", "--port", "--served-model-name", "--seed", "--tokenizer", "--load-format"}
 _SHM_SIZE = 4  # GiB; vLLM's processes share memory through /dev/shm, of which a container has 64 MB otherwise
 
 
@@ -90,7 +90,10 @@ def _measured(throughput: dict[str, Any]) -> tuple[list[str], dict[str, str], li
         f"  {shlex.join(_without(whole, _OF_THE_RUN))}",
         *(f"Left out: {name} ({why})." for name, why in left_out.items() if name in whole),
     ]
-    return _without(whole, _OF_THE_RUN | left_out.keys()), variables, notes
+    kept = _without(whole, _OF_THE_RUN | left_out.keys())
+    if share := throughput["workload"].get("engine", {}).get("gpu_memory_utilization"):
+        kept += ["--gpu-memory-utilization", f"{share:g}"]  # the whole of what the workload asks for
+    return kept, variables, notes
 
 
 def _only_for_measuring(asked: dict[str, Any]) -> dict[str, str]:
@@ -98,8 +101,7 @@ def _only_for_measuring(asked: dict[str, Any]) -> dict[str, str]:
     why = {"--no-enable-prefix-caching": "off while measuring, so that no round profits from the one before"}
     if not asked.get("max_model_len"):
         why["--max-model-len"] = "while measuring, just what the workload needed"
-    if not asked.get("gpu_memory_utilization"):
-        why["--gpu-memory-utilization"] = "while measuring, shared with the unquantized model's server"
+    why["--gpu-memory-utilization"] = "while measuring, shared with the unquantized model's server"
     return why
 
 

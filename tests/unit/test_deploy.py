@@ -50,7 +50,7 @@ def on_gpus(throughput: dict[str, Any]) -> dict[str, Any]:
     changed["servers"]["candidate"]["command"] = (
         "VLLM_NO_USAGE_STATS=1 /opt/vllm serve '/data/my models/checkpoint' --served-model-name r --host 127.0.0.1 "
         "--port 40001 --seed 0 --tensor-parallel-size 4 --kv-cache-dtype fp8 --max-model-len 4096 "
-        "--no-enable-prefix-caching --gpu-memory-utilization 0.80"
+        "--no-enable-prefix-caching --gpu-memory-utilization 0.40"
     )
     return changed
 
@@ -121,7 +121,7 @@ def test_a_broken_field_is_refused(file: str, number: int, where: str, value: An
 def test_the_arguments_are_those_that_were_measured(results: Results) -> None:
     made = deploy.engine(on_gpus(results("throughput")))
     assert shlex.join(made.arguments) == (
-        "--tensor-parallel-size 4 --kv-cache-dtype fp8 --max-model-len 4096 --gpu-memory-utilization 0.80"
+        "--tensor-parallel-size 4 --kv-cache-dtype fp8 --max-model-len 4096 --gpu-memory-utilization 0.8"
     )
     assert (made.image, made.gpus) == ("vllm/vllm-openai:v0.32.0", 4)
     deployment, _ = written(made)["kubernetes.yaml"]
