@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantpress import files
-from quantpress.report import accuracy, markdown, speed, tables
+from quantpress.report import accuracy, decide, markdown, speed, tables
 from quantpress.report.fields import Data
 
 NAMES = ("report.html", "report.md", "report.json")
@@ -29,3 +29,19 @@ def accuracy_table(name: str, result: Data) -> str:
 def throughput_table(name: str, result: Data) -> str:
     """The result of `bench` as the report would show it."""
     return markdown.of(tables.speed([(name, speed.speed(result))]))
+
+
+def accuracy_section(name: str, result: Data) -> str:
+    """What the figures of one evaluation mean, the figures, and its gates, as Markdown."""
+    return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
+
+
+def throughput_section(name: str, result: Data) -> str:
+    """What the figures of one bench mean, where it was served, and the figures, as Markdown."""
+    found = speed.speed(result)
+    return "\n\n".join([f"Served on {decide.where(found)}.", *markdown.speed([(name, found)])]).strip()
+
+
+def answers_table(name: str, result: Data) -> str:
+    """The sample answers of one bench as Markdown."""
+    return markdown.of(tables.answers({"recipes": [{"name": name, "throughput": speed.speed(result)}]}))

@@ -70,16 +70,22 @@ def _moved(data: Data) -> list[str]:
 
 
 def _accuracy(data: Data) -> list[str]:
-    scored = [(recipe["name"], recipe["accuracy"]) for recipe in data["recipes"] if recipe["accuracy"]]
+    return accuracy([(recipe["name"], recipe["accuracy"]) for recipe in data["recipes"] if recipe["accuracy"]])
+
+
+def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
     made = tables.gates(scored)
     return _section(tables.accuracy(scored), "accuracy") + (["### Gates", of(made)] if made.rows else [])
 
 
 def _speed(data: Data) -> list[str]:
-    measured = [(recipe["name"], recipe["throughput"]) for recipe in data["recipes"] if recipe["throughput"]]
+    parts = speed([(recipe["name"], recipe["throughput"]) for recipe in data["recipes"] if recipe["throughput"]])
     dummy = [(one["name"], one["throughput"]) for one in data["dummy"]]
-    parts = [*_section(tables.speed(measured), "speed"), _notes(measured)]
     return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), _notes(dummy)] if dummy else [])
+
+
+def speed(measured: list[tuple[str, Data]]) -> list[str]:
+    return [*_section(tables.speed(measured), "speed"), _notes(measured)]
 
 
 def _notes(measured: list[tuple[str, Data]]) -> str:
