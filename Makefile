@@ -70,7 +70,7 @@ bench: setup ## measure RECIPE's checkpoint and MODEL in vLLM under WORKLOAD
 run: setup ## quantize, evaluate, bench and report
 	@$(QUANTPRESS) run $(RECIPE) --suite $(SUITE) --workload $(WORKLOAD) $(COMMON)
 
-report: .venv/.complete ## write report.md over all recipes of MODEL
+report: .venv/.complete ## write report.html, report.md and report.json over all recipes of MODEL
 	@$(QUANTPRESS) report $(COMMON)
 
 package: .venv/.complete ## turn RECIPE's checkpoint into what a cluster takes; ARGS="--sign-key KEY.pem --storage s3://..."

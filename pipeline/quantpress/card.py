@@ -10,6 +10,7 @@ from typing import Any
 from quantpress import report as reporting
 from quantpress.deploy import Engine
 from quantpress.origin import Origin
+from quantpress.report import markdown
 
 _TASKS = {"ForCausalLM": "text-generation", "ForConditionalGeneration": "image-text-to-text"}
 # A path below at least one folder; what stands before it may be an option's "=" but no part of a URL.
@@ -45,7 +46,7 @@ def render(facts: Facts) -> str:
         _speed(facts),
     ]
     if facts.throughput:
-        parts += ["### Answers", reporting.answers({facts.record["recipe"]["name"]: facts.throughput})]
+        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], facts.throughput)]
     parts += ["## How it was made", _made(facts), "## Files", _FILES]
     body = "\n\n".join(parts)
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}\n"))
@@ -143,7 +144,7 @@ def _quantization(facts: Facts) -> str:
         named = ", ".join(f"`{target}`" for target in group.get("targets", []))
         form = str(group.get("format") or config.get("format") or "")
         rows.append([named, _numbers(weights), _scales(weights), _activations(inputs), form])
-    text = reporting.table(header, rows, len(header)) if rows else "No layer's weights are quantized."
+    text = markdown.table(header, rows, len(header)) if rows else "No layer's weights are quantized."
     ignored = ", ".join(f"`{name}`" for name in config.get("ignore") or [])
     if ignored:
         text += f"\n\nNot quantized: {ignored}."
@@ -179,7 +180,7 @@ def _accuracy(facts: Facts) -> str:
         return "Not measured."
     accuracy, limited = facts.accuracy, _limited(facts.accuracy)
     some = f"; of {', '.join(f'`{name}`' for name in limited)} only the first documents" if limited else ""
-    text = reporting.accuracy_section({facts.record["recipe"]["name"]: accuracy})
+    text = reporting.accuracy_section(facts.record["recipe"]["name"], accuracy)
     return f"Suite `{accuracy['suite']}`{some}.\n\n{text}"
 
 
@@ -191,7 +192,7 @@ def _limited(accuracy: dict[str, Any]) -> list[str]:
 def _speed(facts: Facts) -> str:
     if not facts.throughput:
         return "Not measured."
-    return reporting.throughput_section({facts.record["recipe"]["name"]: facts.throughput})
+    return reporting.throughput_section(facts.record["recipe"]["name"], facts.throughput)
 
 
 def _made(facts: Facts) -> str:

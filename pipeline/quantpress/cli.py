@@ -104,14 +104,27 @@ def _parser() -> argparse.ArgumentParser:
     _no_signal_option(compare)
     _gate_option(compare)
     _flags(compare)
-    report = commands.add_parser("report", help="write report.md over all recipes of a model")
-    _common(report)
+    _add_report(commands)
     _add_bundle(commands)
     _add_package(commands)
     _add_upkeep(commands)
     doctor = commands.add_parser("doctor", help="show what this machine can do")
     _flags(doctor)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("report", help="write report.html, report.md and report.json over a model's recipes")
+    parser.add_argument("--model", action="append", help=_MODEL + "; several times for several models (embedded)")
+    parser.add_argument("--all", action="store_true", help="every model below --out")
+    parser.add_argument("--out", default="artifacts", help="the artifacts' root folder (%(default)s)")
+    parser.add_argument(
+        "--layer-errors", action="store_true", help="measure each decoder layer's error first (both models in memory)"
+    )
+    parser.add_argument("--mlflow", metavar="URI", help="log the report to this MLflow server too")
+    parser.add_argument("--against", metavar="REPORT", help="an older report.json: say what moved since, beyond noise")
+    _trust(parser)
+    _flags(parser)
 
 
 def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

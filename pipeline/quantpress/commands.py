@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, hardware, manifest, package_commands, serving, shipped, upkeep
+from quantpress import environment, hardware, package_commands, report_commands, serving, shipped, upkeep
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import quantize as quantizing
@@ -24,6 +24,7 @@ from quantpress.plan import Plan
 from quantpress.recipe import Recipe
 from quantpress.recipe_commands import plan as plan
 from quantpress.recipe_commands import recipes as recipes
+from quantpress.report import markdown
 
 
 def _console(args: Namespace) -> Console:
@@ -65,7 +66,7 @@ def evaluate(args: Namespace) -> None:
     model = _model(args, console)
     artifact = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console).artifact
     result = stage.evaluate(artifact, model, request, console)
-    show(args.json, result, reporting.accuracy_table({recipe.name: result}))
+    show(args.json, result, reporting.accuracy_table(recipe.name, result))
     stage.require_gates({recipe.name: result})
 
 
@@ -87,7 +88,7 @@ def compare(args: Namespace) -> None:
     except StageError as error:
         raise InputError(error.message, hint="score both on the same documents") from error
     result["gates"] = [gates.decide(gate, result) for gate in asked]
-    show(args.json, result, reporting.accuracy_table({Path(args.candidate).name: result}))
+    show(args.json, result, reporting.accuracy_table(Path(args.candidate).name, result))
     stage.require_gates({args.candidate: result})
 
 
@@ -144,7 +145,7 @@ def bench(args: Namespace) -> None:
     made = _plan(args, recipe, model, here=not args.vllm_url)
     artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     result = stage.bench(artifact, model, load, sides, console, args.fresh)
-    show(args.json, result, reporting.throughput_table({recipe.name: result}))
+    show(args.json, result, reporting.throughput_table(recipe.name, result))
 
 
 def _bench_dummy(args: Namespace, recipe: Recipe, load: Any, sides: Any, console: Console) -> None:
@@ -159,7 +160,7 @@ def _bench_dummy(args: Namespace, recipe: Recipe, load: Any, sides: Any, console
         serving.check(made, hardware.target_of(args.target or "auto"))
     result = dummy.bench(made, model, load, sides, Path(args.out), console, args.fresh)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
-    show(args.json, result, reporting.throughput_table({f"{recipe.name} (dummy weights)": result}))
+    show(args.json, result, reporting.throughput_table(f"{recipe.name} (dummy weights)", result))
 
 
 def _sides(args: Namespace) -> Any:
@@ -190,7 +191,7 @@ def run(args: Namespace) -> None:
         artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
         scores[made.recipe.name] = evaluating.evaluate(artifact, model, request, console)
         benching.bench(artifact, model, load, sides, console, args.fresh)
-    _write_report(args, model)
+    report_commands.of_model(args, model)
     evaluating.require_gates(scores)
 
 
@@ -225,15 +226,7 @@ def bundle(args: Namespace) -> None:
 
 
 def report(args: Namespace) -> None:
-    _write_report(args, _model(args, _console(args)))
-
-
-def _write_report(args: Namespace, model: Model) -> None:
-    found = reporting.collect(Path(args.out) / model.name, model.identity()["digest"], _console(args))
-    with manifest.readable(Path(args.out) / model.name):
-        text = reporting.render(model.identity(), found) + reporting.dummy_section(Path(args.out) / model.name)
-    path = reporting.write(Path(args.out) / model.name, text)
-    show(args.json, {"report": str(path), "recipes": sorted(found)}, f"{text.partition(reporting.PROVENANCE)[0]}{path}")
+    report_commands.make(args)
 
 
 def serve(args: Namespace) -> None:
@@ -251,7 +244,7 @@ def status(args: Namespace) -> None:
     rows = upkeep.status(_root(args))
     header = ["model", "recipe", "age", "held by", "stage", "digest", "size", "accuracy", "throughput", "gates"]
     lines = [_status_line(row) for row in rows]
-    show(args.json, rows, reporting.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
+    show(args.json, rows, markdown.table(header, lines, len(header)) if rows else f"{args.out} holds no artifact")
     if any(row["problem"] for row in rows):
         raise StageError("an artifact cannot be read", hint="delete its folder and quantize again")
 

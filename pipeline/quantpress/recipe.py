@@ -16,7 +16,7 @@ from quantpress.located_yaml import Document
 from quantpress.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes, Strict
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
-RESERVED = ("baseline", "logs", "report.md")
+RESERVED = ("baseline", "logs", "report.md", "report.html", "report.json")
 SHIPPED_DATASET = "quantpress-chat"
 _DEEPEST = 8  # recipes that extend one another
 

@@ -127,7 +127,9 @@ def test_the_report_is_written(artifact: Path) -> None:
     text = (artifact.parent / "report.md").read_text()
     assert "4-bit grid" in text
     assert "gptq-w4a16" in text
-    assert "Not measured" not in text
+    assert "Not measured: quantpress evaluate" not in text
+    assert "Not measured: quantpress bench" not in text
+    assert '<figure data-plot="pareto">' in (artifact.parent / "report.html").read_text()
 
 
 def test_nothing_is_left_running_or_half_written(artifact: Path, finished: Path) -> None:

@@ -1,0 +1,47 @@
+"""The report people decide by: one data structure (`collect`) and three views of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantpress import files
+from quantpress.report import accuracy, decide, markdown, speed, tables
+from quantpress.report.fields import Data
+
+NAMES = ("report.html", "report.md", "report.json")
+
+
+def write(folder: Path, data: Data) -> Path:
+    """Writes the three views into the model's folder and returns the path of report.html."""
+    from quantpress.report import page
+
+    files.write_text(folder / "report.md", markdown.render(data))
+    files.write_text(folder / "report.html", page.render(data))
+    files.write_json(folder / "report.json", data)
+    return folder / "report.html"
+
+
+def accuracy_table(name: str, result: Data) -> str:
+    """The result of `evaluate` or `compare` as the report would show it."""
+    return markdown.of(tables.accuracy([(name, accuracy.accuracy(result))]))
+
+
+def throughput_table(name: str, result: Data) -> str:
+    """The result of `bench` as the report would show it."""
+    return markdown.of(tables.speed([(name, speed.speed(result))]))
+
+
+def accuracy_section(name: str, result: Data) -> str:
+    """What the figures of one evaluation mean, the figures, and its gates, as Markdown."""
+    return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
+
+
+def throughput_section(name: str, result: Data) -> str:
+    """What the figures of one bench mean, where it was served, and the figures, as Markdown."""
+    found = speed.speed(result)
+    return "\n\n".join([f"Served on {decide.where(found)}.", *markdown.speed([(name, found)])]).strip()
+
+
+def answers_table(name: str, result: Data) -> str:
+    """The sample answers of one bench as Markdown."""
+    return markdown.of(tables.answers({"recipes": [{"name": name, "throughput": speed.speed(result)}]}))

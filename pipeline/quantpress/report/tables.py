@@ -1,0 +1,352 @@
+"""The report's tables, made once for all views: a header, rows of plain text, and how many columns are words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from quantpress.report.decide import doubts, point_at
+from quantpress.report.fields import Data, get
+from quantpress.report.speed import level
+
+NONE = "not measured"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first `words` columns hold words, the rest figures."""
+
+    header: list[str]
+    rows: list[list[str]]
+    words: int = 1
+
+
+def scoreboard(data: Data) -> Table:
+    """One row a recipe, the best first: everything that decides."""
+    decision, load = data["decision"], data["decision"]["load"]
+    least, most = (load["least"], load["most"]) if load else (None, None)
+    header = ["#", "recipe", "best for", "gate", "recovery (95%)", "size"]
+    header += (
+        [f"TPOT, {least} user{'s' if least != 1 else ''}", f"tokens/s, {most} users"] if load else ["TPOT", "tokens/s"]
+    )
+    rows = []
+    for recipe in data["recipes"]:
+        name, size = recipe["name"], recipe["size"]
+        best = ", ".join(goal["goal"] for goal in decision["goals"] if goal["winner"] == name)
+        row = [str(recipe["number"]), name, best, decision["gate_states"][name]]
+        row.append(kept(recipe).replace(" to ", "–"))
+        row.append(f"{in_bytes(size['checkpoint_bytes'])} ({share(size['ratio'])})")
+        rows.append([*row, times(recipe, least, "tpot_ms"), times(recipe, most, "output_tokens_s")])
+    return Table(header, rows, 4)
+
+
+def kept(recipe: Data) -> str:
+    """Recovery, or the ratio of perplexities where the suite has nothing else."""
+    overall = get(recipe["accuracy"], "overall")
+    if get(overall, "recovery", "value") is None and get(overall, "perplexity_ratio", "value") is not None:
+        return f"perplexity × {interval(overall['perplexity_ratio'])}"
+    return interval(get(overall, "recovery"))
+
+
+def times(recipe: Data, concurrency: int | None, metric: str) -> str:
+    """How many times better than the model, with the range of the pairs."""
+    point = point_at(recipe, concurrency) if concurrency is not None else None
+    ratio = point["ratios"][metric] if point else None
+    if not point or not ratio or ratio["value"] is None:
+        return NONE
+    low, high = ratio["interval"]
+    shown = "" if high < 1 or not doubts(recipe, point["concurrency"], metric) else " ?"
+    return f"{ratio['value']:.2f}× ({low:.2f}–{high:.2f}){shown}"
+
+
+def goals(data: Data) -> Table:
+    rows = []
+    for goal in data["decision"]["goals"]:
+        rows.append([goal["goal"], goal["winner"] or answer(goal), measured(goal), goal["reason"]])
+    return Table(["for", "recipe", "figure", "how sure"], rows, 4)
+
+
+def loss(recipe: Data) -> str:
+    """What a recipe costs in accuracy, in words."""
+    recovery = get(recipe["accuracy"], "overall", "recovery")
+    if get(recovery, "value") is None:
+        if get(recipe["accuracy"], "overall", "perplexity_ratio", "value") is not None:
+            return f"Accuracy: {kept(recipe)} times the model's."
+        return "Accuracy: not measured." if recipe["accuracy"] is None else "Accuracy: no task carries a signal."
+    text = f"Recovery {interval(recovery)}"
+    if recovery["interval"] is None:
+        return f"{text}."
+    low, high = recovery["interval"]
+    if high < 1:
+        return f"{text}: {1 - high:.1%} to {1 - low:.1%} of the accuracy is lost."
+    return f"{text}: no loss is shown." if low <= 1 else f"{text}: better than the model on these documents."
+
+
+def answer(goal: Data) -> str:
+    """What stands where a winner's name would."""
+    return {"not shown": "none shown to be faster", "not measured": "not measured"}.get(goal["state"], "none")
+
+
+def measured(goal: Data) -> str:
+    """The winner's (or the nearest recipe's) figure beside the model's."""
+    figures = goal["figures"]
+    if not figures or figures["candidate"] is None:
+        return "none"
+    if goal["goal"] == "memory":
+        base, own = figures["baseline"], figures["candidate"]
+        return f"{in_bytes(own)} instead of {in_bytes(base)} ({own / base:.0%})"
+    ratio = figures["ratio"]
+    low, high = ratio["interval"]
+    unit = "ms TPOT" if goal["goal"] == "latency" else "tokens/s"
+    return (
+        f"{figures['candidate']:.1f} instead of {figures['baseline']:.1f} {unit} at concurrency {goal['concurrency']}: "
+        f"{ratio['value']:.2f} times better ({low:.2f} to {high:.2f}, {ratio['pairs']} pairs)"
+    )
+
+
+def accuracy(scored: list[tuple[str, Data]]) -> Table:
+    """One row for each recipe and task, the mean, and the noise floor."""
+    header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "recovery (95%)"]
+    header += ["flips", "KL"] + (["perplexity ratio"] if _has_perplexity(scored) else [])
+    rows = []
+    for name, result in scored:
+        rows += [[name, *_task(row), *_paired(row)] for row in result["tasks"]]
+        mean = result["mean"]
+        if mean["tasks"]:
+            sides = [_number(mean[side]) for side in ("baseline", "candidate")]
+            change = f"{mean['candidate'] - mean['baseline']:+.3f}"
+            rows.append(
+                [name, f"mean of {mean['tasks']} tasks", "", "", *sides, change, "", *_paired(result["overall"])]
+            )
+        if floor := result["noise_floor"]:
+            rows.append([name, "noise floor: the model against itself", *[""] * 6, *_paired(floor)])
+    return Table(header, [row[: len(header)] for row in rows], 2)
+
+
+def _has_perplexity(scored: list[tuple[str, Data]]) -> bool:
+    return any(task["perplexity_ratio"]["value"] is not None for _, result in scored for task in result["tasks"])
+
+
+def _task(row: Data) -> list[str]:
+    label = f"{row['task']} (no signal)" if row["no_signal"] else row["task"]
+    change = "none" if row["difference"]["value"] is None else f"{row['difference']['value']:+.3f}"
+    if row["difference"]["interval"]:
+        low, high = row["difference"]["interval"]
+        change += f" ({low:+.3f} to {high:+.3f})"
+    if row["significant"] is False:
+        change += ", within chance"
+    sides = [_number(row[side]) for side in ("baseline", "candidate")]
+    chance = "" if row["p_value"] is None else f"{row['p_value']:.2g}"
+    return [label, str(row["documents"] or ""), str(row["metric"] or ""), *sides, change, chance]
+
+
+def _paired(row: Data) -> list[str]:
+    """Recovery, flips, KL and perplexity ratio with their intervals."""
+    return [
+        interval(row["recovery"]),
+        interval(row["flips"], "{:.1%}"),
+        interval(row["kl"], "{:.4f}"),
+        interval(row["perplexity_ratio"]),
+    ]
+
+
+def interval(figure: Data | None, form: str = "{:.3f}") -> str:
+    """A figure and its 95% interval."""
+    if not figure or figure["value"] is None:
+        return "none" if figure else NONE
+    text = form.format(figure["value"])
+    if figure["interval"]:
+        text += f" ({form.format(figure['interval'][0])} to {form.format(figure['interval'][1])})"
+    return text
+
+
+def gates(scored: list[tuple[str, Data]]) -> Table:
+    """How every gate was decided."""
+    rows = [[name, gate["gate"], *_decided(gate)] for name, result in scored for gate in result["gates"]]
+    return Table(["recipe", "gate", "figure", "interval", "documents", "decision"], rows, 6)
+
+
+def _decided(gate: Data) -> list[str]:
+    documents = str(gate["documents"] or "")
+    if gate["interval"] is None or gate["value"] is None:
+        return ["none", "none", documents, gate["decision"]]
+    low, high = gate["interval"]
+    confidence = f" at {gate['confidence']:.4g}" if gate["confidence"] else ""
+    return [f"{gate['value']:.4g}", f"{low:.4g} to {high:.4g}{confidence}", documents, gate["decision"]]
+
+
+def size(data: Data) -> Table:
+    """What each checkpoint takes and took; the KV cache's capacity where a server told it."""
+    header = ["recipe", "weights", "of the model's", "bits per weight", "quantized layers", "one scale per"]
+    header += ["calibration tokens", "made in"]
+    kept = any(_kv(recipe, "candidate") != NONE for recipe in data["recipes"])
+    rows = []
+    for recipe in data["recipes"]:
+        made = recipe["size"]
+        tokens = _count(made["calibration_tokens"]) if made["calibrated"] else "none needed"
+        bits = "unknown" if made["bits_per_weight"] is None else f"{made['bits_per_weight']:.2f}"
+        seconds = "unknown" if made["seconds"] is None else f"{made['seconds']:.0f} s"
+        row = [recipe["name"], in_bytes(made["checkpoint_bytes"]), share(made["ratio"]), bits]
+        row += [_count(made["quantized_layers"]), str(made["scales"] or "unknown"), tokens, seconds]
+        rows.append(row + [_kv(recipe, side) for side in ("candidate", "baseline") if kept])
+    return Table([*header, *(["KV cache", "model's KV cache"] if kept else [])], rows)
+
+
+def _kv(recipe: Data, side: str) -> str:
+    server = get(recipe["throughput"], "servers", side)
+    if (tokens := get(server, "kv_cache_tokens")) is not None:
+        return f"{tokens:,.0f} tokens"
+    gib = get(server, "kv_cache_gib")
+    return NONE if gib is None else f"{gib} GiB"
+
+
+def speed(measured: list[tuple[str, Data]]) -> Table:
+    """One row for each recipe and concurrency."""
+    header = ["recipe", "workload", "load", "model tokens/s", "checkpoint tokens/s", "speed-up", "verdict"]
+    header += ["model TTFT ms", "TTFT ms", "model TPOT ms", "TPOT ms", "TTFT p99 ms", "TPOT p99 ms"]
+    rows = []
+    for name, result in measured:
+        for point in result["points"]:
+            sides = point["baseline"], point["candidate"]
+            row = [name, str(get(result, "workload", "name")), level(point)]
+            row += [_side(side, "output_tokens_s") for side in sides] + [_speedup(point), _verdict(point, result)]
+            row += [_side(side, metric) for metric in ("ttft_ms", "tpot_ms") for side in sides]
+            rows.append(row + [_side(point["candidate"], metric) for metric in ("ttft_p99_ms", "tpot_p99_ms")])
+    return Table(header, rows, 2)
+
+
+def _side(figures: Data | None, metric: str) -> str:
+    value = get(figures, metric, "value")
+    return NONE if value is None else f"{value:.1f}"
+
+
+def _speedup(point: Data) -> str:
+    ratio = point["ratios"]["output_tokens_s"]
+    if ratio["value"] is None:
+        return NONE
+    low, high = ratio["interval"]
+    return f"{ratio['value']:.2f} ({low:.2f} to {high:.2f}, {ratio['pairs']} pairs)"
+
+
+def _verdict(point: Data, result: Data) -> str:
+    words = [point["verdict"] or "no baseline"]
+    words += [f"{point['failed_requests']} requests failed"] if point["failed_requests"] else []
+    marks = dict.fromkeys([*result["untrustworthy"], *point["untrustworthy"]])
+    words += [f"not to be trusted: {mark}" for mark in marks if mark not in words[0]]
+    return "; ".join([*words, *(["dummy weights"] if result["weights"] == "dummy" else [])])
+
+
+def answers(data: Data) -> Table:
+    rows = []
+    for recipe in data["recipes"]:
+        for one in get(recipe["throughput"], "answers", default=[]):
+            sides = [one["baseline"] or "not asked", one["candidate"] or "not asked"]
+            rows.append([recipe["name"], *(" ".join(str(text).split()) for text in (one["question"], *sides))])
+    return Table(["recipe", "question", "the model's answer", "the checkpoint's answer"], rows, 4)
+
+
+def layers(data: Data) -> Table:
+    """The error that each recipe adds: its mean over the layers and the worst layer."""
+    rows = []
+    for recipe in data["recipes"]:
+        if recipe["layers"]:
+            errors = recipe["layers"]["errors"]
+            worst = max(range(len(errors)), key=errors.__getitem__)
+            rows.append([recipe["name"], f"{sum(errors) / len(errors):.4f}", f"{errors[worst]:.4f}", str(worst)])
+    return Table(["recipe", "mean error", "greatest error", "in layer"], rows)
+
+
+def missing(data: Data) -> Table:
+    """What this report does not show, why, and the command that makes it."""
+    stages = {
+        "accuracy": "quantpress evaluate",
+        "throughput": "quantpress bench",
+        "layers": "quantpress report --layer-errors",
+    }
+    rows = []
+    for recipe in data["recipes"]:
+        for stage, reason in recipe["missing"].items():
+            command = stages[stage] + ("" if stage == "layers" else f" {recipe['name']}")
+            rows.append([recipe["name"], {"layers": "error by layer"}.get(stage, stage), reason, command])
+        if recipe["throughput"] and _kv(recipe, "candidate") == NONE:
+            rows.append(
+                [
+                    recipe["name"],
+                    "KV capacity",
+                    "the server's log was not read for it",
+                    f"quantpress bench {recipe['name']} --fresh",
+                ]
+            )
+    for one in data["unfinished"]:
+        rows.append(
+            [
+                one["recipe"],
+                "everything",
+                f"`quantize` did not finish; see {one['log']}",
+                f"quantpress quantize {one['recipe']}",
+            ]
+        )
+    for one in data["left_out"]:
+        rows.append([one["recipe"], "everything", one["reason"], f"quantpress quantize {one['recipe']}"])
+    return Table(["recipe", "what", "why", "command that makes it"], rows, 4)
+
+
+def origins(data: Data) -> Table:
+    """What each recipe was made of and on."""
+    rows = []
+    for recipe in data["recipes"]:
+        versions = ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
+        vllm = get(recipe["throughput"], "vllm")
+        versions += f", vLLM {vllm}" if vllm else ""
+        rows.append([recipe["name"], recipe["created"], recipe["digest"][:12], _machine(recipe["machine"]), versions])
+    return Table(["recipe", "made", "digest", "on", "versions"], rows, 5)
+
+
+def _machine(machine: Data) -> str:
+    parts = [
+        *get(machine, "gpus", default=[]),
+        str(get(machine, "processor", default="unknown")),
+        f"{get(machine, 'cores')} cores",
+    ]
+    return ", ".join([*parts, f"{get(machine, 'memory_gb')} GB"])
+
+
+def commands(data: Data) -> Table:
+    """For each figure the command that repeats it: ours, then the tools' own."""
+    rows = []
+    model = data["model"]["source"]
+    for recipe in data["recipes"]:
+        name = recipe["name"]
+        rows.append([name, "size", f"quantpress quantize {name} --model {model}"])
+        if scored := recipe["accuracy"]:
+            rows.append([name, "accuracy", f"quantpress evaluate {name} --suite {scored['suite']} --model {model}"])
+            rows += [
+                [name, f"accuracy by hand, {_role(side)}", text] for side, text in scored["commands"].items() if text
+            ]
+        if measured := recipe["throughput"]:
+            workload = get(measured, "workload", "name")
+            rows.append([name, "speed", f"quantpress bench {name} --workload {workload} --model {model} --fresh"])
+            servers, load = measured["commands"]["servers"], measured["commands"]["load"]
+            rows += [[name, f"server by hand, {_role(side)}", text] for side, text in servers.items() if text]
+            rows += [[name, f"load by hand, {_role(one['side'])}, {one['load']}", one["command"]] for one in load]
+    return Table(["recipe", "figure", "command"], rows, 3)
+
+
+def _role(side: str) -> str:
+    return {"baseline": "model", "candidate": "checkpoint", "again": "model again (noise floor)"}.get(side, side)
+
+
+def _number(value: Any) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _count(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def share(ratio: float | None) -> str:
+    return "unknown" if ratio is None else f"{ratio:.0%}"
+
+
+def in_bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,47 @@
+"""What each section's figures mean, said once for all views; and what it says where there is nothing to show."""
+
+from __future__ import annotations
+
+SCOREBOARD = (
+    "Recovery: accuracy over the unquantized model's, with its 95% interval; 1 is no loss. TPOT (time per output "
+    "token) and tokens/s: how many times better than the unquantized model that was served beside it, with the "
+    "interval; below 1 is worse. A question mark: the measurement does not prove that it is better."
+)
+DUMMY = (
+    "Weights: dummy. Shapes and schemes are the model's and the recipe's, the numbers in them are random. Nothing can "
+    "be said of accuracy, and these rows decide nothing."
+)
+ABOUT = {
+    "accuracy": (
+        "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "
+        "p is the exact McNemar test: above 0.05 the difference is within what chance does. "
+        "No signal: the unquantized model itself is not better than guessing there, so the task says nothing "
+        "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
+        "at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the model's, with its 95% interval "
+        "(paired bootstrap over documents); flips are answers that changed; KL is the mean divergence of the choice "
+        "probabilities from the model's, in nats. The noise floor, where it was measured (--noise-floor), is how far "
+        "the model is from itself when it is scored otherwise: less than that means nothing.",
+        "Not measured: quantpress evaluate RECIPE.",
+    ),
+    "speed": (
+        "Model and checkpoint were up at the same time and loaded in turns; each figure is the median over rounds. "
+        "Speed-up is the ratio of output tokens/s pair by pair, with its 95% interval where there are enough pairs and "
+        "the least and greatest pair elsewhere, as for latencies. It is called faster or slower only if that lies more "
+        "than 3% away from 1, and with fewer than three pairs no verdict is given. "
+        "TTFT is the time to the first token, TPOT the time for each further one.",
+        "Not measured: quantpress bench RECIPE.",
+    ),
+    "layers": (
+        "Squared error that quantization adds to a decoder layer's output, over the square of what the layer itself "
+        "adds; each layer gets the unquantized model's input, so one layer's error does not carry over to the next.",
+        "Not measured: quantpress report --layer-errors runs model and checkpoints side by side, layer by layer.",
+    ),
+    "answers": (
+        "Greedy answers of both, asked right after the servers started.",
+        "Not asked: quantpress bench RECIPE.",
+    ),
+    "missing": (
+        "What this report does not show, and the command that makes it.",
+        "Nothing: every stage of every recipe is here.",
+    ),
+}

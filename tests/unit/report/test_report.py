@@ -1,0 +1,443 @@
+"""The report is made from the stages' JSON alone; here that JSON is made by hand, with stages missing and failed."""
+
+import itertools
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress import files, report
+from quantpress.console import Console
+from quantpress.errors import InputError
+from quantpress.report import collect, decide, markdown, moved, page, tables
+
+MODEL: dict[str, Any] = {
+    "name": "tiny",
+    "source": "embedded",
+    "digest": "ab" * 32,
+    "notes": ["Its weights lie on a 4-bit grid."],
+}
+MANIFEST = {
+    "schema_version": 4,
+    "digest": "d1",
+    "recipe": {},
+    "files": {},
+    "machine": {},
+    "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
+    "calibration": None,
+    "group_size": 64,
+    "quantized_layers": 14,
+    "seconds": 9.0,
+    "scales": "group of 64",
+    "warnings": [],
+    "model": {"digest": "ab" * 32},
+    "created": "2026-01-01T00:00:00Z",
+    "inputs": {"versions": {"llmcompressor": "0.14"}},
+}
+ROW = {
+    "metric": "acc",
+    "documents": 48,
+    "baseline": 0.5,
+    "candidate": 0.25,
+    "difference": -0.25,
+    "p_value": 0.001,
+    "significant": True,
+    "flips": 0.3,
+    "recovery": 0.5,
+    "recovery_interval": [0.4, 0.6],
+    "kl": 0.1,
+    "no_signal": False,
+}
+LOOK = {"confidence": 0.95, "documents": 48}
+ACCURACY = {
+    "schema_version": 4,
+    "checkpoint_digest": "d1",
+    "tasks": {"boolq": ROW, "piqa": {**ROW, "significant": False, "no_signal": True, "p_value": 0.5}},
+    "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
+    "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
+    "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
+    "settings": {"backend": "hf"},
+    "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
+}
+FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
+THROUGHPUT = {
+    "schema_version": 4,
+    "checkpoint_digest": "d1",
+    "machine": {"processor": "CPU", "gpus": [], "cores": 2},
+    "workload": {"name": "smoke"},
+    "vllm": {"version": "0.32"},
+    "servers": {"candidate": {"command": "vllm serve x", "startup_s": 9.0}},
+    "cells": [{"command": "vllm bench serve"}],
+    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"answer": "ok"}},
+    "summary": [
+        {
+            "concurrency": 1,
+            "failed_requests": 0,
+            "candidate": FIGURES,
+            "baseline": FIGURES,
+            "ratios": [0.9, 1.1],
+            "speedup": 1.0,
+        }
+        | {"verdict": "no difference shown"},
+        {"concurrency": 8, "failed_requests": 3, "candidate": FIGURES},
+    ],
+}
+
+
+Data = dict[str, Any]
+
+
+def collected(folder: Path, **results: Any) -> Data:
+    for name, value in {"manifest": MANIFEST, **results}.items():
+        files.write_json(folder / "r4" / f"{name}.json", value)
+    return collect.collect(folder, MODEL, Console(quiet=True))
+
+
+def rendered(folder: Path, **results: Any) -> str:
+    return markdown.render(collected(folder, **results))
+
+
+def test_a_full_report_says_everything(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
+    assert "4-bit grid" in text
+    assert "| r4 | 50 MB | 25% | unknown | 14 | group of 64 | none needed | 9 s |" in text
+    assert (
+        "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 0.500 (0.400 to 0.600) | 30.0% | 0.1000 |" in text
+    )
+    assert "piqa (no signal)" in text
+    assert "-0.250, within chance" in text
+    assert "1.00 (0.90 to 1.10, 2 pairs) | no difference shown" in text
+    assert "not measured | no baseline; 3 requests failed" in text
+    assert r"a\|b c" in text
+    assert "`lm_eval run --tasks boolq`" in text
+
+
+def test_bits_per_weight_come_from_the_type_in_the_config(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "r4" / "checkpoint" / "config.json", '{"dtype": "bfloat16"}')
+    assert collected(tmp_path)["recipes"][0]["size"]["bits_per_weight"] == 4.0  # 50 MB for 100 million weights
+
+
+def test_missing_stages_are_named(tmp_path: Path) -> None:
+    data = collected(tmp_path)
+    assert data["recipes"][0]["missing"] == dict.fromkeys(("accuracy", "throughput", "layers"), "not measured")
+    text = markdown.render(data)
+    assert text.count("Not measured: quantpress") == 3
+    assert "| r4 | accuracy | not measured | quantpress evaluate r4 |" in text
+    assert "Not measured: quantpress bench" in page.render(data)
+
+
+def test_a_result_of_another_checkpoint_is_named_and_not_shown(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy={**ACCURACY, "checkpoint_digest": "old"})
+    assert "boolq" not in text
+    assert "| r4 | accuracy | measured on an older checkpoint" in text
+
+
+def test_a_damaged_result_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy={**ACCURACY, "tasks": ["?"]}, throughput=THROUGHPUT)
+    assert "not as quantpress writes it" in text
+    assert "no difference shown" in text
+
+
+def test_stages_that_did_not_finish_are_named(tmp_path: Path) -> None:
+    for name in ("r4.bench", "r4.quantize", "gone.quantize"):
+        files.write_text(tmp_path / "logs" / f"{name}.log", "")
+    text = rendered(tmp_path)
+    assert "| r4 | throughput | `bench` was started and has not finished | quantpress bench r4 |" in text
+    assert (
+        "| gone | everything | `quantize` did not finish; see logs/gone.quantize.log | quantpress quantize gone |"
+        in text
+    )
+
+
+def test_an_artifact_of_another_model_is_left_out(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
+    files.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
+    data = collected(tmp_path, manifest={**MANIFEST, "model": {"digest": "another"}})
+    assert [recipe["name"] for recipe in data["recipes"]] == ["mine"]
+    assert data["left_out"] == [{"recipe": "r4", "reason": "it was made from another model of this name"}]
+
+
+def test_servers_of_someone_else_are_not_called_this_machine(tmp_path: Path) -> None:
+    servers = {"candidate": {"command": "(served at http://x)", "startup_s": None}}
+    text = rendered(tmp_path, throughput={**THROUGHPUT, "servers": servers})
+    assert "whose hardware and settings are not known" in text
+    assert "on CPU CPU, 2 cores" not in text
+
+
+def test_warnings_are_repeated(tmp_path: Path) -> None:
+    assert "- **r4**: too little data" in rendered(tmp_path, manifest={**MANIFEST, "warnings": ["too little data"]})
+
+
+def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None:
+    lines = rendered(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT).splitlines()
+    width = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            cells = line.replace(r"\|", "").count("|")
+            width = cells if not before.startswith("|") else width
+            assert cells == width
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no artifact"):
+        collect.collect(tmp_path, MODEL, Console(quiet=True))
+
+
+def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
+    text = rendered(tmp_path, accuracy=ACCURACY)
+    assert "| r4 | recovery>=0.99 | 0.5 | 0.4 to 0.6 at 0.95 | 48 | fail |" in text
+    assert "### Gates" not in rendered(tmp_path, accuracy={**ACCURACY, "gates": []})
+
+
+def test_the_noise_floor_is_a_row() -> None:
+    floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "flips": 0.01, "kl": 0.0023}
+    text = report.accuracy_table("r4", {**ACCURACY, "noise_floor": floor})
+    assert "noise floor: the model against itself |  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
+
+
+def test_figures_that_are_none(tmp_path: Path) -> None:
+    row = {**ROW, "recovery": None, "recovery_interval": None, "kl": None}
+    gate = {"gate": "recovery>=0.99", "figure": None, "interval": None, "decision": "inconclusive"} | LOOK
+    data = collected(tmp_path, accuracy={**ACCURACY, "tasks": {"gsm8k": row}, "overall": None, "gates": [gate]})
+    text = markdown.render(data)
+    assert "| none | 30.0% | none |" in text
+    assert "| none | none | 48 | inconclusive |" in text
+    assert "No task has a recovery to draw" in page.render(data)
+
+
+def test_what_later_versions_write_is_read() -> None:
+    row = {**ROW, "flips": 0.4, "flips_interval": [0.3, 0.5], "difference_interval": [-0.4, -0.1]}
+    row |= {"perplexity_ratio": 1.02, "perplexity_ratio_interval": [1.01, 1.03]}
+    text = report.accuracy_table("r4", {**ACCURACY, "tasks": {"wikitext": row}})
+    assert "| -0.250 (-0.400 to -0.100) |" in text
+    assert "| 40.0% (30.0% to 50.0%) |" in text
+    assert "1.020 (1.010 to 1.030)" in text
+
+
+def test_json_is_what_the_views_were_made_of(tmp_path: Path) -> None:
+    data = collected(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
+    report.write(tmp_path, data)
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read == data
+    assert read["schema_version"] == collect.SCHEMA_VERSION
+    assert (tmp_path / "report.md").read_text() == markdown.render(read)
+    assert (tmp_path / "report.html").read_text() == page.render(read)
+
+
+def twelve(build: Any) -> Data:
+    return collect.collect(build(12), None, Console(quiet=True))
+
+
+def test_a_winner_passed_its_gate_and_every_pair_is_ahead(artifacts: Any) -> None:
+    data = twelve(artifacts)
+    decision = data["decision"]
+    passed = {name for name, state in decision["gate_states"].items() if state == "passed"}
+    assert 0 < len(passed) < 12
+    for goal in decision["goals"]:
+        assert goal["winner"] in passed
+        assert not passed & set(goal["tied"]) - passed
+    latency, throughput, memory = decision["goals"]
+    for goal in (latency, throughput):
+        assert goal["figures"]["ratio"]["interval"][0] > 1.03
+    sizes = {recipe["name"]: recipe["size"]["checkpoint_bytes"] for recipe in data["recipes"]}
+    assert sizes[memory["winner"]] <= min(sizes[name] for name in passed) * 1.02
+
+
+def test_nothing_wins_where_no_gate_was_passed(tmp_path: Path) -> None:
+    decision = collected(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)["decision"]
+    assert decision["headline"] == "Deploy none of these yet: no recipe passed its accuracy gate."
+    assert {goal["winner"] for goal in decision["goals"]} == {None}
+
+
+def test_without_a_gate_the_headline_says_so(tmp_path: Path) -> None:
+    decision = collected(tmp_path, accuracy={**ACCURACY, "gates": []})["decision"]
+    assert decision["headline"].startswith("Deploy r4 for memory, if its recovery is enough for you")
+
+
+def _speed(ratios: list[float], **more: Any) -> Data:
+    cells = []
+    for number, ratio in enumerate(ratios):
+        for role, pace in (("baseline", 1.0), ("candidate", ratio)):
+            figures = {"output_throughput": 10 * pace, "median_ttft_ms": 5 / pace, "median_tpot_ms": 2 / pace}
+            cells.append({"role": role, "concurrency": 1, "round": number, "figures": figures, "command": "vllm"})
+    sides = {"baseline": FIGURES, "candidate": FIGURES}
+    cell = {"concurrency": 1, "failed_requests": 0, **sides, "ratios": ratios, "verdict": "?", **more}
+    return {**THROUGHPUT, "cells": cells, "summary": [cell]}
+
+
+@pytest.mark.parametrize(
+    ("throughput", "why"),
+    [
+        (_speed([1.3, 1.2, 1.01]), "its interval is not wholly above 1.03"),
+        (_speed([1.3, 1.2]), "2 pairs are too few"),
+        (_speed([1.3, 1.2, 1.4], failed_requests=2), "2 requests failed"),
+        (_speed([1.3, 1.2, 1.4], untrustworthy=["another job ran"]), "not to be trusted: another job ran"),
+        (_speed([1.3, 1.2, 1.4]), None),
+    ],
+)
+def test_how_sure_a_speed_up_is(tmp_path: Path, throughput: Data, why: str | None) -> None:
+    goal = collected(tmp_path, throughput=throughput)["decision"]["goals"][1]
+    assert goal["state"] == ("not shown" if why else "shown")
+    assert goal["winner"] == (None if why else "r4")
+    assert (why or "Ahead of the unquantized model") in goal["reason"]
+
+
+def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        files.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        files.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.4]))
+    other = {**_speed([9.0, 9.1, 9.2]), "workload": {"name": "other"}}
+    decision = collected(tmp_path, throughput=other)["decision"]
+    assert decision["goals"][1]["winner"] in ("a", "b")
+    assert any("not compared: r4" in caveat for caveat in decision["caveats"])
+
+
+def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
+    data = twelve(artifacts)
+    load = data["decision"]["load"]
+    points = {"the model": (1.0, 1.0)}
+    for recipe in data["recipes"]:
+        ratio = decide.point_at(recipe, load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
+        points[recipe["name"]] = (ratio, recipe["accuracy"]["overall"]["recovery"]["value"])
+    beaten = {one for one, (x, y) in points.items() for a, b in points.values() if a > x and b > y}
+    assert data["decision"]["front"]
+    assert set(data["decision"]["front"]) == points.keys() - beaten - {"the model"}
+
+
+def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>|[x](javascript:y)"
+    answers = {"candidate": {"question": evil, "answer": evil}, "baseline": {"question": evil, "answer": evil}}
+    model = {**MODEL, "name": evil, "notes": [evil]}
+    files.write_json(tmp_path / "r4" / "manifest.json", {**MANIFEST, "warnings": [evil]})
+    files.write_json(tmp_path / "r4" / "throughput.json", {**THROUGHPUT, "answers": answers})
+    files.write_json(tmp_path / "r4" / "accuracy.json", {**ACCURACY, "tasks": {evil: ROW}})
+    files.write_text(tmp_path / "r4" / "recipe.resolved.yaml", "```\n" + evil)
+    data = collect.collect(tmp_path, model, Console(quiet=True))
+    html, text = page.render(data), markdown.render(data)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "<script" not in text.partition("````yaml")[0]
+    assert "[x](java" not in text.partition("````yaml")[0].replace(r"\[", "")
+    assert "script-src" not in html
+    assert "default-src 'none'" in html
+
+
+def test_the_page_names_nothing_outside_itself(artifacts: Any) -> None:
+    html = page.render(twelve(artifacts))
+    for word in ("src=", "url(", "@import", "<link", "<script", "<iframe", 'style="'):
+        assert word not in html
+    assert "https://" not in html.replace("http://www.w3.org/", "")
+    assert html.count("<svg ") == html.count('<svg role="img" aria-label="') == 11
+
+
+def test_twelve_recipes_render_in_under_three_seconds(artifacts: Any) -> None:
+    started = time.process_time()
+    report.write(artifacts(12), twelve(artifacts))
+    assert time.process_time() - started < 3
+
+
+def test_what_moved_beyond_noise(artifacts: Any) -> None:
+    old, new = twelve(artifacts), twelve(artifacts)
+    quiet = moved.compare(old, new, "old")
+    assert {row["verdict"] for row in quiet["rows"]} == {"unchanged"}
+    one = new["recipes"][0]
+    one["size"]["checkpoint_bytes"] += 1
+    one["accuracy"]["overall"]["kl"] = {"value": 9.0, "interval": [8.0, 10.0]}
+    one["accuracy"]["overall"]["recovery"]["value"] += 1e-4
+    ratios = one["throughput"]["points"][0]["ratios"]["output_tokens_s"]
+    ratios |= {"value": 9.0, "interval": [8.9, 9.1]}
+    found = moved.compare(old, new, "old")
+    verdicts = {row["figure"]: row["verdict"] for row in found["rows"] if row["recipe"] == one["name"]}
+    assert verdicts["size"] == "larger"
+    assert verdicts["overall: kl"] == "worse"
+    assert verdicts["overall: recovery"] == "within noise"
+    assert verdicts["throughput at 1"] == "better"
+    assert len(moved.table(found).rows) == 4  # three that moved, and the number of those that did not
+
+
+def test_what_cannot_be_compared_is_not(artifacts: Any) -> None:
+    old, new = twelve(artifacts), twelve(artifacts)
+    new["recipes"][0]["accuracy"]["suite"] = "another"
+    new["recipes"][0]["throughput"]["workload"] = {"name": "another"}
+    gone = new["recipes"].pop()["name"]
+    found = moved.compare(old, new, "old")
+    verdicts = [row["verdict"] for row in found["rows"] if row["recipe"] == new["recipes"][0]["name"]]
+    assert verdicts.count("not compared: scored otherwise") == verdicts.count("not compared: measured otherwise") == 1
+    assert found["removed"] == [gone]
+    assert not moved.compare({**old, "model": {"digest": "other"}}, new, "old")["rows"]
+
+
+def test_against_needs_a_report(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "report.json", {"schema_version": 99})
+    with pytest.raises(InputError, match="not a report"):
+        moved.read(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        moved.read(tmp_path / "nowhere.json")
+
+
+def test_the_ends_of_lines_lie_apart() -> None:
+    from quantpress.report.plots import _apart
+
+    chance = random.Random(1)
+    places = [one["at"] for one in _apart([{"value": chance.random()} for _ in range(12)], 0.1)]
+    assert all(after - before >= 0.0999 for before, after in itertools.pairwise(places))
+
+
+def test_numbers_of_the_tables_are_those_of_the_data(artifacts: Any) -> None:
+    data = twelve(artifacts)
+    board = {row[1]: row for row in tables.scoreboard(data).rows}
+    for recipe in data["recipes"]:
+        figure = recipe["accuracy"]["overall"]["recovery"]
+        assert board[recipe["name"]][4].startswith(f"{figure['value']:.3f} (")
+    assert markdown.of(tables.scoreboard(data)) in markdown.render(data)
+
+
+def test_the_rule_is_that_of_bench() -> None:
+    from quantpress_serve import summary
+
+    assert (decide.INDIFFERENCE, decide.MIN_PAIRS) == (summary.INDIFFERENCE, summary.MIN_PAIRS)
+
+
+def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
+    saturated = {"concurrency": 16, "gained": 0.021, "left_out": [32, 64]}
+    more = {"complete": False, "ended": "the server of r4 stopped", "saturated": saturated, "weight_bits": [4]}
+    data = collected(tmp_path, throughput={**THROUGHPUT, **more})
+    for text in (markdown.render(data), page.render(data)):
+        assert "incomplete: the server of r4 stopped" in text
+        assert "saturated at concurrency 16 (+2.1% output tokens/s over the step before); left out: 32, 64" in text
+        assert "no speed-up: on a CPU, vLLM unpacks weights" in text
+    assert "unpacks" not in rendered(tmp_path, throughput={**THROUGHPUT, "weight_bits": [8]})
+
+
+def test_dummy_weights_have_a_section_of_their_own_and_decide_nothing(tmp_path: Path) -> None:
+    made_up = {**_speed([1.3, 1.2, 1.4]), "weights": "dummy"}
+    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", made_up)
+    data = collected(tmp_path)
+    assert data["decision"]["goals"][0]["state"] == "not measured"
+    text = markdown.render(data)
+    assert "### With dummy weights" in text
+    assert "| w8a8 | smoke | 1 at once |" in text
+    assert "With dummy weights" in page.render(data)
+
+
+def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
+    made = _speed([1.3, 1.2, 1.4])
+    for cell in [*made["cells"], *made["summary"]]:
+        cell |= {"concurrency": None, "request_rate": 2.5}
+    data = collected(tmp_path, throughput=made)
+    assert "| r4 | smoke | 2.5 requests/s |" in markdown.render(data)
+    assert data["decision"]["load"] is None
+    page.render(data)
+
+
+def test_what_servers_and_chats_told(tmp_path: Path) -> None:
+    asked = [{"question": f"q{number}", "answer": f"a{number}", "problem": None} for number in range(3)]
+    server = {"command": "vllm", "startup_s": 9.0, "kv_cache_tokens": 12_345, "load_s": 1.0}
+    more = {"chat": {"candidate": asked, "baseline": asked[:2]}, "servers": {"candidate": server, "baseline": server}}
+    text = rendered(tmp_path, throughput={**THROUGHPUT, **more})
+    assert "| r4 | q2 | not asked | a2 |" in text
+    assert "| 12,345 tokens | 12,345 tokens |" in text
+    assert "KV capacity" not in text

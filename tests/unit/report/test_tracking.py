@@ -1,0 +1,134 @@
+"""What goes to MLflow; and, where a full MLflow is named by $QUANTPRESS_MLFLOW, a real local server that takes it.
+
+    python -m venv mlflow && mlflow/bin/pip install mlflow
+    QUANTPRESS_MLFLOW=mlflow/bin/mlflow .venv/bin/python -m pytest tests/unit/report/test_tracking.py
+
+The client (mlflow-skinny) has to be installed in the environment of the test. Neither is in a lock: mlflow pins
+versions that the quantize environment cannot have, its client brings twenty packages, and few use them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from quantpress import report
+from quantpress.console import Console
+from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.report import collect, tracking
+
+SERVER = os.environ.get("QUANTPRESS_MLFLOW")
+real = pytest.mark.skipif(
+    not SERVER or not find_spec("mlflow"),
+    reason="no MLflow server is named by QUANTPRESS_MLFLOW, or no client is there",
+)
+
+
+def test_parameters_and_metrics_are_the_reports_figures(artifacts: Callable[..., Path]) -> None:
+    recipe = collect.collect(artifacts(1), None, Console(quiet=True))["recipes"][0]
+    assert tracking.parameters(recipe)["suite"] == "smoke"
+    assert tracking.parameters(recipe)["llmcompressor"] == recipe["versions"]["llmcompressor"]
+    steps = dict(tracking.metrics(recipe))
+    assert list(steps) == [0, 1, 8]
+    assert steps[0]["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
+    assert steps[0]["recovery.low"] <= steps[0]["recovery"] <= steps[0]["recovery.high"]
+    point = recipe["throughput"]["points"][1]
+    assert steps[8]["output_tokens_s"] == point["candidate"]["output_tokens_s"]["value"]
+    assert steps[8]["tpot_ms.times_better"] == point["ratios"]["tpot_ms"]["value"]
+
+
+def test_nothing_is_imported_that_is_not_used() -> None:
+    modules = "quantpress.commands, quantpress.report.page, quantpress.report.plots"
+    code = f"import sys; import {modules}; assert not {{'mlflow', 'vl_convert', 'jinja2'}} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_mlflow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(CapabilityError, match="not installed"):
+        tracking.track([], "http://127.0.0.1:1")
+
+
+def test_passwords_are_refused() -> None:
+    with pytest.raises(InputError, match="password"):
+        tracking.track([], "https://me:secret@example.org")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(Path(str(SERVER)).absolute()),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", "sqlite:///runs.db", "--artifacts-destination", "./files"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | quiet
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(url: str) -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"{url} does not answer")
+
+
+@real
+def test_a_real_server_has_one_run_a_recipe_under_one_parent(server: str, artifacts: Callable[..., Path]) -> None:
+    import mlflow
+
+    folder = artifacts(3)
+    data = collect.collect(folder, None, Console(quiet=True))
+    report.write(folder, data)
+    (parent,) = tracking.track([(folder, data)], server)
+    client = mlflow.MlflowClient(server)
+    runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent}
+    assert children.keys() == {recipe["name"] for recipe in data["recipes"]}
+    assert {file.path for file in client.list_artifacts(parent)} == set(report.NAMES)
+    for recipe in data["recipes"]:
+        run = children[recipe["name"]]
+        assert run.data.tags["model.digest"] == data["model"]["digest"]
+        assert run.data.tags["checkpoint.digest"] == recipe["digest"]
+        assert run.data.params == tracking.parameters(recipe)
+        assert run.data.metrics["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
+        assert "manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
+        levels = client.get_metric_history(run.info.run_id, "output_tokens_s")
+        assert [level.step for level in levels] == [point["concurrency"] for point in recipe["throughput"]["points"]]
+
+
+@real
+def test_a_server_that_is_not_there_is_a_stage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StageError, match="MLflow at"):
+        tracking.track([], "http://127.0.0.1:1")
