@@ -64,7 +64,7 @@ def compare_suite(
     return {
         "tasks": rows,
         "mean": _mean([rows[task] | {"weight": chosen[task].weight} for task in kept]),
-        "overall": figures([columns[task] for task in kept], confidence) if kept else None,
+        "overall": figures([columns[task] for task in kept], confidence) | _pooled(rows, kept) if kept else None,
         "confidence": confidence,
         "counts_no_signal": count_no_signal,
     }
@@ -121,18 +121,17 @@ def _perplexity(samples: Samples, metric: str) -> float:
 
 
 def _accuracies(scored: Scored, columns: Columns) -> dict[str, Any]:
-    """Mean metric of both, and the exact McNemar test on the documents where only one of them is right.
+    """Mean metric of both, and McNemar's test on the documents where only one of them is right.
 
-    McNemar, exact: under "no difference" the documents that only the candidate has right are binomial with p = 1/2
-    among those on which the two differ (Psychometrika 12, 1947). `no_signal`: the baseline itself is not better than
-    guessing (uniformly, or always the most frequent answer), one-sided exact binomial test at 5%.
+    `no_signal`: the baseline itself is not better than guessing (uniformly, or always the most frequent answer),
+    one-sided exact binomial test at 5%.
     """
     from scipy.stats import binomtest
 
     assert columns.base is not None and columns.own is not None
     base, own = columns.base > 0.5, columns.own > 0.5
     lost, gained = int((base & ~own).sum()), int((own & ~base).sum())
-    p_value = float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
+    p_value = _mcnemar(lost, gained)
     guess = guessing(scored.baseline)
     luck = float(binomtest(int(base.sum()), columns.size, min(guess, 1.0), alternative="greater").pvalue)
     return {
@@ -145,6 +144,21 @@ def _accuracies(scored: Scored, columns: Columns) -> dict[str, Any]:
         "guessing": guess,
         "no_signal": luck >= SIGNIFICANCE,
     }
+
+
+def _pooled(rows: dict[str, dict[str, Any]], kept: list[str]) -> dict[str, Any]:
+    """McNemar's test on the documents of all tasks that count together, whatever their weights."""
+    lost, gained = (sum(rows[task].get(side, 0) for task in kept) for side in ("lost", "gained"))
+    return {"lost": lost, "gained": gained, "p_value": _mcnemar(lost, gained)}
+
+
+def _mcnemar(lost: int, gained: int) -> float:
+    """Exact: under "no difference" the documents that only the candidate has right are binomial with p = 1/2 among
+    those on which the two differ (Psychometrika 12, 1947).
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
 # Raise this when compare.py or figures.py makes other figures of the same scores.
-COMPARISON = 2
+COMPARISON = 3
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
 

@@ -118,6 +118,8 @@ def test_tasks_of_different_sizes_count_alike() -> None:
     assert result["overall"]["recovery"] == pytest.approx(0.75)
     low, high = result["overall"]["recovery_interval"]
     assert low < 0.75 < high
+    assert (result["overall"]["lost"], result["overall"]["gained"]) == (20, 0)
+    assert result["overall"]["p_value"] == pytest.approx(2 / 2**20)
     assert compare_suite({"coin": samples["coin"]})["overall"] is None
 
 

@@ -21,6 +21,7 @@ def accuracy(result: Data) -> Data:
         "counts_no_signal": bool(get(result, "counts_no_signal", default=False)),
         "mean": _mean(get(result, "mean")),
         "overall": _paired(get(result, "overall", default={})),
+        "together": _together(get(result, "overall", default={})),
         "noise_floor": _paired(result["noise_floor"]) if result.get("noise_floor") else None,
         "gates": [_gate(gate) for gate in get(result, "gates", default=[])],
         "commands": {side: get(run, "command") for side, run in get(result, "runs", default={}).items()},
@@ -51,6 +52,11 @@ def _task(row: Data) -> Data:
 def _paired(row: Data) -> Data:
     """Recovery, flipped answers, KL and perplexity ratio."""
     return {name: figure(row, name) for name in ("recovery", "flips", "kl", "perplexity_ratio")}
+
+
+def _together(overall: Data) -> Data:
+    """The difference over the tasks that count, and McNemar's test on all their documents."""
+    return {"difference": figure(overall, "difference"), "p_value": get(overall, "p_value")}
 
 
 def _mean(mean: Data | None) -> Data:

@@ -114,10 +114,8 @@ def accuracy(scored: list[tuple[str, Data]]) -> Table:
         mean = result["mean"]
         if mean["tasks"]:
             sides = [_number(mean[side]) for side in ("baseline", "candidate")]
-            change = f"{mean['candidate'] - mean['baseline']:+.3f}"
-            rows.append(
-                [name, f"mean of {mean['tasks']} tasks", "", "", *sides, change, "", *_paired(result["overall"])]
-            )
+            label = f"mean of {mean['tasks']} tasks"
+            rows.append([name, label, "", "", *sides, *_change(result["together"]), *_paired(result["overall"])])
         if floor := result["noise_floor"]:
             rows.append([name, "noise floor: the model against itself", *[""] * 6, *_paired(floor)])
     return Table(header, [row[: len(header)] for row in rows], 2)
@@ -129,15 +127,20 @@ def _has_perplexity(scored: list[tuple[str, Data]]) -> bool:
 
 def _task(row: Data) -> list[str]:
     label = f"{row['task']} (no signal)" if row["no_signal"] else row["task"]
+    change, chance = _change(row)
+    if row["significant"] is False:
+        change += ", within chance"
+    sides = [_number(row[side]) for side in ("baseline", "candidate")]
+    return [label, str(row["documents"] or ""), str(row["metric"] or ""), *sides, change, chance]
+
+
+def _change(row: Data) -> list[str]:
+    """The difference with its interval, and the p-value."""
     change = "none" if row["difference"]["value"] is None else f"{row['difference']['value']:+.3f}"
     if row["difference"]["interval"]:
         low, high = row["difference"]["interval"]
         change += f" ({low:+.3f} to {high:+.3f})"
-    if row["significant"] is False:
-        change += ", within chance"
-    sides = [_number(row[side]) for side in ("baseline", "candidate")]
-    chance = "" if row["p_value"] is None else f"{row['p_value']:.2g}"
-    return [label, str(row["documents"] or ""), str(row["metric"] or ""), *sides, change, chance]
+    return [change, "" if row["p_value"] is None else f"{row['p_value']:.2g}"]
 
 
 def _paired(row: Data) -> list[str]:
