@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in its background deaf to SIGINT, and so are all its children; Ctrl-C is tested here too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

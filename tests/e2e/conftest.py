@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,13 +47,10 @@ def real() -> Run:
 
 @pytest.fixture
 def start() -> Callable[..., subprocess.Popen[bytes]]:
-    """Starts the quantpress command and returns at once. It hears SIGINT even where the tests run in the background."""
-
-    def hear() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Starts the quantpress command and returns at once."""
 
     def run(*arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command(*arguments), env=environ(), stderr=subprocess.DEVNULL, preexec_fn=hear)
+        return subprocess.Popen(command(*arguments), env=environ(), stderr=subprocess.DEVNULL)
 
     return run
 
