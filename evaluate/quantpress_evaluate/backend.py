@@ -15,7 +15,7 @@ def choose(asked: str, recipe: dict[str, Any]) -> tuple[Backend, str]:
     """The backend for a checkpoint made by this (resolved) recipe, and why.
 
     `auto` takes transformers, which needs no server and was the faster one where both were measured
-    (docs/measurements.md), unless it would not compute what vLLM does.
+    (docs/explanation/measurements.md), unless it would not compute what vLLM does.
     """
     if asked in ("hf", "vllm"):
         return ("hf" if asked == "hf" else "vllm"), "asked for"

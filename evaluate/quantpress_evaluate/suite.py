@@ -16,21 +16,21 @@ HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
 
 class Task(Strict):
     """One task: an lm-eval task (or group) by name; or, with `like` and `data`, that task's format on documents of
-    one's own.
+    one's own."""
 
-    `num_fewshot` and `limit` stand before the suite's; `documents` are exact document ids; `filter` is one of
-    lm-eval's, for tasks that extract the answer in several ways; `weight` is the task's share in the suite's figures.
-    """
-
-    task: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    metric: Literal["acc", "acc_norm", "exact_match", "word_perplexity", "byte_perplexity"] = "acc"
-    filter: str | None = None
-    like: str | None = None
-    data: str | None = None
-    num_fewshot: int | None = Field(default=None, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    documents: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
-    weight: float = Field(default=1.0, gt=0)
+    task: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="lm-eval's name; with `like`, a name of your own.")
+    metric: Literal["acc", "acc_norm", "exact_match", "word_perplexity", "byte_perplexity"] = Field(
+        default="acc", description="What is compared."
+    )
+    filter: str | None = Field(default=None, description="lm-eval's filter, for tasks with several; the first.")
+    like: str | None = Field(default=None, description="The lm-eval task whose format `data` has.")
+    data: str | None = Field(default=None, description="JSONL in the schema of the hub, relative to the suite's file.")
+    num_fewshot: int | None = Field(default=None, ge=0, description="Stands before the suite's.")
+    limit: int | None = Field(default=None, ge=1, description="The first N documents; stands before the suite's.")
+    documents: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, min_length=1, description="Exact document ids, instead of `limit`."
+    )
+    weight: float = Field(default=1.0, gt=0, description="The task's share in the suite's figures.")
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Task:
@@ -42,22 +42,30 @@ class Task(Strict):
 
 
 class Suite(Strict):
-    """`max_length`: tokens of context; longer documents are cut on the left, longer texts read in windows, and a model
-    with less has less. `chat_template`: questions are put as a chat. `count_no_signal`: tasks on which the
-    unquantized model only guesses count too. `backend`: what computes the likelihoods, see docs/design.md.
-    """
+    """What to score, and what must hold."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str = Field(min_length=1)
-    tasks: list[Task] = Field(min_length=1)
-    num_fewshot: int | None = Field(default=None, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    max_length: int = Field(default=4096, ge=16)
-    chat_template: bool = False
-    count_no_signal: bool = False
-    backend: Literal["auto", "hf", "vllm"] = "auto"
-    gates: list[str] = Field(default=[])
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
+    description: str = Field(min_length=1, description="One line for reports.")
+    tasks: list[Task] = Field(min_length=1, description="In this order.")
+    num_fewshot: int | None = Field(default=None, ge=0, description="Examples before each question; the task's own.")
+    limit: int | None = Field(default=None, ge=1, description="The first N documents of each task; all.")
+    batch_size: int = Field(default=16, ge=1, description="Requests at once.")
+    max_length: int = Field(
+        default=4096,
+        ge=16,
+        description="Tokens of context, or the model's if it has less. Longer documents are cut on the left, longer "
+        "texts are read in windows.",
+    )
+    chat_template: bool = Field(default=False, description="Questions are put as a chat.")
+    count_no_signal: bool = Field(default=False, description="Tasks on which the model itself guesses count too.")
+    backend: Literal["auto", "hf", "vllm"] = Field(
+        default="auto",
+        description="What computes the likelihoods: transformers, the vLLM that will serve, or transformers unless it "
+        "would not compute what vLLM does.",
+    )
+    gates: list[str] = Field(
+        default=[], description="`recovery`, `kl`, `flips` or `perplexity_ratio`, with `>=` or `<=`; `TASK:` before it."
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Suite:

@@ -22,7 +22,7 @@ _TARGET = "sm_75, sm_80, sm_89, sm_90, sm_100, cpu, or auto for this machine"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Prints errors, never a traceback unless --traceback asks for it."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     # Ctrl-C and a polite kill take the same way out, so that servers are stopped and staging folders removed.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -65,7 +65,8 @@ def _fail(error: QuantpressError, args: argparse.Namespace, cause: BaseException
     return error.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
     parser = argparse.ArgumentParser(
         prog="quantpress",
         description="From a declarative recipe to a compressed checkpoint that is proven in vLLM.",
@@ -92,8 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (evaluate, bench, run, serve):
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
-    for command in (bench, run, serve):
+    for command in (bench, run):
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
+    serve.add_argument("--port", type=int, help="port of the server (default: 8000)")
     compare = commands.add_parser("compare", help="compare two folders of lm-eval samples, whoever made them")
     compare.add_argument("baseline", help="a folder with samples_<task>.jsonl files somewhere below it")
     compare.add_argument("candidate", help="another one, scored on the same documents")

@@ -12,7 +12,8 @@ from quantpress.plan import Plan
 
 _TABLE = "table of kernels, read from vLLM 0.32.0's source"
 _PLAN = "this model's plan"
-_CPU = "docs/measurements.md, a 2-core CPU"
+_MEASURED = "docs/explanation/measurements.md"
+_CPU = f"{_MEASURED}, a 2-core CPU"
 _RULE = "rule of thumb, not measured here: run both and compare"
 
 
@@ -95,7 +96,7 @@ def _accuracy(plan: Plan, target: str) -> Judged:
     coarse = any(scheme.strategy == "tensor" for scheme in plan.schemes.values())
     reasons = [[f"{weights}-bit weights and {activations}-bit activations lose less than fewer bits", _RULE]]
     if static:
-        reasons.append(["fixed activation scales lost more than dynamic ones", "docs/measurements.md, SmolLM2-135M"])
+        reasons.append(["fixed activation scales lost more than dynamic ones", f"{_MEASURED}, SmolLM2-135M"])
     return [-weights, static or coarse, -activations, *_care(plan)], reasons
 
 

@@ -52,7 +52,7 @@ def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Cons
     if code != 0 or not lines or not lines[-1].startswith("{"):
         raise CapabilityError(
             f"{vllm} cannot be asked: {process.last_error(log)}",
-            hint="name another vLLM with --vllm; the table in docs/recipes.md answers without one",
+            hint="name another vLLM with --vllm; the table in docs/reference/recipes.md answers without one",
         )
     answer: dict[str, Any] = json.loads(lines[-1])
     files.write_json(kept, answer)

@@ -29,21 +29,24 @@ OURS = {
 
 
 class Engine(Strict):
-    """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM.
+    """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM."""
 
-    `extra_args` takes every other argument of `vllm serve`: {enable-chunked-prefill: false, swap_space: 4}.
-    """
-
-    max_model_len: int | None = Field(default=None, ge=16)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    pipeline_parallel_size: int = Field(default=1, ge=1)
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    kv_cache_dtype: str = Field(default="auto", min_length=1)
-    quantization: str | None = Field(default=None, min_length=1)
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    max_num_batched_tokens: int | None = Field(default=None, ge=1)
-    enforce_eager: bool | Literal["auto"] = "auto"
-    extra_args: dict[str, Value] = Field(default={})
+    max_model_len: int | None = Field(default=None, ge=16, description="Tokens of context; what the load needs.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")
+    pipeline_parallel_size: int = Field(default=1, ge=1, description="GPUs that take turns.")
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the GPU's memory for both servers together; 0.9."
+    )
+    kv_cache_dtype: str = Field(default="auto", min_length=1, description="`fp8` and what else vLLM takes.")
+    quantization: str | None = Field(default=None, min_length=1, description="vLLM's choice by the checkpoint.")
+    max_num_seqs: int | None = Field(default=None, ge=1, description="Sequences in a batch; vLLM's default.")
+    max_num_batched_tokens: int | None = Field(default=None, ge=1, description="Tokens in a step; vLLM's default.")
+    enforce_eager: bool | Literal["auto"] = Field(
+        default="auto", description="Nothing compiled, no CUDA graphs; on CPUs only."
+    )
+    extra_args: dict[str, Value] = Field(
+        default={}, description="Every other argument of `vllm serve`: `{enable-chunked-prefill: false}`."
+    )
 
     def options(self) -> dict[str, Value]:
         """Every argument that is not left to quantpress or vLLM, by its name on vLLM's command line."""

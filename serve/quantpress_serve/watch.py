@@ -13,7 +13,7 @@ from typing import Any
 
 from quantpress import environment, process
 
-# Shares of the measured time. A quiet machine stays well below: see docs/measurements.md.
+# Shares of the measured time. A quiet machine stays well below: see docs/explanation/measurements.md.
 OTHER_WORK = 0.10  # of the cores, by processes that are none of ours
 STOLEN = 0.05  # of the cores, by the hypervisor for other virtual machines
 THROTTLED = 0.05  # in which the scheduler held this group of processes back (a container's CPU quota)

@@ -23,10 +23,12 @@ SPECIAL_TOKENS = 64  # room that the context keeps for them
 class Range(Strict):
     """Lengths drawn evenly: from `min` to `max`, or within `range_ratio` of `mean` as `vllm bench serve` has it."""
 
-    min: int | None = Field(default=None, ge=1)
-    max: int | None = Field(default=None, ge=1)
-    mean: int | None = Field(default=None, ge=1)
-    range_ratio: float | None = Field(default=None, ge=0, lt=1)
+    min: int | None = Field(default=None, ge=1, description="Goes with `max`.")
+    max: int | None = Field(default=None, ge=1, description="Goes with `min`; both are drawn too.")
+    mean: int | None = Field(default=None, ge=1, description="Goes with `range_ratio`.")
+    range_ratio: float | None = Field(
+        default=None, ge=0, lt=1, description="0.5: from half the mean to one and a half."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Range:
@@ -64,16 +66,16 @@ Length = Annotated[int, Field(ge=1)] | Range
 class Prompts(Strict):
     """Prompts from a file: ShareGPT-style JSON, or JSONL with `prompt` (and `output_tokens`) in each line."""
 
-    format: Literal["sharegpt", "jsonl"]
+    format: Literal["sharegpt", "jsonl"] = Field(description="`jsonl`: `prompt` (and `output_tokens`) in each line.")
     path: str = Field(min_length=1, description="Relative to the workload's file.")
 
 
 class Goals(Strict):
     """Latency goals in milliseconds. A request that meets all of them counts towards the goodput."""
 
-    ttft: float | None = Field(default=None, gt=0)
-    tpot: float | None = Field(default=None, gt=0)
-    e2el: float | None = Field(default=None, gt=0)
+    ttft: float | None = Field(default=None, gt=0, description="Time to the first token.")
+    tpot: float | None = Field(default=None, gt=0, description="Time of each token after it, the mean of the request.")
+    e2el: float | None = Field(default=None, gt=0, description="Time to the last token.")
 
 
 @dataclass(frozen=True)
@@ -89,27 +91,34 @@ class Level:
 
 
 class Workload(Strict):
-    """Random prompts of `input_len` tokens and answers of exactly `output_len`, or prompts from a file.
+    """Random prompts and answers of given lengths, or prompts from a file, at several strengths of the load."""
 
-    At concurrency C, C * `requests_per_stream` requests are sent (or `requests` in all), never more than C at once; at
-    a request rate, `requests` arrive at random (Poisson). Every cell is measured in `rounds` pairs of candidate and
-    baseline. With `until_saturated` the concurrency rises no further once neither side gains 5% from it.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str = Field(min_length=1)
-    input_len: Length | None = None
-    output_len: Length | None = None
-    prompts: Prompts | None = None
-    concurrency: list[Annotated[int, Field(ge=1)]] = Field(default=[], max_length=100)
-    request_rates: list[Annotated[float, Field(gt=0, le=100_000)]] = Field(default=[], max_length=100)
-    requests_per_stream: int | None = Field(default=None, ge=1)
-    requests: int | None = Field(default=None, ge=1)
-    rounds: int = Field(default=3, ge=1, le=100)
-    until_saturated: bool = False
-    goodput: Goals | None = None
-    prefix_caching: bool = False
-    engine: Engine = Engine()
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
+    description: str = Field(min_length=1, description="One line for reports.")
+    input_len: Length | None = Field(default=None, description="Tokens of each random prompt.")
+    output_len: Length | None = Field(default=None, description="Tokens of each answer, exactly.")
+    prompts: Prompts | None = Field(default=None, description="Prompts from a file, instead of `input_len`.")
+    concurrency: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], max_length=100, description="Never more than C requests at once; a cell for each C."
+    )
+    request_rates: list[Annotated[float, Field(gt=0, le=100_000)]] = Field(
+        default=[],
+        max_length=100,
+        description="Requests a second that arrive at random (Poisson), instead of `concurrency`.",
+    )
+    requests_per_stream: int | None = Field(
+        default=None, ge=1, description="At concurrency C, C times as many are sent."
+    )
+    requests: int | None = Field(
+        default=None, ge=1, description="Requests of a cell, instead of `requests_per_stream`."
+    )
+    rounds: int = Field(default=3, ge=1, le=100, description="Pairs of candidate and baseline; a verdict needs three.")
+    until_saturated: bool = Field(
+        default=False, description="The concurrency rises no further once neither side gains 5% from it."
+    )
+    goodput: Goals | None = Field(default=None, description="Count the requests a second that met these goals.")
+    prefix_caching: bool = Field(default=False, description="vLLM's prefix cache; the report says so if it is on.")
+    engine: Engine = Field(default=Engine(), description="vLLM's engine arguments, for both sides.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:

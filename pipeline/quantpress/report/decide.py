@@ -1,7 +1,7 @@
 """Which recipe wins for what, under the accuracy gates, and how sure that is.
 
 A recipe competes if it passed every gate, or if no recipe has a gate. It wins latency or throughput only if it is shown
-to be ahead of the unquantized model by the rule of `bench` (every pair says so by more than the indifference).
+to be ahead of the unquantized model by the rule of `bench` (its whole interval is above by more than the indifference).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/ci.md: its jobs obey the services' published schemas, its commands the command line, its fields report.json."""
+"""docs/how-to/ci.md: its jobs obey the services' published schemas, its commands the command line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from quantpress import cli
 from quantpress.console import Console
 from quantpress.report import collect
 
-DOC = Path(__file__).parents[3] / "docs" / "ci.md"
+DOC = Path(__file__).parents[3] / "docs" / "how-to" / "ci.md"
 TEXT = DOC.read_text(encoding="utf-8")
+FILES = (DOC.parent.parent / "reference" / "files.md").read_text(encoding="utf-8")
 JOBS = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 SCHEMAS = ("vendor.github-workflows", "vendor.gitlab-ci")
 
@@ -52,9 +53,9 @@ def commands() -> Iterator[list[str]]:
 
 def test_commands_are_those_of_the_command_line() -> None:
     found = list(commands())
-    assert len(found) == 3
+    assert len(found) == 6
     for words in found:
-        cli._parser().parse_args(words)
+        cli.build_parser().parse_args(words)
 
 
 def test_shell_scripts_parse() -> None:
@@ -68,7 +69,7 @@ def test_shell_scripts_parse() -> None:
 
 def test_fields_are_those_of_the_report(artifacts: Callable[..., Path]) -> None:
     data = collect.collect(artifacts(1), None, Console(quiet=True))
-    table = TEXT.partition("| field | meaning |")[2].partition("\n\n")[0]
+    table = FILES.partition("| field | meaning |")[2].partition("\n\n")[0]
     names = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+)`", row.split("|")[1])]
     assert len(names) >= 10
     for name in names:

@@ -1,4 +1,4 @@
-"""docs/recipes.md says what the schema, the table of hardware and the shipped recipes say."""
+"""docs/reference/recipes.md says what the schema, the table of hardware and the shipped recipes say."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_generated_parts_are_up_to_date() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "make_recipes_doc.py"), "--check"]
+    command = [sys.executable, str(ROOT / "scripts" / "make_reference.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -1,11 +1,13 @@
-"""Fills the generated parts of docs/recipes.md from the schema, the table of hardware and the shipped recipes.
+"""Fills the generated parts of docs/reference/ from schemas, command line, table of hardware and what is shipped.
 
-python scripts/make_recipes_doc.py            # writes
-python scripts/make_recipes_doc.py --check    # exit code 1 if it is not up to date
+python scripts/make_reference.py            # writes
+python scripts/make_reference.py --check    # exit code 1 if it is not up to date
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quantpress import hardware, modifiers, recipe, shipped
+from quantpress import cli, hardware, modifiers, recipe, shipped
 from quantpress.modifiers import Modifier, Quantizes, SchemeArgs
 from quantpress.plan import scheme_of
 from quantpress.recipe import Recipe
 from quantpress.schemes import SCHEMES
+from quantpress_evaluate import suite
+from quantpress_serve import workload
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "recipes.md"
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -61,7 +65,10 @@ def _default(model: type[BaseModel], name: str) -> str:
     info = model.model_fields[name]
     if info.is_required():
         return "required"
-    return "" if info.default is None else f"`{str(info.default).replace(chr(39), '')}`"
+    if info.default is None or isinstance(info.default, BaseModel):
+        return ""
+    shown = str(info.default).lower() if isinstance(info.default, bool) else str(info.default).replace(chr(39), "")
+    return f"`{shown}`"
 
 
 def _about(model: type[BaseModel], name: str) -> str:
@@ -124,7 +131,42 @@ def _hardware() -> str:
     return table(["kind", *hardware.TARGETS], rows)
 
 
+def _suites() -> str:
+    loaded = [suite.load(name)[0] for name in shipped.names("suites")]
+    return table(["suite", "what it scores"], [[f"`{one.name}`", one.description] for one in loaded])
+
+
+def _workloads() -> str:
+    loaded = [workload.load(name) for name in shipped.names("workloads")]
+    return table(["workload", "what it loads"], [[f"`{one.name}`", one.description] for one in loaded])
+
+
+def _commands() -> str:
+    """The help of each command, as wide as the documents."""
+    os.environ["COLUMNS"] = "120"
+    parser = cli.build_parser()
+    texts = [parser.format_help()]
+    for command in _below(parser):
+        texts += [part.format_help() for part in (_below(command) or [command])]
+    return "\n".join(f"```text\n{text}```\n" for text in texts)
+
+
+def _below(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return list(actions[0].choices.values()) if actions else []
+
+
 PARTS = {
+    "commands": _commands,
+    "suites": _suites,
+    "suite": lambda: fields(suite.Suite),
+    "task": lambda: fields(suite.Task),
+    "workloads": _workloads,
+    "workload": lambda: fields(workload.Workload),
+    "range": lambda: fields(workload.Range),
+    "prompts": lambda: fields(workload.Prompts),
+    "goals": lambda: fields(workload.Goals),
+    "engine": lambda: fields(workload.Engine),
     "file": lambda: fields(Recipe),
     "quantizes": lambda: fields(Quantizes),
     "arguments": lambda: fields(modifiers.QuantArgs),
@@ -143,8 +185,12 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    before = DOCUMENT.read_text(encoding="utf-8")
-    after = filled(before)
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"{DOCUMENT} is not up to date: run {Path(__file__).name}" if after != before else 0)
-    DOCUMENT.write_text(after, encoding="utf-8")
+    stale = []
+    for document in sorted(REFERENCE.glob("*.md")):
+        before = document.read_text(encoding="utf-8")
+        if (after := filled(before)) != before:
+            stale.append(str(document))
+            if "--check" not in sys.argv[1:]:
+                document.write_text(after, encoding="utf-8")
+    if "--check" in sys.argv[1:] and stale:
+        sys.exit(f"not up to date: {', '.join(stale)}; run {Path(__file__).name}")
