@@ -21,7 +21,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test
+.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test test-docs
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -103,6 +103,9 @@ benchmark-bookkeeping: setup ## what quantpress does around the quantization of 
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
+
+test-docs: setup .venv/.complete-dev ## every command in the documents, those that start vLLM too: about 10 minutes
+	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py $(PYTEST_ARGS)
 
 benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs, and both backends, in turns
 	@.venv/bin/python benchmarks/evaluation_cost.py $(ARGS)

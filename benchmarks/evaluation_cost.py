@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of <task>.jsonl")
     parser.add_argument("--limit", default="20")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--without-vllm", action="store_true", help="transformers alone: half of the time")
     options = parser.parse_args()
     scripts = Path(sys.executable).parent
     times: dict[str, list[float]] = {}
@@ -58,8 +59,9 @@ def main() -> None:
             for side in ("baseline", "candidate"):
                 arguments = _plain(commands[side]["command"], Path(folder) / "by-hand")
                 times.setdefault(f"lm-eval by hand, {side}", []).append(seconds(arguments))
-            vllm = [*own, "--backend", "vllm"]
-            times.setdefault("quantpress on vLLM, model and recipe", []).append(seconds(vllm))
+            if not options.without_vllm:
+                vllm = [*own, "--backend", "vllm"]
+                times.setdefault("quantpress on vLLM, model and recipe", []).append(seconds(vllm))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
         print(f"{name}: {medians[name]:.1f} s ({', '.join(f'{one:.1f}' for one in values)})")

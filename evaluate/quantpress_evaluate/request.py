@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from quantpress_evaluate.suite import Suite
 # Raise this when a change here, in score.py or in tasks.py makes the same checkpoint score otherwise.
 STAGE = 3
 # What is known of a task but does not decide a score.
-_NOT_DECISIVE = ("data", "weight", "available", "metric", "filter")
+_NOT_DECISIVE = ("data", "weight", "available", "definition", "metric", "filter")
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ def checked(request: Request, console: Console) -> Request:
     Raises InputError for tasks, metrics or documents that do not work, CapabilityError for documents out of reach.
     """
     versions = environment.versions(environment.SCORING)
-    key = files.sha256_json([request.tasks, versions, STAGE])[:16]
+    key = files.sha256_json([request.tasks, versions, STAGE, sys.prefix])[:16]  # definitions name installed files
     folder = cache_folder() / "tasks"
     kept = folder / f"{key}.json"
     if not kept.is_file():
         with files.staging(folder / key) as staged:
-            job = {"tasks": request.tasks, "output": str(staged.resolve()), "cache": str(cache_folder() / "datasets")}
+            cache = (cache_folder() / "datasets").resolve()  # definitions name it
+            job = {"tasks": request.tasks, "output": str(staged.resolve()), "cache": str(cache)}
             title, log = f"checking the tasks of {request.suite.name}", folder / f"{key}.log"
             try:
                 result = process.call_worker("quantpress_evaluate.tasks", job, staged, console, title, log)

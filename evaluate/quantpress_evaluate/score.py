@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -53,19 +54,27 @@ def remember_as_json(path: str) -> int:
         return len(known)
 
 
+def describe_the_machine_once() -> None:
+    """lm-eval describes the machine in the results of each call, half a second each; we call it by task."""
+    from torch.utils import collect_env
+
+    collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+
+
 def evaluate(job: dict[str, Any]) -> dict[str, Any]:
-    """job: model, output, cache (folders), tasks (resolved), requests (file that keeps answered requests), server (url
+    """job: model, output (folders), tasks (checked), requests (file that keeps answered requests), server (url
     and name, or None for transformers), batch_size, max_length, chat_template, device, trust_remote_code, reference
     (the baseline's scores, or None for the baseline itself).
 
     Raises StageError for a model that is broken.
     """
     output = Path(job["output"])
-    manager = tasks.prepare(job["tasks"], output / "tasks", Path(job["cache"]))
+    manager = tasks.again(job["tasks"], output / "tasks")
     lm = load_model(job)
     check = sanity.check_served if job["server"] else sanity.check
     check(lm, output, Path(job["reference"]) if job["reference"] else None)
     before = remember_as_json(job["requests"])
+    describe_the_machine_once()
     merged: Results = {}
     for number, task in enumerate(job["tasks"], start=1):
         report_progress(f"{task['task']} ({number} of {len(job['tasks'])})")

@@ -13,7 +13,6 @@ from typing import Any
 from quantpress import environment, files, manifest, process
 from quantpress.console import Console
 from quantpress.errors import StageError
-from quantpress.model import cache_folder
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
 from quantpress_serve import causes, server
@@ -102,7 +101,6 @@ def _job(subject: Subject, request: Request, staged: Path, requests: Path, refer
         "reference": str(reference.resolve()) if reference else None,
         "requests": str(requests.resolve()),
         "output": str(staged.resolve()),
-        "cache": str((cache_folder() / "datasets").resolve()),
     }
 
 

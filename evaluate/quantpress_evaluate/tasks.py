@@ -44,7 +44,6 @@ def prepare(tasks: list[Resolved], folder: Path, cache: Path) -> Any:
 
     Raises InputError for a task that lm-eval does not have, or a metric that the task does not have.
     """
-    import yaml
     from lm_eval.tasks import TaskManager
 
     folder.mkdir()
@@ -63,14 +62,40 @@ def prepare(tasks: list[Resolved], folder: Path, cache: Path) -> Any:
                     f"task {task['task']}: {task['like']!r} is a group of tasks, so documents cannot be given for it",
                     hint="name its tasks one by one",
                 )
-            config = local_task(task, config, entry.yaml_path, cache)
-            (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+            _write(folder, local_task(task, config, entry.yaml_path, cache))
         elif task["like"] == "plain_text":
             raise InputError(
                 f"task {task['task']}: plain_text has no documents of its own", hint="name a .jsonl with `data`"
             )
     everything = not all(task["data"] for task in tasks)
     return TaskManager(include_path=[_OWN, str(folder)], include_defaults=everything)
+
+
+def again(tasks: list[Resolved], folder: Path) -> Any:
+    """A TaskManager of tasks that `check` has seen, from their definitions: finding them among all takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    folder.mkdir()
+    for task in tasks:
+        if task["definition"]:
+            _write(folder, task["definition"])
+    return TaskManager(include_path=str(folder), include_defaults=not all(task["definition"] for task in tasks))
+
+
+def _write(folder: Path, config: dict[str, Any]) -> None:
+    import yaml
+
+    (folder / f"{config['task']}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _definition(task: Resolved, cache: Path) -> dict[str, Any] | None:
+    """YAML that is the task without lm-eval's index of all tasks; None for one that has no file of its own."""
+    entry = _known().task_index.get(task["like"])
+    if entry is None or entry.yaml_path is None or "output_type" not in (entry.cfg or {}):
+        return None
+    if task["data"]:
+        return local_task(task, dict(entry.cfg), entry.yaml_path, cache)
+    return {"include": str(entry.yaml_path), "task": task["task"]}
 
 
 @cache
@@ -112,8 +137,8 @@ def load(manager: Any, names: list[str]) -> dict[str, Any]:
 
 
 def check(job: dict[str, Any]) -> dict[str, Any]:
-    """job: tasks (resolved), output, cache (folders). Returns the tasks with groups resolved into theirs, and
-    `available`: the number of documents that each has.
+    """job: tasks (resolved), output, cache (folders). Returns the tasks with groups resolved into theirs, `available`
+    (the number of documents that each has) and `definition`, for `again`.
 
     Raises InputError for a task that does not exist, documents that do not have its fields or answers, document ids
     beyond the last; CapabilityError for documents that cannot be had.
@@ -127,7 +152,8 @@ def check(job: dict[str, Any]) -> dict[str, Any]:
             single["weight"] = task["weight"] / len(leaves)
             if len(leaves) > 1:
                 _check_metric(single, found.config.to_dict() | {"output_type": found.OUTPUT_TYPE})
-            resolved.append(single | {"available": _check_documents(single, found)})
+            defined = _definition(single, Path(job["cache"]))
+            resolved.append(single | {"available": _check_documents(single, found), "definition": defined})
     return {"tasks": resolved, "note": f"{sum(task['available'] for task in resolved)} documents"}
 
 

@@ -35,14 +35,14 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
     reason="no user namespaces here to cut the network in",
 )
 def test_a_bundle_runs_the_whole_chain_without_a_network(
-    embedded_model: Path, least_load: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
+    two_layers: Path, least_load: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
 ) -> None:
     documents = [json.dumps({"text": f"Document {number}. " * 40}) for number in range(40)]
     (tmp_path / "own.jsonl").write_text("\n".join(documents))
     settings = {"calibration.dataset": tmp_path / "own.jsonl", "calibration.samples": 2}
     settings |= {"calibration.max_sequence_length": 64, "modifiers.0.gptq.targets": r"['re:.*layers\.0\..*']"}
     made = real(
-        *("bundle", "gptq-w4a16", "--suite", "smoke", "--workload", str(least_load)),
+        *("bundle", "gptq-w4a16", "--model", str(two_layers), "--suite", "smoke", "--workload", str(least_load)),
         *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     )
@@ -57,7 +57,7 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "cut:" in done.stdout
-    artifact = Artifact(moved / "artifacts" / "SmolLM2-135M-Instruct" / "gptq-w4a16")
+    artifact = Artifact(moved / "artifacts" / "two-layers" / "gptq-w4a16")
     assert upkeep.verify(artifact) == []
     assert artifact.finished()["quantized_layers"] == 7
     assert artifact.result("accuracy")
