@@ -55,8 +55,9 @@ def times(recipe: Data, concurrency: int | None, metric: str) -> str:
     if not point or not ratio or ratio["value"] is None:
         return NONE
     low, high = ratio["interval"]
-    shown = "" if high < 1 or not doubts(recipe, point["concurrency"], metric) else " ?"
-    return f"{ratio['value']:.2f}× ({low:.2f}–{high:.2f}){shown}"
+    doubted = doubts(recipe, point["concurrency"], metric)
+    slower = high < 1 and not any("not to be trusted" in doubt for doubt in doubted)  # that is shown, too
+    return f"{ratio['value']:.2f}× ({low:.2f}–{high:.2f}){' ?' if doubted and not slower else ''}"
 
 
 def goals(data: Data) -> Table:
