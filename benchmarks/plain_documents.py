@@ -18,7 +18,8 @@ from quantpress import calibration_data, recipe
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress.console import Console
-from quantpress.workers.oneshot import modifiers_of, pin_memory_only_with_an_accelerator
+from quantpress.workers.modifiers import modifiers_of
+from quantpress.workers.oneshot import pin_memory_only_with_an_accelerator
 
 name, samples, model_folder, output = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 plan = planning.make(recipe.load(name), models.resolve(model_folder, Console(quiet=True)))
@@ -36,10 +37,11 @@ for document in calibration_data.documents(calibration.sources[0], calibration.s
     if budget <= 0:
         break
 print(f"{len(items)} documents, {sum(len(item['input_ids']) for item in items)} tokens")
+model = AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto")
 oneshot(
-    model=AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto"),
+    model=model,
     processor=tokenizer,
-    recipe=modifiers_of(plan.recipe),
+    recipe=modifiers_of(plan.recipe, model),
     dataset=DataLoader(items, batch_size=1, shuffle=False),
     output_dir=output,
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import __version__, environment, files, report
+from quantpress.report import markdown, speed
 
 RECIPES = ["fp8-dynamic", "gptq-w4a16", "w8a8-dynamic"]
 
@@ -54,7 +55,7 @@ def servers(results: dict[str, dict[str, Any]]) -> str:
         for name, result in results.items()
         for role, about in result["servers"].items()
     ]
-    return report.table(header, rows, text_columns=2)
+    return markdown.table(header, rows, 2)
 
 
 def latencies(results: dict[str, dict[str, Any]]) -> str:
@@ -72,8 +73,8 @@ def latencies(results: dict[str, dict[str, Any]]) -> str:
                 own = row.get(role, {})
                 keys = [f"{kind}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for kind in ("p50", "p99")]
                 shown = [f"{own[key]:.1f}" if key in own else "-" for key in (*keys, "request_goodput")]
-                rows.append([name, report.load_of(row), role, *shown])
-    return report.table(header, rows, text_columns=3)
+                rows.append([name, speed.level(row), role, *shown])
+    return markdown.table(header, rows, 3)
 
 
 def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands: list[list[str]]) -> str:

@@ -192,7 +192,7 @@ def _limited(accuracy: dict[str, Any]) -> list[str]:
 def _speed(facts: Facts) -> str:
     if not facts.throughput:
         return "Not measured."
-    return reporting.throughput_section(facts.record["recipe"]["name"], facts.throughput)
+    return reporting.throughput_section({facts.record["recipe"]["name"]: facts.throughput})
 
 
 def _made(facts: Facts) -> str:

@@ -115,4 +115,4 @@ def _named(model: Path) -> set[str]:
 
 def remove(paths: list[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

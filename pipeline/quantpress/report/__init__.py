@@ -36,10 +36,10 @@ def accuracy_section(name: str, result: Data) -> str:
     return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
 
 
-def throughput_section(name: str, result: Data) -> str:
-    """What the figures of one bench mean, where it was served, and the figures, as Markdown."""
-    found = speed.speed(result)
-    return "\n\n".join([f"Served on {decide.where(found)}.", *markdown.speed([(name, found)])]).strip()
+def throughput_section(results: dict[str, Data]) -> str:
+    """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
+    found = [(name, speed.speed(result)) for name, result in results.items()]
+    return "\n\n".join([f"Served on {decide.where(found[0][1])}.", *markdown.speed(found)]).strip()
 
 
 def answers_table(name: str, result: Data) -> str:
