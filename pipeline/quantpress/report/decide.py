@@ -40,7 +40,8 @@ def decide(data: Data) -> Data:
         "goals": goals,
         "headline": _headline(goals, gated, competing),
         "front": front(recipes, load),
-        "caveats": _gate_caveats(recipes, states, gated) + _accuracy_caveats(recipes) + _speed_caveats(recipes, load),
+        # What the measurement cannot say of another machine comes first: it is what a hurried reader must not miss.
+        "caveats": _speed_caveats(recipes, load) + _gate_caveats(recipes, states, gated) + _accuracy_caveats(recipes),
     }
 
 
@@ -150,7 +151,7 @@ def _goal(goal: str, metric: str, state: str, reason: str) -> Data:
 
 def _range(ratio: Data) -> str:
     low, high = ratio["interval"]
-    return f"{ratio['value']:.2f} times, {low:.2f} to {high:.2f}"
+    return f"{ratio['value']:.2f} times as fast, {low:.2f} to {high:.2f}"
 
 
 def _ratio(recipe: Data, concurrency: int, metric: str) -> Any:
@@ -181,6 +182,7 @@ def _memory(competing: list[Data], gated: bool) -> Data:
     size = best["size"]
     sides = {"baseline": size["model_bytes"], "candidate": size["checkpoint_bytes"], "ratio": None}
     text = _nearest(best, alike[1:]) if tied else "The smallest weights; bytes are counted, not estimated."
+    text += "" if best["throughput"] else " It was not measured in vLLM."
     won = {"winner": best["name"], "tied": tied, "figures": {"recipe": best["name"], **sides}}
     return _goal("memory", "checkpoint_bytes", "shown", text) | won
 
@@ -300,7 +302,10 @@ def _speed_caveats(recipes: list[Data], load: Data | None) -> list[str]:
     if load is None:
         return []
     measured = [recipe for recipe in recipes if recipe["throughput"]]
-    found = [f"Speed was measured under workload {load['workload']} on {load['machine']}."]
+    among = (
+        f"{len(load['recipes'])} of {len(recipes)} recipes" if len(load["recipes"]) < len(recipes) else "every recipe"
+    )
+    found = [f"Speed was measured for {among} under workload {load['workload']} on {load['machine']}."]
     if not any(get(recipe["throughput"]["machine"], "gpus") or recipe["throughput"]["foreign"] for recipe in measured):
         found[0] += " What is faster on a CPU need not be on a GPU, and the other way round."
     others = [recipe["name"] for recipe in measured if recipe["name"] not in load["recipes"]]

@@ -19,7 +19,7 @@ _GOALS = {
 }
 _STATES = {
     "shown": "shown to be ahead",
-    "not shown": "not shown",
+    "not shown": "no gain shown",
     "not measured": "not measured",
     "no candidate": "none passed",
 }

@@ -80,7 +80,9 @@ def loss(recipe: Data) -> str:
     low, high = recovery["interval"]
     if high < 1:
         return f"{text}: {1 - high:.1%} to {1 - low:.1%} of the accuracy is lost."
-    return f"{text}: no loss is shown." if low <= 1 else f"{text}: better than the model on these documents."
+    if low > 1:
+        return f"{text}: better than the model on these documents."
+    return f"{text}: no loss is shown{f', and one of more than {1 - low:.1%} is unlikely' if low < 1 else ''}."
 
 
 def answer(goal: Data) -> str:
@@ -101,7 +103,7 @@ def measured(goal: Data) -> str:
     unit = "ms TPOT" if goal["goal"] == "latency" else "tokens/s"
     return (
         f"{figures['candidate']:.1f} instead of {figures['baseline']:.1f} {unit} at concurrency {goal['concurrency']}: "
-        f"{ratio['value']:.2f} times better ({low:.2f} to {high:.2f}, {ratio['pairs']} pairs)"
+        f"{ratio['value']:.2f} times as fast, measured in {ratio['pairs']} pairs ({low:.2f} to {high:.2f})"
     )
 
 
