@@ -205,9 +205,9 @@ def lay_out(desk: Desk) -> None:
         if (artifacts / "report.json").is_file():
             shutil.copy(artifacts / "report.json", desk.folder / name)
     theirs = {"baseline": artifacts / "baseline" / "scores", "candidate": artifacts / "gptq-w4a16" / "scores"}
-    for name, scores in theirs.items():
-        if scores.is_dir() and not (desk.folder / "theirs" / name).exists():
-            shutil.copytree(max(scores.iterdir(), key=lambda one: one.stat().st_mtime), desk.folder / "theirs" / name)
+    if all(list(scores.glob("few-*")) for scores in theirs.values()):
+        for name, scores in theirs.items():
+            shutil.copytree(next(scores.glob("few-*")), desk.folder / "theirs" / name, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
