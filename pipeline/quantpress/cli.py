@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
     for command in (bench, run):
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
-    serve.add_argument("--port", type=int, help="port of the server (default: 8000)")
+    serve.add_argument("--port", type=int, default=8000, help="port of the server (default: %(default)s)")
     compare = commands.add_parser("compare", help="compare two folders of lm-eval samples, whoever made them")
     compare.add_argument("baseline", help="a folder with samples_<task>.jsonl files somewhere below it")
     compare.add_argument("candidate", help="another one, scored on the same documents")

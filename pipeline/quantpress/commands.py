@@ -230,14 +230,15 @@ def report(args: Namespace) -> None:
 
 
 def serve(args: Namespace) -> None:
-    from quantpress_serve import stage
+    from quantpress_serve import server, stage
 
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
-    vllm, port = environment.find_vllm(args.vllm), stage.claim(args.port)
+    vllm = environment.find_vllm(args.vllm)
+    server.require_free(args.port)
     model = _model(args, console)
     made = _plan(args, recipe, model, here=True)
     artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
-    stage.serve(artifact, model, vllm, port, console)
+    stage.serve(artifact, model, vllm, args.port, console)
 
 
 def status(args: Namespace) -> None:

@@ -132,7 +132,7 @@ def require_free(port: int) -> None:
         except (OSError, OverflowError) as error:
             raise InputError(
                 f"port {port} on {HOST} cannot be used: {getattr(error, 'strerror', None) or error}",
-                hint="leave --port out to take a free one, or name another",
+                hint="name a free one with --port",
             ) from error
 
 

@@ -19,8 +19,6 @@ from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch, Server
 from quantpress_serve.workload import Engine, Workload
 
-DEFAULT_PORT = 8000
-
 
 @dataclass(frozen=True)
 class Sides:
@@ -290,13 +288,6 @@ def _warn_of_caches(servers: dict[str, Server], console: Console) -> None:
     for role, one in servers.items():
         if one.about.get("prefix_caching"):
             console.warn(f"the {role}'s server caches prefixes; fresh prompts keep that out of the figures, mostly")
-
-
-def claim(port: int | None) -> int:
-    """The port to serve on. Raises InputError if it is taken."""
-    port = port or DEFAULT_PORT
-    server.require_free(port)
-    return port
 
 
 def serve(artifact: Artifact, model: Model, vllm: Path, port: int, console: Console) -> None:

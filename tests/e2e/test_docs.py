@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support import Store, blocks
 
 from quantpress import environment
 from quantpress_serve.server import free_port
@@ -30,8 +31,8 @@ OTHERS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (R
 NAMES = [*READ_FIRST, *(name for name in OTHERS if name not in READ_FIRST)]
 # Suites and workloads that take hours are replaced by ones of the same kind with next to no load.
 STAND_INS = {
-    "s3://models/": "s3://bucket/",
-    "/models/mine": "models/mine",
+    " /models/mine": " models/mine",
+    "=/models/mine": "=models/mine",
     "--data /data/benchmarks": "--data data --workload least.yaml",
     "/data/benchmarks": "data",
     "/path/to/vllm": str(environment.find_vllm(None)),
@@ -70,10 +71,6 @@ requests_per_stream: 2
 rounds: 1
 """
 TASKS = {"yesno": ["boolq"], "physical": ["piqa"], "endings": ["hellaswag"], "science": ["arc_easy", "arc_challenge"]}
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def commands(path: Path) -> list[str]:
@@ -153,9 +150,6 @@ def few_documents(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def desk(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    boto3 = pytest.importorskip("boto3")
-    from moto.server import ThreadedMotoServer
-
     folder = tmp_path_factory.mktemp("desk")
     for path in ROOT.iterdir():
         if path.name not in ("artifacts", ".cache", "docs", ".git"):
@@ -172,29 +166,18 @@ def desk(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / "mine.yaml").write_text(blocks(ROOT / "docs" / "how-to" / "own-model.md", "yaml")[0])
     chats = (ROOT / "recipes" / "calibration" / "chat.jsonl").read_text().splitlines()
     (folder / "chats.jsonl").write_text("\n".join(chats[:100]))
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    store = Store()
     environ = {
         **os.environ,
+        **store.environment,
         "HF_HUB_OFFLINE": "1",
         "QUANTPRESS_CACHE": str(folder / "cache"),
         "WORKLOAD": "least.yaml",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        **{name: "testing" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-        "AWS_DEFAULT_REGION": "us-east-1",
     }
-    boto3.client(
-        "s3",
-        endpoint_url=environ["AWS_ENDPOINT_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    ).create_bucket(Bucket="bucket")
     one = Desk(folder, environ, free_port())
     yield one
     one.stop()
-    server.stop()
+    store.server.stop()
 
 
 def lay_out(desk: Desk) -> None:

@@ -1,11 +1,10 @@
 """Which answers count as nonsense, and whose fault it is."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from support import answering
 
 from quantpress.console import Console
 from quantpress.errors import StageError
@@ -76,25 +75,9 @@ def test_a_baseline_that_talks_nonsense_itself_is_a_warning(capsys: pytest.Captu
     assert "the unquantized model itself answers" in capsys.readouterr().err
 
 
-class NotFinite(BaseHTTPRequestHandler):
-    """Answers as vLLM 0.32.0 does where a log-probability is NaN: starlette refuses it, vLLM makes a 400 of that."""
-
-    def do_POST(self) -> None:
-        said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
-        body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
-        self.send_response(400)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> None:
-    with HTTPServer(("127.0.0.1", 0), NotFinite) as answering:
-        threading.Thread(target=answering.serve_forever, daemon=True).start()
-        one = Server(f"http://127.0.0.1:{answering.server_port}", "mine", Path("/m"), "", None, None)
-        with pytest.raises(StageError, match="log-probabilities are not finite"):
-            chat.check({"candidate": one}, Console(quiet=True))
-        answering.shutdown()
+    """As vLLM 0.32.0 does where a log-probability is NaN: starlette refuses it, vLLM makes a 400 of that."""
+    said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
+    body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
+    with answering(400, body) as url, pytest.raises(StageError, match="log-probabilities are not finite"):
+        chat.check({"candidate": Server(url, "mine", Path("/m"), "", None, None)}, Console(quiet=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import blocks
 
 from quantpress import recipe
 from quantpress_evaluate import suite
@@ -39,9 +40,9 @@ def test_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(found), target
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if "```yaml" in read(name)])
+@pytest.mark.parametrize("name", [name for name in OURS if blocks(ROOT / name, "yaml")])
 def test_files_in_the_documents_are_valid(name: str, tmp_path: Path) -> None:
-    for text in re.findall(r"^```yaml\n(.*?)^```", read(name), re.DOTALL | re.MULTILINE):
+    for text in blocks(ROOT / name, "yaml"):
         content = yaml.safe_load(text)
         if set(content) == {"calibration"}:
             content |= {"extends": "gptq-w4a16", "name": "mine"}

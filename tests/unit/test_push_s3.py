@@ -12,49 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from support import Store
 
 from quantpress import files, package
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-SECRET = "averysecretaccesskey"
-BUCKET, WHERE = "models", "s3://models/team/v1"
-
-
-class Store:
-    """A server that can be stopped and started again with what it holds, and the environment that leads to it."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.start()
-        self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_MAX_ATTEMPTS": "2",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
-            aws_access_key_id="testing",
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-        )
-        self.client.create_bucket(Bucket=BUCKET)
-
-    def start(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
-        self.server.start()
-        self.port = self.server.get_host_and_port()[1]
-
-    def objects(self, prefix: str = "team/v1/") -> dict[str, Any]:
-        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return {entry["Key"].removeprefix(prefix): entry["LastModified"] for entry in found}
+SECRET, BUCKET, WHERE = Store.SECRET, Store.BUCKET, "s3://models/team/v1"
 
 
 @pytest.fixture

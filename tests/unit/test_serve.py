@@ -4,14 +4,13 @@ import json
 import re
 import socket
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from support import answering
 
 from quantpress import process
 from quantpress.console import Console
@@ -273,39 +272,20 @@ def test_a_server_that_is_gone_ends_the_load(tmp_path: Path) -> None:
             generator.measure(one, Cell("candidate", load.levels[0], 0))
 
 
-class Restarted(BaseHTTPRequestHandler):
-    """A server that is healthy and says that it was started at 1.7e+09."""
-
-    def do_GET(self) -> None:
-        body = b"process_start_time_seconds 1.7e+09\n"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("started", [1.7e9, 1.6e9], ids=["the same", "another"])
 def test_a_server_that_was_started_anew_between_two_cells_is_found(started: float, tmp_path: Path) -> None:
-    """Even though no request failed (the load generator, here one that only writes its result, says so)."""
+    """Even though no request failed: the load generator, here one that only writes its result, says so."""
     code = "import sys; args = sys.argv; value = lambda name: args[args.index(name) + 1]\n"
     code += "open(value('--result-dir') + '/' + value('--result-filename'), 'w').write('{\"output_throughput\": 5.0}')"
-    vllm, load = fake_vllm(tmp_path, code), workload.load("smoke")
-    generator = Generator(vllm, load, tmp_path, tmp_path / "bench.log", Console(quiet=True))
-    with HTTPServer(("127.0.0.1", 0), Restarted) as answering:
-        threading.Thread(target=answering.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{answering.server_port}"
+    load = workload.load("smoke")
+    generator = Generator(fake_vllm(tmp_path, code), load, tmp_path, tmp_path / "bench.log", Console(quiet=True))
+    with answering(200, b"process_start_time_seconds 1.7e+09\n") as url:
         one = Server(url, "m", tmp_path, "", None, None, about={"started": started})
-        try:
-            if started == 1.7e9:
-                assert generator.measure(one, Cell("candidate", load.levels[0], 0))["figures"]["output_throughput"] == 5
-            else:
-                with pytest.raises(ServerLost, match="was restarted"):
-                    generator.measure(one, Cell("candidate", load.levels[0], 0))
-        finally:
-            answering.shutdown()
+        if started == 1.7e9:
+            assert generator.measure(one, Cell("candidate", load.levels[0], 0))["figures"]["output_throughput"] == 5
+        else:
+            with pytest.raises(ServerLost, match="was restarted"):
+                generator.measure(one, Cell("candidate", load.levels[0], 0))
 
 
 def test_an_incomplete_result_never_takes_the_place_of_a_complete_one(tmp_path: Path) -> None:

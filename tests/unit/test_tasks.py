@@ -59,7 +59,9 @@ def test_the_texts_of_ones_own_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_a_task_that_was_checked_is_found_without_lm_evals_index(tmp_path: Path) -> None:
     (task,) = tasks.check(job(tmp_path, [GOOD] * 3))["tasks"]
-    hub = tasks._definition({"task": "boolq", "like": "boolq", "data": None}, tmp_path)
+    hub = tasks._definition(
+        {"task": "boolq", "like": "boolq", "data": None, "metric": "acc", "filter": "none"}, tmp_path
+    )
     manager = tasks.again([task, {"definition": hub}], tmp_path / "again")
     assert manager.all_tasks == sorted({"mine", "boolq", *manager.all_tags})
     assert len(tasks.load(manager, ["mine"])["mine"].eval_docs) == 3

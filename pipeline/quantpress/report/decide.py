@@ -103,9 +103,9 @@ def doubts(recipe: Data, concurrency: int, metric: str) -> list[str]:
     ratio = point["ratios"][metric] if point else None
     if point is None or ratio is None or ratio["value"] is None:
         return ["the model was not measured beside it"]
-    marks = list(dict.fromkeys([*recipe["throughput"]["untrustworthy"], *point["untrustworthy"]]))
-    found = [f"not to be trusted: {mark}" for mark in marks]
-    if point["failed_requests"] and not marks:
+    marked = marks(recipe["throughput"], point)
+    found = [f"not to be trusted: {mark}" for mark in marked]
+    if point["failed_requests"] and not marked:
         found.append(f"{point['failed_requests']} requests failed")
     if ratio["pairs"] < MIN_PAIRS:
         found.append(f"{ratio['pairs']} pairs are too few ({MIN_PAIRS} are needed)")
@@ -113,6 +113,11 @@ def doubts(recipe: Data, concurrency: int, metric: str) -> list[str]:
     if low is None or low <= 1 + INDIFFERENCE:
         found.append(f"its interval is not wholly above {1 + INDIFFERENCE:.2f}")
     return found
+
+
+def marks(throughput: Data, point: Data) -> list[str]:
+    """Why this cell's figures are not to be trusted, whichever way they point."""
+    return list(dict.fromkeys([*throughput["untrustworthy"], *point["untrustworthy"]]))
 
 
 def _faster(goal: str, metric: str, words: str, competing: list[Data], load: Data | None, gated: bool) -> Data:

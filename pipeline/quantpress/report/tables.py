@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantpress.report.decide import doubts, point_at
+from quantpress.report.decide import doubts, marks, point_at
 from quantpress.report.fields import Data, get
 from quantpress.report.speed import level
 
@@ -55,9 +55,9 @@ def times(recipe: Data, concurrency: int | None, metric: str) -> str:
     if not point or not ratio or ratio["value"] is None:
         return NONE
     low, high = ratio["interval"]
-    doubted = doubts(recipe, point["concurrency"], metric)
-    slower = high < 1 and not any("not to be trusted" in doubt for doubt in doubted)  # that is shown, too
-    return f"{ratio['value']:.2f}× ({low:.2f}–{high:.2f}){' ?' if doubted and not slower else ''}"
+    slower = high < 1 and not marks(recipe["throughput"], point)  # that is shown, too
+    doubted = not slower and doubts(recipe, point["concurrency"], metric)
+    return f"{ratio['value']:.2f}× ({low:.2f}–{high:.2f}){' ?' if doubted else ''}"
 
 
 def goals(data: Data) -> Table:
@@ -237,8 +237,7 @@ def _speedup(point: Data) -> str:
 def _verdict(point: Data, result: Data) -> str:
     words = [point["verdict"] or "no baseline"]
     words += [f"{point['failed_requests']} requests failed"] if point["failed_requests"] else []
-    marks = dict.fromkeys([*result["untrustworthy"], *point["untrustworthy"]])
-    words += [f"not to be trusted: {mark}" for mark in marks if mark not in words[0]]
+    words += [f"not to be trusted: {mark}" for mark in marks(result, point) if mark not in words[0]]
     return "; ".join([*words, *(["dummy weights"] if result["weights"] == "dummy" else [])])
 
 

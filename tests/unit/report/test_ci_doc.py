@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import blocks
 
 from quantpress import cli
 from quantpress.console import Console
@@ -21,7 +22,7 @@ from quantpress.report import collect
 DOC = Path(__file__).parents[3] / "docs" / "how-to" / "ci.md"
 TEXT = DOC.read_text(encoding="utf-8")
 FILES = (DOC.parent.parent / "reference" / "files.md").read_text(encoding="utf-8")
-JOBS = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+JOBS = blocks(DOC, "yaml")
 SCHEMAS = ("vendor.github-workflows", "vendor.gitlab-ci")
 
 
