@@ -39,6 +39,7 @@ STAND_INS = {
     "WORKLOAD=chat": "WORKLOAD=least.yaml",
     "--workload chat": "--workload least.yaml",
     "WORKLOAD=smoke": "WORKLOAD=least.yaml",
+    " --vllm-url": " --workload least.yaml --vllm-url",
     "SUITE=smoke": "SUITE=few.yaml",
     "--suite smoke": "--suite few.yaml",
     "bundle rtn-w4a16": "bundle --no-wheels rtn-w4a16",
