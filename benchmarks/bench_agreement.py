@@ -3,7 +3,8 @@
     make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
 
 In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same
-cell by hand against a server started by hand. Prints the median output tokens/s of both and their ratio.
+cell by hand against a server started by hand. Prints every figure in output tokens/s, the ratio of the medians, and the
+mean ratio of the pairs with its 95% interval.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from quantpress.console import Console
 from quantpress_serve import server
 from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch
+from quantpress_serve.summary import speedup
 from quantpress_serve.workload import Level, load
 
 
@@ -85,8 +87,9 @@ def main() -> None:
                 process.terminate()
                 process.wait()
         ratio = statistics.median(ours) / statistics.median(hand)
-        about = {"model": path.name, "role": role, "quantpress": ours, "by_hand": hand, "ratio": ratio}
-        print(json.dumps(about | {"other_work": quiet}))
+        mean, interval = speedup([own / other for own, other in zip(ours, hand, strict=True)])
+        about = {"role": role, "quantpress": ours, "by_hand": hand, "ratio_of_medians": ratio}
+        print(json.dumps(about | {"pairs": mean, "interval": interval, "other_work": quiet}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A fake "faster" candidate: the unquantized model against itself under another name. No speed-up may come of it.
+"""A fake "faster" candidate: the unquantized model against itself under another name. No speed-up may come of it: exit
+code 1 if one does.
 
 make benchmark-same MODEL=embedded WORKLOAD=smoke ARGS="--weights dummy"
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from quantpress import model as models
@@ -33,9 +35,12 @@ def main() -> None:
         weights=args.weights,
         tokenizer=tokenizer_for(model, console),
     )
-    for row in stage.measure(subject, load, Sides(), console, fresh=True)["summary"]:
+    rows = stage.measure(subject, load, Sides(), console, fresh=True)["summary"]
+    for row in rows:
         shown = {key: row[key] for key in ("concurrency", "ratios", "speedup", "interval", "spread", "verdict")}
         print(json.dumps(shown))
+    if any(row["verdict"] == "faster" for row in rows):
+        sys.exit("the model was called faster than itself")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the bench that is under way, too
     gpus = environment.gpus()
     device = gpus[0].partition(",")[0] if gpus else environment.machine()["processor"]
     found, commands = {}, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress import environment, files
+from quantpress import environment, files, sizes
 
 Backend = Literal["hf", "vllm"]
 _ROTATIONS = ("spinquant", "quip")
@@ -47,10 +47,8 @@ def context(model: Path, wanted: int) -> int:
     """Tokens of context for a model's folder: `wanted`, or what the model has, less the two that lm-eval's client of a
     server sets aside, so that both backends see the same.
     """
-    config = files.read_json(model / "config.json")
-    config = config.get("text_config") or config
-    known = [config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
-    return min([wanted, *(int(length) - 2 for length in known if length)])
+    longest = sizes.positions(files.read_json(model / "config.json"))
+    return min(wanted, longest - 2) if longest else wanted
 
 
 def versions(backend: Backend, vllm: Path | None) -> dict[str, str]:

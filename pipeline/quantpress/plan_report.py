@@ -37,7 +37,7 @@ def report(plan: Plan, config: dict[str, Any], context: int, concurrency: int) -
         },
         "tensor_parallel_sizes": sizes.tensor_parallel_sizes(config, plan.schemes, linears),
         "hardware": serving.table(plan),
-        "notes": [*plan.notes, *_too_little_data(plan)],
+        "notes": [*plan.notes, *_too_little_data(plan), *_too_long(config, context)],
         "resolved": plan.recipe.dump(),
     }
 
@@ -48,6 +48,11 @@ def _too_little_data(plan: Plan) -> list[str]:
     if not 0 < tokens < plan.largest_input:
         return []
     return [f"{tokens} calibration tokens are fewer than the {plan.largest_input} input features of the widest layer"]
+
+
+def _too_long(config: dict[str, Any], context: int) -> list[str]:
+    longest = sizes.positions(config)
+    return [f"the model was made for {longest} tokens, fewer than --context {context}"] if 0 < longest < context else []
 
 
 def _layers(plan: Plan) -> dict[str, int]:

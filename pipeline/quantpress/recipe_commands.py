@@ -51,7 +51,9 @@ def plan(args: Namespace) -> None:
     """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it."""
     for option in ("context", "concurrency"):
         if not 0 < getattr(args, option) < 10**8:
-            raise InputError(f"--{option} {getattr(args, option)}: at least 1", hint="for example --context 8192")
+            raise InputError(
+                f"--{option} {getattr(args, option)}: from 1 to 99999999", hint=f"leave --{option} out, or correct it"
+            )
     target = hardware.target_of(args.target) if args.target else None
     recipe = recipe_language.load(args.recipe, args.set)
     model = _light_model(args)

@@ -63,6 +63,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return nested if isinstance(nested, dict) else config
 
 
+def positions(config: dict[str, Any]) -> int:
+    """The longest sequence that the model was made for, in tokens; 0 where its config does not say."""
+    known = [number_in(text_config(config), name) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
+    return min((length for length in known if length), default=0)
+
+
 def number_in(config: dict[str, Any], key: str) -> int:
     """A count in the config; 0 where it is missing or no number."""
     value = config.get(key)

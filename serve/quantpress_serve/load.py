@@ -101,9 +101,12 @@ class Generator:
     def _result(self, name: str, code: int, server: Server) -> Any:
         if code != 0 or not (self.folder / name).is_file():
             server.require_healthy()
+            said = process.last_error(self.log)
             raise StageError(
-                f"vllm bench serve failed with exit code {code}: {process.last_error(self.log)}",
-                hint="read the log",
+                f"vllm bench serve failed with exit code {code}: {said}",
+                hint=f"install vLLM's extra `bench` beside {self.vllm}"
+                if "No module named" in said
+                else "read the log",
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first

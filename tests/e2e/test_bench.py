@@ -1,10 +1,12 @@
-"""The bench stage on a real vLLM whose server is killed under load, on a model of which only config.json is there."""
+"""The bench stage on a real vLLM, on a model of which only config.json is there: its server is killed under load, and the
+model is measured against itself."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import psutil
 import pytest
 
 pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 CONFIG = {
@@ -37,6 +40,15 @@ concurrency: [2]
 requests: 4
 rounds: 60
 goodput: {ttft: 10000}
+"""
+FROM_A_FILE = """
+name: same
+description: What was asked, and how long the answers are.
+prompts: {format: jsonl, path: asked.jsonl}
+concurrency: [2]
+requests: 8
+rounds: 3
+engine: {max_model_len: 256}
 """
 
 
@@ -81,6 +93,20 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
     assert all(server["kv_cache_tokens"] > 0 for server in result["servers"].values())
     assert not list((folder / "out").rglob("*.safetensors"))
     assert not [line for line in _commands() if str(folder) in line]
+
+
+def test_the_model_under_another_name_is_no_speedup(folder: Path, real_environment: dict[str, str]) -> None:
+    """A fake "faster" candidate: both servers hold the same. The prompts come from a file."""
+    (folder / "same.yaml").write_text(FROM_A_FILE)
+    rows = [{"prompt": f"{number} ships sail", "output_tokens": 32} for number in range(8)]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [sys.executable, str(ROOT / "benchmarks" / "same_model.py"), "--weights", "dummy"]
+    words += ["--model", str(folder / "shapes"), "--workload", str(folder / "same.yaml"), "--out", str(folder / "out")]
+    done = subprocess.run(words, env=real_environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert len(row["ratios"]) == 3
+    assert row["verdict"] != "faster"
 
 
 def _wait_for_cells(folder: Path, number: int, running: subprocess.Popen[bytes], patience: float = 300) -> None:

@@ -191,6 +191,15 @@ def test_an_odd_config_is_planned_or_refused_but_never_a_crash(odd: dict[str, An
         architecture.tensors(folder, config)
 
 
+@pytest.mark.parametrize(("context", "noted"), [(4096, False), (4097, True)])
+def test_a_context_beyond_the_models_is_noted(context: int, noted: bool, make_model: Make) -> None:
+    folder = make_model(hidden=64, intermediate=128)
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    made = plan.make_from(recipe.load("w8a8-dynamic"), architecture.tensors(folder, config), config)
+    found = plan_report.report(made, config, context, 1)["notes"]
+    assert any("made for 4096 tokens" in note for note in found) is noted
+
+
 @pytest.mark.parametrize("name", shipped.names("recipes"))
 def test_a_shipped_recipe_names_the_least_gpu_that_runs_it_as_it_says(name: str) -> None:
     loaded = recipe.load(name)

@@ -34,7 +34,7 @@ def scoreboard(data: Data) -> Table:
         name, size = recipe["name"], recipe["size"]
         best = ", ".join(goal["goal"] for goal in decision["goals"] if goal["winner"] == name)
         row = [str(recipe["number"]), name, best, decision["gate_states"][name]]
-        row.append(kept(recipe).replace(" to ", "–"))
+        row.append(kept(recipe).replace(" to ", "–") + (" ↓" if loses(recipe) else ""))
         row.append(f"{in_bytes(size['checkpoint_bytes'])} ({share(size['ratio'])})")
         rows.append([*row, times(recipe, least, "tpot_ms"), times(recipe, most, "output_tokens_s")])
     return Table(header, rows, 4)
@@ -46,6 +46,16 @@ def kept(recipe: Data) -> str:
     if get(overall, "recovery", "value") is None and get(overall, "perplexity_ratio", "value") is not None:
         return f"perplexity × {interval(overall['perplexity_ratio'])}"
     return interval(get(overall, "recovery"))
+
+
+def loses(recipe: Data) -> bool:
+    """Whether the whole interval of what `kept` shows lies on the side of a loss."""
+    overall = get(recipe["accuracy"], "overall")
+    if get(overall, "recovery", "value") is not None:
+        edges = get(overall, "recovery", "interval")
+        return bool(edges and edges[1] < 1)
+    edges = get(overall, "perplexity_ratio", "interval")
+    return bool(edges and edges[0] > 1)
 
 
 def times(recipe: Data, concurrency: int | None, metric: str) -> str:

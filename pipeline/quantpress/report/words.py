@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 SCOREBOARD = (
-    "Recovery: accuracy over the unquantized model's, with its 95% interval; 1 is no loss. TPOT (time per output "
-    "token) and tokens/s: how many times as fast as the unquantized model that was served beside it, with the "
-    "interval; below 1 is slower. A question mark: shown to be neither faster nor slower."
+    "Recovery: accuracy over the unquantized model's, with its 95% interval; 1 is no loss, an arrow says that "
+    "the whole interval shows one. TPOT (time per output token) and tokens/s: how many times as fast as the "
+    "unquantized model that was served beside it, with the interval; below 1 is slower. A question mark: shown to be "
+    "neither faster nor slower."
 )
 DUMMY = (
     "Weights: dummy. Shapes and schemes are the model's and the recipe's, the numbers in them are random. Nothing can "

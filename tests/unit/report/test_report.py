@@ -395,6 +395,21 @@ def test_numbers_of_the_tables_are_those_of_the_data(artifacts: Any) -> None:
     assert markdown.of(tables.scoreboard(data)) in markdown.render(data)
 
 
+@pytest.mark.parametrize(
+    ("overall", "lost"),
+    [
+        ({"recovery": {"value": 0.97, "interval": [0.95, 0.99]}}, True),
+        ({"recovery": {"value": 0.97, "interval": [0.94, 1.0]}}, False),
+        ({"recovery": {"value": 0.97, "interval": None}, "perplexity_ratio": {"value": 2, "interval": [2, 3]}}, False),
+        ({"recovery": {"value": None}, "perplexity_ratio": {"value": 1.2, "interval": [1.1, 1.3]}}, True),
+        ({"recovery": {"value": None}, "perplexity_ratio": {"value": 1.2, "interval": [0.9, 1.3]}}, False),
+        (None, False),
+    ],
+)
+def test_a_loss_that_is_shown_is_marked(overall: Any, lost: bool) -> None:
+    assert tables.loses({"accuracy": overall and {"overall": overall}}) is lost
+
+
 def test_the_rule_is_that_of_bench() -> None:
     from quantpress_serve import summary
 
