@@ -1,5 +1,6 @@
-"""The bench stage on a real vLLM, on a model of which only config.json is there: its server is killed under load, and the
-model is measured against itself."""
+"""The bench stage on a real vLLM, on a model of which only config.json is there.
+
+Its server is killed under load; and the model is measured against itself."""
 
 from __future__ import annotations
 
