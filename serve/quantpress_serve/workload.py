@@ -97,7 +97,9 @@ class Workload(Strict):
     description: str = Field(min_length=1, description="One line for reports.")
     input_len: Length | None = Field(default=None, description="Tokens of each random prompt.")
     output_len: Length | None = Field(default=None, description="Tokens of each answer, exactly.")
-    prompts: Prompts | None = Field(default=None, description="Prompts from a file, instead of `input_len`.")
+    prompts: Prompts | None = Field(
+        default=None, description="Prompts from a file, instead of `input_len`; needs `engine.max_model_len`."
+    )
     concurrency: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], max_length=100, description="Never more than C requests at once; a cell for each C."
     )
