@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import __version__, environment, files, report
+from quantpress import model as models
 from quantpress.report import markdown, speed
 
 RECIPES = ["fp8-dynamic", "gptq-w4a16", "w8a8-dynamic"]
@@ -91,12 +92,12 @@ def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands:
     parts = [
         f"# Throughput on {device}",
         f"{about}. vLLM {vllm}, quantpress {__version__}, Python {machine['python']}, {time.strftime('%Y-%m-%d')}. "
-        f"Model {args.model if args.model == 'embedded' else Path(args.model).name}, {weights}.",
+        f"Model {models.EMBEDDED_NAME if args.model == models.EMBEDDED else Path(args.model).name}, {weights}.",
         report.throughput_section(results) if results else "Nothing could be measured.",
         *[f"**{name} was not measured**: {reason}" for name, reason in refused.items()],
         *(["## Latency", latencies(results), "## Servers", servers(results)] if results else []),
         "## Commands",
-        "```\n" + "\n".join(shlex.join(command) for command in commands) + "\n```",
+        "```\n" + "\n".join(f".venv/bin/{shlex.join(command)}" for command in commands) + "\n```",
         *[f"{name}, server by hand: `{result['servers']['candidate']['command']}`" for name, result in results.items()],
         *[f"{name}, load by hand: `{result['cells'][0]['command']}`" for name, result in results.items()],
     ]

@@ -80,9 +80,9 @@ def _throughput(plan: Plan, target: str) -> Judged:
 
 def _on_cpu(plan: Plan) -> Judged:
     if _activation_bits(plan) == 8 and _weight_bits(plan) == 8:
-        return [0, *_care(plan)], [["int8 runs fastest on CPUs: its kernel multiplies in 8 bits", _RULE]]
+        return [0, *_care(plan)], [["W8A8 ran at 1.44 of bf16's speed under load, in the shapes of a 1B model", _CPU]]
     if _weight_bits(plan) == 4:
-        return [2, *_care(plan)], [["4-bit weights ran at 0.8 of bf16's speed", _CPU]]
+        return [2, *_care(plan)], [["4-bit weights ran at 0.56 to 0.73 of bf16's speed", _CPU]]
     return [1, *_care(plan)], [["no faster than bf16 is to be expected", _RULE]]
 
 

