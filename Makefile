@@ -104,8 +104,8 @@ benchmark-bookkeeping: setup ## what quantpress does around the quantization of 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
 
-test-docs: setup .venv/.complete-dev ## every command in the documents, those that start vLLM too: about 10 minutes
-	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py $(PYTEST_ARGS)
+test-docs: setup .venv/.complete-dev ## every command in the documents, and the model against itself, in vLLM: 14 minutes
+	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py tests/e2e/test_bench.py $(PYTEST_ARGS)
 
 benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs, and both backends, in turns
 	@.venv/bin/python benchmarks/evaluation_cost.py $(ARGS)
