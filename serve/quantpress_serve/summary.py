@@ -10,16 +10,19 @@ from typing import Any
 INDIFFERENCE = 0.03
 MIN_PAIRS = 3
 CONFIDENCE = 0.95
-# (greatest - least) / median of one side's output tokens/s over the rounds. Beyond this the machine was not steady.
+# (greatest - least) / median of one side's speed over the rounds. Beyond this the machine was not steady.
 SPREAD = 0.15
 # The concurrency rises no further once a step gains neither side more than this.
 SATURATED = 0.05
+
+# What is called speed, by the kind of load.
+SERVER, REQUEST = "output tokens/s", "output tokens/s of a request"
 
 Cell = dict[str, Any]
 
 
 def summarize(cells: list[Cell]) -> list[dict[str, Any]]:
-    """For each strength of load: medians over rounds on both sides, and the ratio of output tokens/s pair by pair."""
+    """For each strength of load: medians over rounds on both sides, and the ratio of their speeds pair by pair."""
     levels = {(cell["concurrency"], cell.get("request_rate")) for cell in cells}
     return [
         _summary([cell for cell in cells if (cell["concurrency"], cell.get("request_rate")) == level])
@@ -32,23 +35,36 @@ def _summary(cells: list[Cell]) -> dict[str, Any]:
     for cell in cells:
         sides.setdefault(cell["role"], {})[cell["round"]] = cell["figures"]
     failed = {role: int(sum(figures.get("failed", 0) for figures in rounds.values())) for role, rounds in sides.items()}
-    reasons = distrust(sides, failed, cells)
+    kind = SERVER if cells[0]["concurrency"] else REQUEST
+    speeds = {role: _speeds(rounds, kind) for role, rounds in sides.items()}
+    reasons = distrust(speeds, kind, failed, cells)
     summary: dict[str, Any] = {
         "concurrency": cells[0]["concurrency"],
         "request_rate": cells[0].get("request_rate"),
         "failed_requests": sum(failed.values()),
-        "spread": {role: _spread(rounds) for role, rounds in sides.items()},
+        "speed": kind,
+        "spread": {role: _spread(rounds) for role, rounds in speeds.items()},
         "untrustworthy": reasons,
         **{role: _medians(rounds) for role, rounds in sides.items()},
     }
     if {"candidate", "baseline"} <= sides.keys():
-        pairs = sorted(sides["candidate"].keys() & sides["baseline"].keys())
-        speeds = [[sides[role][number]["output_throughput"] for role in ("candidate", "baseline")] for number in pairs]
-        ratios = [own / base if base else 0.0 for own, base in speeds]
+        own, base = speeds["candidate"], speeds["baseline"]
+        ratios = [own[number] / base[number] if base[number] else 0.0 for number in sorted(own.keys() & base.keys())]
         mean, interval = speedup(ratios)
         summary |= {"ratios": ratios, "speedup": mean, "interval": interval}
         summary["verdict"] = verdict(len(ratios), interval, reasons)
     return summary
+
+
+def _speeds(rounds: dict[int, dict[str, float]], kind: str) -> dict[int, float]:
+    """By round, in tokens/s. Requests that arrive at a rate set the server's tokens/s themselves, as long as it keeps
+    up; there, speed is that of a request, from its arrival on: all their tokens over the sum of their end-to-end
+    latencies. That is the inverse of the normalized latency of vLLM's paper (Kwon et al. 2023, section 6), by tokens.
+    """
+    if kind == SERVER:
+        return {number: figures["output_throughput"] for number, figures in rounds.items()}
+    taken = {number: figures["mean_e2el_ms"] * figures["completed"] / 1000 for number, figures in rounds.items()}
+    return {number: rounds[number]["total_output_tokens"] / time if time else 0.0 for number, time in taken.items()}
 
 
 def _medians(rounds: dict[int, dict[str, float]]) -> dict[str, float]:
@@ -58,19 +74,18 @@ def _medians(rounds: dict[int, dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(figures[name] for figures in rounds.values()) for name in order if name in shared}
 
 
-def _spread(rounds: dict[int, dict[str, float]]) -> float | None:
-    """(greatest - least) / median of the output tokens/s; None for one round."""
-    speeds = [figures["output_throughput"] for figures in rounds.values()]
-    middle = statistics.median(speeds)
-    return (max(speeds) - min(speeds)) / middle if len(speeds) > 1 and middle else None
+def _spread(speeds: dict[int, float]) -> float | None:
+    """(greatest - least) / median of the speeds; None for one round."""
+    middle = statistics.median(speeds.values())
+    return (max(speeds.values()) - min(speeds.values())) / middle if len(speeds) > 1 and middle else None
 
 
-def distrust(sides: dict[str, dict[int, dict[str, float]]], failed: dict[str, int], cells: list[Cell]) -> list[str]:
+def distrust(speeds: dict[str, dict[int, float]], kind: str, failed: dict[str, int], cells: list[Cell]) -> list[str]:
     """Why these cells cannot be trusted; nothing where they can."""
     reasons = [f"{number} requests to the {role} failed" for role, number in failed.items() if number]
-    for role, rounds in sides.items():
+    for role, rounds in speeds.items():
         if (spread := _spread(rounds)) and spread > SPREAD:
-            reasons.append(f"the {role}'s output tokens/s spread by {spread:.0%} over the rounds (bound {SPREAD:.0%})")
+            reasons.append(f"the {role}'s {kind} spread by {spread:.0%} over the rounds (bound {SPREAD:.0%})")
     marked = [cell for cell in cells if cell.get("untrustworthy")]
     if marked:
         worst = max(marked, key=lambda cell: cell["machine"].get("other_work", 0.0))

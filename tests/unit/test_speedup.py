@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quantpress.report import speed
 from quantpress_serve import summary, watch
 
 FIGURES = json.loads((Path(__file__).parent / "recorded" / "bench.json").read_text())
@@ -87,6 +88,20 @@ def test_rates_and_concurrencies_have_rows_of_their_own() -> None:
     made = cells({"candidate": [1.0]}, request_rate=None)
     made += [cell | {"concurrency": None, "request_rate": 2.0} for cell in cells({"candidate": [1.0]})]
     assert [(row["concurrency"], row["request_rate"]) for row in summary.summarize(made)] == [(None, 2.0), (8, None)]
+
+
+def test_at_a_request_rate_the_speed_is_that_of_a_request() -> None:
+    """Both sides keep up with the requests, so the tokens/s are equal; the candidate takes half the time."""
+    made = cells({"candidate": [50.0, 50.1, 50.2], "baseline": [50.0, 50.1, 50.2]})
+    for cell in made:
+        cell |= {"concurrency": None, "request_rate": 2.0}
+        cell["figures"]["mean_e2el_ms"] = 1000.0 if cell["role"] == "candidate" else 2000.0
+    (row,) = summary.summarize(made)
+    assert row["speed"] == summary.REQUEST == speed.REQUEST
+    assert (row["speedup"], row["verdict"]) == (pytest.approx(2.0), "faster")
+    made[0]["figures"]["mean_e2el_ms"] = 1300.0
+    (row,) = summary.summarize(made)
+    assert "the candidate's output tokens/s of a request spread by 23%" in row["verdict"]
 
 
 def test_growth_is_that_of_the_side_that_gained_more() -> None:

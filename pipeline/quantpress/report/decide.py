@@ -123,7 +123,7 @@ def marks(throughput: Data, point: Data) -> list[str]:
 def _faster(goal: str, metric: str, words: str, competing: list[Data], load: Data | None, gated: bool) -> Data:
     """The winner for latency (TPOT at the least concurrency) or throughput (tokens/s at the greatest)."""
     if load is None:
-        return _goal(goal, metric, "not measured", "No recipe was measured in vLLM: quantpress bench RECIPE.")
+        return _goal(goal, metric, "not measured", _unmeasured(competing))
     concurrency = load["least" if goal == "latency" else "most"]
     measured = [one for one in competing if one["name"] in load["recipes"] and _ratio(one, concurrency, metric)]
     if not measured:
@@ -147,6 +147,11 @@ def _faster(goal: str, metric: str, words: str, competing: list[Data], load: Dat
     text = f"Ahead of {MODEL} {where_} by more than the measurement's spread."
     text += f" Not told apart from {_listed(tied)}: their intervals overlap." if tied else ""
     return _goal(goal, metric, "shown", text) | cell | {"winner": best["name"], "tied": tied}
+
+
+def _unmeasured(recipes: list[Data]) -> str:
+    measured = "at a concurrency, only at request rates" if any(one["throughput"] for one in recipes) else "in vLLM"
+    return f"No recipe was measured {measured}: quantpress bench RECIPE."
 
 
 def _goal(goal: str, metric: str, state: str, reason: str) -> Data:

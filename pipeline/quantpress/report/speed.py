@@ -17,6 +17,8 @@ METRICS = {
     "tpot_p99_ms": ("p99_tpot_ms", False),
 }
 SIDES = ("baseline", "candidate")
+# What `bench` compares where requests arrive at a rate; a test compares the two.
+REQUEST = "output tokens/s of a request"
 
 
 def speed(result: Data) -> Data:
@@ -53,6 +55,10 @@ def notes(result: Data) -> list[str]:
         left_out = ", ".join(map(str, get(enough, "left_out", default=[]))) or "nothing"
         step = f"{get(enough, 'gained', default=0.0):+.1%} output tokens/s over the step before"
         found.append(f"saturated at concurrency {get(enough, 'concurrency')} ({step}); left out: {left_out}")
+    if any(get(cell, "speed") == REQUEST for cell in result["summary"]):
+        found.append(
+            f"requests arrive at a rate, which sets the tokens/s: the speed-up compares the {REQUEST}, waiting in"
+        )
     if get(result, "workload", "prefix_caching"):
         found.append("prefix caching was on, as the workload asks")
     bits = min(get(result, "weight_bits", default=[]) or [16])
@@ -77,10 +83,11 @@ def _point(cell: Data, result: Data) -> Data:
     """One strength of load: both sides' figures, and how many times better the checkpoint is, pair by pair."""
     rounds = {side: _rounds(result, side, cell) for side in SIDES}
     ratios = {name: _ratio(rounds, *METRICS[name]) for name in METRICS}
+    compared = "request_tokens_s" if get(cell, "speed") == REQUEST else "output_tokens_s"
     if given := get(cell, "ratios"):
-        ratios["output_tokens_s"] = _spread([float(ratio) for ratio in given], get(cell, "speedup"))
+        ratios[compared] = _spread([float(ratio) for ratio in given], get(cell, "speedup"))
         if (interval := get(cell, "interval")) and len(given) > 2:  # of two pairs it spans orders of magnitude
-            ratios["output_tokens_s"] |= {"interval": interval}
+            ratios[compared] |= {"interval": interval}
     return {
         "concurrency": get(cell, "concurrency"),
         "request_rate": get(cell, "request_rate"),
@@ -89,6 +96,7 @@ def _point(cell: Data, result: Data) -> Data:
         "verdict": get(cell, "verdict"),
         **{side: _figures(rounds[side], get(cell, side)) for side in SIDES},
         "ratios": ratios,
+        "compared": compared,
     }
 
 

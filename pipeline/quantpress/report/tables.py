@@ -237,7 +237,7 @@ def _side(figures: Data | None, metric: str) -> str:
 
 
 def _speedup(point: Data) -> str:
-    ratio = point["ratios"]["output_tokens_s"]
+    ratio = get(point, "ratios", point["compared"], default={"value": None})
     if ratio["value"] is None:
         return NONE
     low, high = ratio["interval"]

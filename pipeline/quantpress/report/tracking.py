@@ -98,7 +98,9 @@ def parameters(recipe: Data) -> dict[str, str]:
 
 
 def metrics(recipe: Data) -> Iterator[tuple[int, dict[str, float]]]:
-    """Figures with their intervals' edges; those of speed with the concurrency as MLflow's step."""
+    """Figures with their intervals' edges; those of speed with the concurrency as MLflow's step, which is a whole
+    number: a request rate is in the names.
+    """
     size = {name: recipe["size"][name] for name in ("checkpoint_bytes", "ratio", "bits_per_weight", "seconds")}
     found = {f"size.{name}": value for name, value in size.items()}
     for name, figure in get(recipe["accuracy"], "overall", default={}).items():
@@ -111,7 +113,10 @@ def metrics(recipe: Data) -> Iterator[tuple[int, dict[str, float]]]:
         cell = {name: get(figure, "value") for name, figure in (point["candidate"] or {}).items()}
         for name, ratio in point["ratios"].items():
             cell |= _edges(f"{name}.times_better", ratio)
-        yield point["concurrency"], _known(cell)
+        if point["concurrency"] is None:
+            yield 0, {f"{name}.at_{point['request_rate']:g}_per_s": value for name, value in _known(cell).items()}
+        else:
+            yield point["concurrency"], _known(cell)
 
 
 def _edges(name: str, figure: Data) -> dict[str, Any]:

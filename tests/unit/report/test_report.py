@@ -12,7 +12,7 @@ import pytest
 from quantpress import files, report
 from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.report import collect, decide, markdown, moved, page, tables
+from quantpress.report import collect, decide, markdown, moved, page, speed, tables, tracking
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
@@ -442,10 +442,18 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     made = _speed([1.3, 1.2, 1.4])
     for cell in [*made["cells"], *made["summary"]]:
         cell |= {"concurrency": None, "request_rate": 2.5}
+    made["summary"][0] |= {"speed": speed.REQUEST, "ratios": [1.8, 2.0, 2.2], "speedup": 1.99, "interval": [1.5, 2.5]}
     data = collected(tmp_path, throughput=made)
-    assert "| r4 | smoke | 2.5 requests/s |" in markdown.render(data)
+    text = markdown.render(data)
+    assert "| r4 | smoke | 2.5 requests/s |" in text
+    assert "1.99 (1.50 to 2.50, 3 pairs)" in text
+    assert "the speed-up compares the output tokens/s of a request" in text
+    assert data["recipes"][0]["throughput"]["points"][0]["ratios"]["output_tokens_s"]["value"] == pytest.approx(1.3)
     assert data["decision"]["load"] is None
+    assert "No recipe was measured at a concurrency, only at request rates" in text
     page.render(data)
+    names = [name for step, found in tracking.metrics(data["recipes"][0]) for name in found if step == 0]
+    assert "request_tokens_s.times_better.at_2.5_per_s" in names
 
 
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
