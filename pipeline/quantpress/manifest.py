@@ -82,6 +82,12 @@ class Artifact:
         path = self.folder / f"{name}.json"
         return _read(path, {"checkpoint_digest"}) if path.is_file() else None
 
+    def set_aside(self, name: str) -> list[dict[str, Any]]:
+        """This checkpoint's results of a stage that were made under other settings before the last one."""
+        manifest = self.manifest() or {}
+        found = [_read(path, {"checkpoint_digest"}) for path in sorted((self.folder / name).glob("*.json"))]
+        return [result for result in found if result["checkpoint_digest"] == manifest.get("digest")]
+
 
 def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:
     return Artifact(out / model_name / recipe_name)

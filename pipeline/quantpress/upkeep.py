@@ -43,13 +43,14 @@ def _row(artifact: Artifact) -> dict[str, Any]:
 def _stages(artifact: Artifact) -> dict[str, Any]:
     record = artifact.finished()
     accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
+    measured = [*([throughput] if throughput else []), *artifact.set_aside("throughput")]
     return {
         "digest": str(record["digest"]),
         "created": record["created"],
         "bytes": int(record["bytes"]["checkpoint"]),
-        "stage": "benched" if throughput else "evaluated" if accuracy else "quantized",
+        "stage": "benched" if measured else "evaluated" if accuracy else "quantized",
         "accuracy": str(accuracy["suite"]) if accuracy else None,
-        "throughput": str(throughput["workload"]["name"]) if throughput else None,
+        "throughput": ", ".join(str(one["workload"]["name"]) for one in measured) or None,
         "gates": gates_of(accuracy),
     }
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,8 +292,31 @@ def test_a_server_that_was_started_anew_between_two_cells_is_found(started: floa
 def test_an_incomplete_result_never_takes_the_place_of_a_complete_one(tmp_path: Path) -> None:
     model = Model("m", tmp_path, "m", {})
     subject = stage.Subject("r", tmp_path, "d", tmp_path, model, "m", 1)
-    whole = {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True}
+    whole = {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True, "workload": {"name": "chat"}}
     assert stage._write(subject, whole | {"complete": False}).name == "throughput.json"
     assert stage._write(subject, whole).name == "throughput.json"
     assert stage._write(subject, whole | {"complete": False}).name == "throughput-incomplete.json"
-    assert subject.known() == whole
+    assert subject.known("chat") == whole
+    other = whole | {"workload": {"name": "latency"}}
+    assert stage._write(subject, other | {"complete": False}).name == "throughput-incomplete.json"
+    assert subject.known("chat") == whole
+
+
+def test_each_workload_keeps_its_result(tmp_path: Path) -> None:
+    subject = stage.Subject("r", tmp_path, "d", tmp_path, Model("m", tmp_path, "m", {}), "m", 1)
+    chat, latency = (
+        {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True, "workload": {"name": name}}
+        for name in ("chat", "latency")
+    )
+    stage._write(subject, chat)
+    stage._write(subject, latency)
+    assert (subject.current(subject.result_file), subject.known("chat")) == (latency, chat)
+    subject.to_front("chat")
+    assert (subject.current(subject.result_file), subject.known("latency")) == (chat, latency)
+    again = latency | {"cells": [1]}
+    stage._write(subject, again)
+    assert (subject.known("chat"), subject.known("latency")) == (chat, again)
+    assert [path.name for path in (tmp_path / "throughput").iterdir()] == ["chat.json"]
+    assert replace(subject, digest="another").known("chat") is None
+    stage._write(replace(subject, digest="another"), chat | {"checkpoint_digest": "another"})
+    assert subject.known("latency") is None  # it was of a checkpoint that is no more

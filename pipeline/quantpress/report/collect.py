@@ -6,6 +6,7 @@ report.md, report.html and report.json are three views of what `collect` returns
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Dat
         console.warn(f"{one['recipe']} is left out of the report: {one['reason']}")
     if not made or model is None:
         raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
-    found = decide.ranked([_recipe(artifact, record) for artifact, record in made])
+    found = decide.ranked(decide.aligned([_recipe(artifact, record) for artifact, record in made]))
     recipes = [{"number": number, **recipe} for number, recipe in enumerate(found, 1)]
     data = {
         "schema_version": SCHEMA_VERSION,
@@ -96,6 +97,7 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     found, missing = {}, {}
     for name, extract in {"accuracy": accuracy.accuracy, "throughput": speed.speed}.items():
         found[name], missing[name] = _stage(artifact, record, name, extract)
+    others = _set_aside(artifact)
     found["layers"], missing["layers"] = layers.known(artifact, record)
     return {
         "name": artifact.name,
@@ -104,6 +106,7 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
         "created": str(record["created"]),
         "size": _size(record, artifact.checkpoint),
         **found,
+        "other_workloads": others,
         "missing": {name: reason for name, reason in missing.items() if reason},
         "warnings": [str(text) for text in record["warnings"]],
         "resolved": _resolved(artifact),
@@ -128,6 +131,13 @@ def _stage(artifact: Artifact, record: Data, name: str, extract: Any) -> tuple[D
     except StageError as error:
         why = error.message
     return None, why
+
+
+def _set_aside(artifact: Artifact) -> list[Data]:
+    """Speeds under workloads that were measured before the last one; a file that cannot be read says nothing."""
+    with suppress(StageError), readable(artifact.folder):
+        return [speed.speed(result) for result in artifact.set_aside("throughput")]
+    return []
 
 
 def _size(record: Data, checkpoint: Path) -> Data:

@@ -54,27 +54,53 @@ def gate_state(recipe: Data) -> str:
     return _STATES[worst] if worst else "no gate"
 
 
+def aligned(recipes: list[Data]) -> list[Data]:
+    """The recipes with that workload as their `throughput` under which most were measured, so that they compare.
+
+    Among equals it is the one that most were measured under last.
+    """
+    loads = [[_load_of(one) for one in speeds(recipe) if _levels(one)] for recipe in recipes]
+    counted = Counter(load for each in loads for load in set(each))
+    last = Counter(each[0] for each in loads if each)
+    if not counted:
+        return recipes
+    chosen = max(counted, key=lambda load: (counted[load], last[load]))
+    return [_led_by(chosen, recipe) for recipe in recipes]
+
+
+def _led_by(load: tuple[str, str], recipe: Data) -> Data:
+    measured = sorted(speeds(recipe), key=lambda one: not (_levels(one) and _load_of(one) == load))
+    first, others = (measured[0], measured[1:]) if measured else (None, [])
+    missing = {name: why for name, why in recipe["missing"].items() if name != "throughput" or first is None}
+    return {**recipe, "throughput": first, "other_workloads": others, "missing": missing}
+
+
+def speeds(recipe: Data) -> list[Data]:
+    """Everything that was measured in vLLM: under the compared workload first."""
+    return [*([recipe["throughput"]] if recipe["throughput"] else []), *get(recipe, "other_workloads", default=[])]
+
+
 def compared_load(recipes: list[Data]) -> Data | None:
     """The workload and machine under which most recipes were measured: only those are compared with each other."""
-    kinds = Counter(_load_of(recipe) for recipe in recipes if _levels(recipe))
+    measured = [(recipe, recipe["throughput"]) for recipe in recipes if _levels(recipe["throughput"])]
+    kinds = Counter(_load_of(one) for _, one in measured)
     if not kinds:
         return None
     workload, machine = kinds.most_common(1)[0][0]
-    chosen = [recipe for recipe in recipes if _levels(recipe) and _load_of(recipe) == (workload, machine)]
-    levels = [_levels(recipe) for recipe in chosen]
+    chosen = [(recipe, one) for recipe, one in measured if _load_of(one) == (workload, machine)]
+    levels = [_levels(one) for _, one in chosen]
     common = set.intersection(*levels) or set.union(*levels)
-    names = [recipe["name"] for recipe in chosen]
+    names = [recipe["name"] for recipe, _ in chosen]
     return {"workload": workload, "machine": machine, "recipes": names, "least": min(common), "most": max(common)}
 
 
-def _levels(recipe: Data) -> set[int]:
+def _levels(throughput: Data | None) -> set[int]:
     """The concurrencies that were measured; loads by request rate have none."""
-    points = get(recipe["throughput"], "points", default=[])
+    points = get(throughput, "points", default=[])
     return {point["concurrency"] for point in points if point["concurrency"] is not None}
 
 
-def _load_of(recipe: Data) -> tuple[str, str]:
-    throughput = recipe["throughput"]
+def _load_of(throughput: Data) -> tuple[str, str]:
     return str(get(throughput, "workload", "name", default="unknown")), where(throughput)
 
 
@@ -321,6 +347,10 @@ def _speed_caveats(recipes: list[Data], load: Data | None) -> list[str]:
     others = [recipe["name"] for recipe in measured if recipe["name"] not in load["recipes"]]
     if others:
         found.append(f"Measured under another workload or on another machine, so not compared: {_listed(others)}.")
+    more = [one for recipe in recipes for one in get(recipe, "other_workloads", default=[])]
+    if more:
+        names = sorted({str(get(one, "workload", "name")) for one in more})
+        found.append(f"Also measured, shown under Speed and not compared here: {_listed(names)}.")
     dummy = [recipe["name"] for recipe in measured if recipe["throughput"]["weights"] == "dummy"]
     if dummy:
         found.append(f"Measured with dummy weights, which have the right shapes and no meaning: {_listed(dummy)}.")

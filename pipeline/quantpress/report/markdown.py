@@ -79,7 +79,7 @@ def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
 
 
 def _speed(data: Data) -> list[str]:
-    parts = speed([(recipe["name"], recipe["throughput"]) for recipe in data["recipes"] if recipe["throughput"]])
+    parts = speed(tables.measured_speeds(data))
     dummy = [(one["name"], one["throughput"]) for one in data["dummy"]]
     return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), _notes(dummy)] if dummy else [])
 

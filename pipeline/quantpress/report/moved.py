@@ -8,7 +8,7 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import InputError, StageError
 from quantpress.report.collect import SCHEMA_VERSION
-from quantpress.report.decide import MIN_PAIRS, point_at, where
+from quantpress.report.decide import MIN_PAIRS, point_at, speeds, where
 from quantpress.report.fields import Data, get
 from quantpress.report.tables import Table, in_bytes, interval
 
@@ -127,7 +127,9 @@ def _there(result: Any) -> str:
 
 
 def _speed(old: Data, new: Data) -> list[Data]:
-    before, after = old["throughput"], new["throughput"]
+    after = new["throughput"]
+    alike = [one for one in speeds(old) if after and one["workload"] == after["workload"]]
+    before = next(iter(alike), old["throughput"])
     if not before or not after:
         return [_row("speed", _there(before), _there(after), "not compared")] if before or after else []
     if before["workload"] != after["workload"] or where(before) != where(after):
@@ -135,7 +137,7 @@ def _speed(old: Data, new: Data) -> list[Data]:
     changed = _served(before) != _served(after)
     rows = [_row("served by", _served(before), _served(after), "changed")] if changed else []
     for point in [point for point in after["points"] if point["concurrency"] is not None]:
-        earlier = point_at(old, point["concurrency"])
+        earlier = point_at({"throughput": before}, point["concurrency"])
         for metric, words in {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}.items():
             rows += _ratio(f"{words} at {point['concurrency']}", metric, (earlier, before), (point, after))
     return rows

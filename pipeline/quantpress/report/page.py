@@ -82,7 +82,7 @@ def _sections(data: Data) -> dict[str, Any]:
         "scoreboard_words": SCOREBOARD,
         "recipes": dict(named),
         "scored": scored,
-        "measured_speed": [(name, recipe["throughput"]) for name, recipe in named if recipe["throughput"]],
+        "measured_speed": tables.measured_speeds(data),
         "gates": tables.gates(scored),
         "answers": tables.answers(data),
         "missing": tables.missing(data),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantpress.report.decide import doubts, marks, point_at
+from quantpress.report.decide import doubts, marks, point_at, speeds
 from quantpress.report.fields import Data, get
 from quantpress.report.speed import level
 
@@ -231,6 +231,13 @@ def speed(measured: list[tuple[str, Data]]) -> Table:
     return Table(header, rows, 2)
 
 
+def measured_speeds(data: Data) -> list[tuple[str, Data]]:
+    """Of every recipe all that was measured in vLLM, the workload that is compared first."""
+    found = [(recipe["name"], speeds(recipe)) for recipe in data["recipes"]]
+    most = max((len(each) for _, each in found), default=0)
+    return [(name, each[number]) for number in range(most) for name, each in found if number < len(each)]
+
+
 def _side(figures: Data | None, metric: str) -> str:
     value = get(figures, metric, "value")
     return NONE if value is None else f"{value:.1f}"
@@ -338,7 +345,7 @@ def commands(data: Data) -> Table:
             rows += [
                 [name, f"accuracy by hand, {_role(side)}", text] for side, text in scored["commands"].items() if text
             ]
-        if measured := recipe["throughput"]:
+        for measured in speeds(recipe):
             workload = get(measured, "workload", "name")
             rows.append([name, "speed", f"quantpress bench {name} --workload {workload} --model {model} --fresh"])
             servers, load = measured["commands"]["servers"], measured["commands"]["load"]

@@ -78,6 +78,8 @@ def _recipe(mlflow: Any, folder: Path, recipe: Data, data: Data) -> None:
     for file in _FILES:
         if (folder / file).is_file():
             mlflow.log_artifact(str(folder / file))
+    if (folder / "throughput").is_dir():
+        mlflow.log_artifacts(str(folder / "throughput"), "throughput")
 
 
 def parameters(recipe: Data) -> dict[str, str]:

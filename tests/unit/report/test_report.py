@@ -456,6 +456,25 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert "request_tokens_s.times_better.at_2.5_per_s" in names
 
 
+def test_the_workload_that_most_recipes_share_is_compared_and_the_others_are_shown(tmp_path: Path) -> None:
+    """r5 was measured under another workload last; the one that both have leads all the same."""
+    shared = _speed([1.3, 1.2, 1.4])
+    other = {**_speed([0.5, 0.5, 0.5]), "workload": {**shared["workload"], "name": "long"}}
+    files.write_json(tmp_path / "r5" / "manifest.json", MANIFEST)
+    files.write_json(tmp_path / "r5" / "throughput.json", other)
+    files.write_json(tmp_path / "r5" / "throughput" / "smoke.json", shared)
+    data = collected(tmp_path, throughput=shared)
+    assert data["decision"]["load"]["recipes"] == ["r4", "r5"]
+    assert data["decision"]["load"]["workload"] == "smoke"
+    assert "Also measured, shown under Speed and not compared here: long." in data["decision"]["caveats"]
+    text = markdown.render(data)
+    assert text.index("| r5 | smoke | 1 at once |") < text.index("| r5 | long | 1 at once |")
+    assert "quantpress bench r5 --workload long" in text
+    assert "long" in page.render(data)
+    again = moved.compare(json.loads(json.dumps(data)), data, "old")
+    assert {row["verdict"] for row in again["rows"]} == {"unchanged"}
+
+
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
     asked = [{"question": f"q{number}", "answer": f"a{number}", "problem": None} for number in range(3)]
     server = {"command": "vllm", "startup_s": 9.0, "kv_cache_tokens": 12_345, "load_s": 1.0}
