@@ -27,8 +27,9 @@ def accuracy_table(name: str, result: Data) -> str:
 
 
 def throughput_table(name: str, result: Data) -> str:
-    """The result of `bench` as the report would show it."""
-    return markdown.of(tables.speed([(name, speed.speed(result))]))
+    """The result of `bench` as the report would show it, with what must be known beside it."""
+    measured = [(name, speed.speed(result))]
+    return f"{markdown.of(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
 
 
 def accuracy_section(name: str, result: Data) -> str:

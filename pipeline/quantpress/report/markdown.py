@@ -81,14 +81,14 @@ def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
 def _speed(data: Data) -> list[str]:
     parts = speed(tables.measured_speeds(data))
     dummy = [(one["name"], one["throughput"]) for one in data["dummy"]]
-    return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), _notes(dummy)] if dummy else [])
+    return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), notes(dummy)] if dummy else [])
 
 
 def speed(measured: list[tuple[str, Data]]) -> list[str]:
-    return [*_section(tables.speed(measured), "speed"), _notes(measured)]
+    return [*_section(tables.speed(measured), "speed"), notes(measured)]
 
 
-def _notes(measured: list[tuple[str, Data]]) -> str:
+def notes(measured: list[tuple[str, Data]]) -> str:
     return "\n".join(f"- **{_cell(name)}**: {_cell(note)}" for name, result in measured for note in result["notes"])
 
 

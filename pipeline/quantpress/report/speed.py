@@ -57,7 +57,7 @@ def notes(result: Data) -> list[str]:
         found.append(f"saturated at concurrency {get(enough, 'concurrency')} ({step}); left out: {left_out}")
     if any(get(cell, "speed") == REQUEST for cell in result["summary"]):
         found.append(
-            f"requests arrive at a rate, which sets the tokens/s: the speed-up compares the {REQUEST}, waiting in"
+            f"requests arrive at a rate, which sets the tokens/s; the speed-up compares the {REQUEST}, waiting included"
         )
     if get(result, "workload", "prefix_caching"):
         found.append("prefix caching was on, as the workload asks")

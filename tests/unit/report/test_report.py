@@ -448,6 +448,7 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert "| r4 | smoke | 2.5 requests/s |" in text
     assert "1.99 (1.50 to 2.50, 3 pairs)" in text
     assert "the speed-up compares the output tokens/s of a request" in text
+    assert "waiting included" in report.throughput_table("r4", made)
     assert data["recipes"][0]["throughput"]["points"][0]["ratios"]["output_tokens_s"]["value"] == pytest.approx(1.3)
     assert data["decision"]["load"] is None
     assert "No recipe was measured at a concurrency, only at request rates" in text
