@@ -11,6 +11,7 @@ from quantpress.console import Console
 from quantpress.errors import GateError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
+from quantpress.results import Results
 from quantpress_evaluate import compare, gates, samples, scoring
 from quantpress_evaluate.compare import Scored
 from quantpress_evaluate.figures import CONFIDENCE
@@ -72,7 +73,8 @@ def _documents(result: dict[str, Any]) -> int:
 
 def _look(artifact: Artifact, model: Model, request: Request, look: Look, console: Console) -> dict[str, Any]:
     record, trust = artifact.finished(), model.trust_remote_code
-    known = artifact.result("accuracy")
+    results = Results(artifact.folder, "accuracy", record["digest"])
+    known = results.known(request.suite.name)
     if known and (changed := manifest.differences(known["settings"], request.settings())) and look.number == 1:
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     base = Subject("baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", trust)
@@ -104,8 +106,9 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look, consol
         }
     result["gates"] = _decided(request, folders, look, result)
     _warn_below_the_noise(request, result, console)
+    results.to_front(request.suite.name)
     if result != known:
-        files.write_json(artifact.folder / "accuracy.json", result)
+        results.put(result)
     return result
 
 

@@ -30,7 +30,7 @@ def readable(folder: Path) -> Iterator[None]:
 _MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
 
 
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+def read(path: Path, keys: set[str]) -> dict[str, Any]:
     """A result of ours. Raises StageError if the file is something else, or of a version that is not known."""
     value = files.read_json(path)
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION or not keys <= value.keys():
@@ -61,7 +61,7 @@ class Artifact:
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where no run has finished."""
-        return _read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
+        return read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
 
     def finished(self) -> dict[str, Any]:
         """The manifest. Raises StageError where no run has finished."""
@@ -74,19 +74,9 @@ class Artifact:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""
-        result, manifest = self.any_result(name), self.manifest()
+        path, manifest = self.folder / f"{name}.json", self.manifest()
+        result = read(path, {"checkpoint_digest"}) if path.is_file() else None
         return result if result and manifest and result["checkpoint_digest"] == manifest["digest"] else None
-
-    def any_result(self, name: str) -> dict[str, Any] | None:
-        """The same, whichever checkpoint it belongs to."""
-        path = self.folder / f"{name}.json"
-        return _read(path, {"checkpoint_digest"}) if path.is_file() else None
-
-    def set_aside(self, name: str) -> list[dict[str, Any]]:
-        """This checkpoint's results of a stage that were made under other settings before the last one."""
-        manifest = self.manifest() or {}
-        found = [_read(path, {"checkpoint_digest"}) for path in sorted((self.folder / name).glob("*.json"))]
-        return [result for result in found if result["checkpoint_digest"] == manifest.get("digest")]
 
 
 def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:

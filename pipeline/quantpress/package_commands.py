@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quantpress import package as packaging
 from quantpress import push as pushing
-from quantpress import upkeep
+from quantpress import results, upkeep
 from quantpress.console import Console, show
 from quantpress.errors import InputError
 from quantpress.manifest import Artifact, artifact
@@ -34,7 +34,7 @@ def check(args: Namespace, model: Model, recipe_name: str) -> None:
 
 def build(args: Namespace, made: Artifact, model: Model, console: Console) -> None:
     asked = order(args)
-    decision = upkeep.gates_of(made.result("accuracy"))
+    decision = upkeep.gates_of(results.of(made, "accuracy").all())
     if decision in ("fail", "inconclusive"):
         console.warn(f"a gate of {made.name} is decided as {decision}; the model card says so")
     for name, stage in (("accuracy", "evaluate"), ("throughput", "bench")):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quantpress import files, manifest
+from quantpress import files, manifest, results
 from quantpress.errors import StageError
 from quantpress.manifest import Artifact
 
@@ -42,22 +42,21 @@ def _row(artifact: Artifact) -> dict[str, Any]:
 
 def _stages(artifact: Artifact) -> dict[str, Any]:
     record = artifact.finished()
-    accuracy, throughput = artifact.result("accuracy"), artifact.result("throughput")
-    measured = [*([throughput] if throughput else []), *artifact.set_aside("throughput")]
+    scored, measured = (results.of(artifact, stage).all() for stage in ("accuracy", "throughput"))
     return {
         "digest": str(record["digest"]),
         "created": record["created"],
         "bytes": int(record["bytes"]["checkpoint"]),
-        "stage": "benched" if measured else "evaluated" if accuracy else "quantized",
-        "accuracy": str(accuracy["suite"]) if accuracy else None,
-        "throughput": ", ".join(str(one["workload"]["name"]) for one in measured) or None,
-        "gates": gates_of(accuracy),
+        "stage": "benched" if measured else "evaluated" if scored else "quantized",
+        "accuracy": ", ".join(map(results.name_of, scored)) or None,
+        "throughput": ", ".join(map(results.name_of, measured)) or None,
+        "gates": gates_of(scored),
     }
 
 
-def gates_of(accuracy: dict[str, Any] | None) -> str | None:
-    """How the gates of an accuracy result were decided, worst first: fail, inconclusive, pass; None without gates."""
-    decided = {gate["decision"] for gate in (accuracy or {}).get("gates", [])}
+def gates_of(scored: list[dict[str, Any]]) -> str | None:
+    """How the gates of accuracy results were decided, worst first: fail, inconclusive, pass; None without gates."""
+    decided = {gate["decision"] for result in scored for gate in result.get("gates", [])}
     return next((decision for decision in ("fail", "inconclusive", "pass") if decision in decided), None)
 
 
@@ -109,8 +108,8 @@ def _named(model: Path) -> set[str]:
     named: set[str] = set()
     for artifact in manifest.artifacts_of(model):
         with manifest.readable(artifact.folder):
-            result = artifact.any_result("accuracy")
-            named |= {str(run["folder"]) for run in result["runs"].values()} if result else set()
+            for path in results.of(artifact, "accuracy").files():
+                named |= {str(run["folder"]) for run in results.read(path)["runs"].values()}
     return named
 
 

@@ -14,6 +14,7 @@ from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
+from quantpress.results import Results
 from quantpress_serve import asking, chat, engine, memory, server, summary, watch, workload
 from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch, Server
@@ -62,37 +63,8 @@ class Subject:
         return (self.folder.parent if self.weights == "real" else self.folder) / "logs"
 
     @property
-    def result_file(self) -> Path:
-        return self.folder / "throughput.json"
-
-    def aside(self, workload: str) -> Path:
-        """Where this workload's result lies once another one was measured."""
-        return self.folder / "throughput" / f"{workload}.json"
-
-    def current(self, path: Path) -> dict[str, Any] | None:
-        """The result in this file, if it belongs to this very checkpoint."""
-        found = files.read_json(path) if path.is_file() else {}
-        current = found.get("schema_version") == manifest.SCHEMA_VERSION
-        return found if current and found.get("checkpoint_digest") == self.digest else None
-
-    def known(self, workload: str) -> dict[str, Any] | None:
-        """The result of this workload, wherever it lies."""
-        found = map(self.current, (self.result_file, self.aside(workload)))
-        return next((one for one in found if one and one["workload"]["name"] == workload), None)
-
-    def make_room(self, workload: str) -> None:
-        """Sets a complete result of another workload aside."""
-        there = self.current(self.result_file)
-        if there and there["complete"] and (other := there["workload"]["name"]) != workload:
-            self.aside(other).parent.mkdir(exist_ok=True)
-            self.result_file.replace(self.aside(other))
-
-    def to_front(self, workload: str) -> None:
-        """What was asked for last is what `package` takes."""
-        if self.aside(workload).is_file():
-            with files.lock(self.folder):
-                self.make_room(workload)
-                self.aside(workload).replace(self.result_file)
+    def results(self) -> Results:
+        return Results(self.folder, "throughput", self.digest)
 
 
 def check_engine(load: Workload, sides: Sides, console: Console) -> None:
@@ -117,23 +89,21 @@ def bench(
     then is kept, marked as incomplete.
     """
     record = artifact.finished()
-    known = artifact.any_result("throughput")  # raises for a file that is not ours
     subject = Subject(
         *(artifact.name, artifact.folder, record["digest"], artifact.checkpoint.resolve(), model),
         model_digest=model.identity()["digest"],
         weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
     )
-    if known and known["checkpoint_digest"] != record["digest"]:
-        console.say(f"  {artifact.name}: the throughput there belongs to another checkpoint")
     return measure(subject, load, sides, console, fresh)
 
 
 def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fresh: bool) -> dict[str, Any]:
     vllm = sides.check()
     inputs = _inputs(subject, load, vllm, sides)
-    known = subject.known(load.name)
+    known = subject.results.known(load.name)
     if known and known.get("complete") and known["inputs"] == inputs and not (fresh or sides.vllm_url):
-        subject.to_front(load.name)
+        with files.lock(subject.folder):
+            subject.results.to_front(load.name)
         console.say(f"✓ {subject.name} under {load.name}: measured before, nothing to do (--fresh measures again)")
         return known
     if known and (changed := manifest.differences(known["inputs"], inputs)):
@@ -252,18 +222,15 @@ def _about(one: Server, subject: Subject) -> dict[str, Any]:
 
 
 def _write(subject: Subject, result: dict[str, Any]) -> Path:
-    """Writes the result; an incomplete one never takes a complete one's place, nor one workload's that of another."""
-    path, name = subject.result_file, result["workload"]["name"]
-    there = subject.current(path)
+    """Writes the result; an incomplete one never takes a complete one's place."""
+    results = subject.results
+    there = results.current(results.front)
     if not result["complete"] and there and there["complete"]:
-        path = path.with_name("throughput-incomplete.json")
+        path = results.front.with_name("throughput-incomplete.json")
         files.write_json(path, result)
         return path
-    subject.make_room(name)
-    files.write_json(path, result)
-    if result["complete"]:
-        subject.aside(name).unlink(missing_ok=True)
-    return path
+    results.put(result)
+    return results.front
 
 
 def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> dict[str, Any]:

@@ -115,6 +115,16 @@ def test_texts_and_written_answers(random_model: Path, tmp_path: Path, out: Path
     assert texts["perplexity_ratio"] == pytest.approx(texts["candidate"] / texts["baseline"])
     assert (sums_row["documents"], sums_row["no_signal"], sums_row["kl"]) == (2, True, None)
     assert "perplexity ratio" in done.stdout
+    (tmp_path / "texts.yaml").write_text(
+        "name: texts\ndescription: d\ntasks:\n"
+        "  - {task: texts, like: plain_text, data: texts.jsonl, metric: word_perplexity}\n"
+    )
+    real("evaluate", *RECIPE, *arguments, "--suite", str(tmp_path / "texts.yaml"))
+    assert accuracy(out)["suite"] == "texts"
+    real("evaluate", *RECIPE, *arguments, "--gate", "perplexity_ratio<=2")
+    assert accuracy(out)["suite"] == "mixed"
+    (row,) = json.loads(real("status", "--json", "--out", str(out)).stdout)
+    assert {"mixed", "texts"} <= set(row["accuracy"].split(", "))
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])

@@ -296,10 +296,10 @@ def test_an_incomplete_result_never_takes_the_place_of_a_complete_one(tmp_path: 
     assert stage._write(subject, whole | {"complete": False}).name == "throughput.json"
     assert stage._write(subject, whole).name == "throughput.json"
     assert stage._write(subject, whole | {"complete": False}).name == "throughput-incomplete.json"
-    assert subject.known("chat") == whole
+    assert subject.results.known("chat") == whole
     other = whole | {"workload": {"name": "latency"}}
     assert stage._write(subject, other | {"complete": False}).name == "throughput-incomplete.json"
-    assert subject.known("chat") == whole
+    assert subject.results.known("chat") == whole
 
 
 def test_each_workload_keeps_its_result(tmp_path: Path) -> None:
@@ -308,15 +308,16 @@ def test_each_workload_keeps_its_result(tmp_path: Path) -> None:
         {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True, "workload": {"name": name}}
         for name in ("chat", "latency")
     )
+    results = subject.results
     stage._write(subject, chat)
     stage._write(subject, latency)
-    assert (subject.current(subject.result_file), subject.known("chat")) == (latency, chat)
-    subject.to_front("chat")
-    assert (subject.current(subject.result_file), subject.known("latency")) == (chat, latency)
+    assert (results.current(results.front), results.known("chat")) == (latency, chat)
+    results.to_front("chat")
+    assert (results.current(results.front), results.known("latency")) == (chat, latency)
     again = latency | {"cells": [1]}
     stage._write(subject, again)
-    assert (subject.known("chat"), subject.known("latency")) == (chat, again)
+    assert (results.known("chat"), results.known("latency")) == (chat, again)
     assert [path.name for path in (tmp_path / "throughput").iterdir()] == ["chat.json"]
-    assert replace(subject, digest="another").known("chat") is None
+    assert replace(results, digest="another").known("chat") is None
     stage._write(replace(subject, digest="another"), chat | {"checkpoint_digest": "another"})
-    assert subject.known("latency") is None  # it was of a checkpoint that is no more
+    assert results.known("latency") is None  # it was of a checkpoint that is no more

@@ -208,3 +208,8 @@ def test_scores_are_kept_for_a_result_of_another_checkpoint(artifact: Artifact) 
     accuracy = {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": "e" * 64, "suite": "smoke"}
     files.write_json(artifact.folder / "accuracy.json", {**accuracy, "runs": {"baseline": {"folder": used.name}}})
     assert upkeep.garbage(artifact.folder.parents[1]) == []
+    (artifact.folder / "accuracy").mkdir()
+    (artifact.folder / "accuracy.json").rename(artifact.folder / "accuracy" / "smoke.json")
+    assert upkeep.garbage(artifact.folder.parents[1]) == []
+    (artifact.folder / "accuracy" / "smoke.json").unlink()
+    assert upkeep.garbage(artifact.folder.parents[1]) == [used]

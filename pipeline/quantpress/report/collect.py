@@ -6,7 +6,6 @@ report.md, report.html and report.json are three views of what `collect` returns
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact, artifacts_of, readable
 from quantpress.report import accuracy, decide, layers, speed
 from quantpress.report.fields import Data, get
+from quantpress.results import Results
 
 # Raise this when report.json changes its shape.
 SCHEMA_VERSION = 1
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _STAGES = {"accuracy": ("evaluate", "evaluate"), "throughput": ("bench", "bench")}
+_EXTRACT = {"accuracy": ("other_suites", accuracy.accuracy), "throughput": ("other_workloads", speed.speed)}
 
 
 def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Data:
@@ -94,10 +95,11 @@ def _made(folder: Path) -> bool:
 
 def _recipe(artifact: Artifact, record: Data) -> Data:
     """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show."""
-    found, missing = {}, {}
-    for name, extract in {"accuracy": accuracy.accuracy, "throughput": speed.speed}.items():
-        found[name], missing[name] = _stage(artifact, record, name, extract)
-    others = _set_aside(artifact)
+    found: Data = {}
+    missing = {}
+    for name, (others, extract) in _EXTRACT.items():
+        measured, missing[name] = _stage(artifact, record, name, extract)
+        found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
     found["layers"], missing["layers"] = layers.known(artifact, record)
     return {
         "name": artifact.name,
@@ -106,7 +108,6 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
         "created": str(record["created"]),
         "size": _size(record, artifact.checkpoint),
         **found,
-        "other_workloads": others,
         "missing": {name: reason for name, reason in missing.items() if reason},
         "warnings": [str(text) for text in record["warnings"]],
         "resolved": _resolved(artifact),
@@ -115,29 +116,20 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     }
 
 
-def _stage(artifact: Artifact, record: Data, name: str, extract: Any) -> tuple[Data | None, str | None]:
-    """A stage's figures, or why there are none."""
+def _stage(artifact: Artifact, record: Data, name: str, extract: Any) -> tuple[list[Data], str | None]:
+    """A stage's figures by suite or workload, the last one's first, or why there are none."""
     command, log = _STAGES[name]
     try:
         with readable(artifact.folder):
-            result = artifact.any_result(name)
-            if result is None:
-                started = (artifact.folder.parent / "logs" / f"{artifact.name}.{log}.log").is_file()
-                why = f"`{command}` was started and has not finished" if started else "not measured"
-            elif result["checkpoint_digest"] != record["digest"]:
+            if measured := Results(artifact.folder, name, record["digest"]).all():
+                return [extract(result) for result in measured], None
+            started = (artifact.folder.parent / "logs" / f"{artifact.name}.{log}.log").is_file()
+            why = f"`{command}` was started and has not finished" if started else "not measured"
+            if (artifact.folder / f"{name}.json").is_file():
                 why = "measured on an older checkpoint, so it is not shown"
-            else:
-                return extract(result), None
     except StageError as error:
         why = error.message
-    return None, why
-
-
-def _set_aside(artifact: Artifact) -> list[Data]:
-    """Speeds under workloads that were measured before the last one; a file that cannot be read says nothing."""
-    with suppress(StageError), readable(artifact.folder):
-        return [speed.speed(result) for result in artifact.set_aside("throughput")]
-    return []
+    return [], why
 
 
 def _size(record: Data, checkpoint: Path) -> Data:

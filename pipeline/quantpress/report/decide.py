@@ -49,35 +49,42 @@ def gate_state(recipe: Data) -> str:
     """passed, failed, inconclusive, no gate, or not scored: the worst of its gates."""
     if recipe["accuracy"] is None:
         return "not scored"
-    decided = {gate["decision"] for gate in recipe["accuracy"]["gates"]}
+    decided = {gate["decision"] for result in scores(recipe) for gate in result["gates"]}
     worst = next((word for word in ("fail", "inconclusive", "pass") if word in decided), None)
     return _STATES[worst] if worst else "no gate"
 
 
 def aligned(recipes: list[Data]) -> list[Data]:
-    """The recipes with that workload as their `throughput` under which most were measured, so that they compare.
+    """The recipes with the workload and the suite in front that most of them share, so that they compare.
 
     Among equals it is the one that most were measured under last.
     """
-    loads = [[_load_of(one) for one in speeds(recipe) if _levels(one)] for recipe in recipes]
-    counted = Counter(load for each in loads for load in set(each))
-    last = Counter(each[0] for each in loads if each)
-    if not counted:
-        return recipes
-    chosen = max(counted, key=lambda load: (counted[load], last[load]))
-    return [_led_by(chosen, recipe) for recipe in recipes]
+    by_load = _shared([[_load_of(one) for one in speeds(recipe) if _levels(one)] for recipe in recipes])
+    by_suite = _shared([[one["suite"] for one in scores(recipe)] for recipe in recipes])
+    found = []
+    for recipe in recipes:
+        fast = sorted(speeds(recipe), key=lambda one: not (_levels(one) and _load_of(one) == by_load))
+        good = sorted(scores(recipe), key=lambda one: one["suite"] != by_suite)
+        front = {"throughput": next(iter(fast), None), "accuracy": next(iter(good), None)}
+        found.append({**recipe, **front, "other_workloads": fast[1:], "other_suites": good[1:]})
+    return found
 
 
-def _led_by(load: tuple[str, str], recipe: Data) -> Data:
-    measured = sorted(speeds(recipe), key=lambda one: not (_levels(one) and _load_of(one) == load))
-    first, others = (measured[0], measured[1:]) if measured else (None, [])
-    missing = {name: why for name, why in recipe["missing"].items() if name != "throughput" or first is None}
-    return {**recipe, "throughput": first, "other_workloads": others, "missing": missing}
+def _shared(kinds: list[list[Any]]) -> Any:
+    """What most of the lists hold; among equals, what is first in most. None if all are empty."""
+    counted = Counter(kind for each in kinds for kind in set(each))
+    first = Counter(each[0] for each in kinds if each)
+    return max(counted, key=lambda kind: (counted[kind], first[kind]), default=None)
 
 
 def speeds(recipe: Data) -> list[Data]:
     """Everything that was measured in vLLM: under the compared workload first."""
     return [*([recipe["throughput"]] if recipe["throughput"] else []), *get(recipe, "other_workloads", default=[])]
+
+
+def scores(recipe: Data) -> list[Data]:
+    """Every suite that was scored: the compared one first."""
+    return [*([recipe["accuracy"]] if recipe["accuracy"] else []), *get(recipe, "other_suites", default=[])]
 
 
 def compared_load(recipes: list[Data]) -> Data | None:
@@ -281,7 +288,7 @@ def front(recipes: list[Data], load: Data | None) -> list[str]:
 def _gate_caveats(recipes: list[Data], states: dict[str, str], gated: bool) -> list[str]:
     if not gated:
         return ["No accuracy gate was set, so accuracy excludes no recipe: set one with --gate 'recovery>=0.99'."]
-    asked = dict.fromkeys(gate["gate"] for one in recipes if one["accuracy"] for gate in one["accuracy"]["gates"])
+    asked = dict.fromkeys(gate["gate"] for one in recipes for result in scores(one) for gate in result["gates"])
     parts = []
     for word in ("passed", "failed", "inconclusive", "no gate", "not scored"):
         names = [name for name, state in states.items() if state == word]
@@ -297,6 +304,8 @@ def _accuracy_caveats(recipes: list[Data]) -> list[str]:
     found = [
         _precision(suite, [one for one in scored if one["suite"] == suite]) for suite in _distinct(scored, "suite")
     ]
+    if more := sorted({str(one["suite"]) for recipe in recipes for one in get(recipe, "other_suites", default=[])}):
+        found.append(f"Also scored, shown under Accuracy and not compared here: {_listed(more)}.")
     if not any(one["noise_floor"] for one in scored):
         found.append("The noise floor was not measured (evaluate --noise-floor): small KL and flips may mean nothing.")
     return found

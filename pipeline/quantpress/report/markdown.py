@@ -70,7 +70,7 @@ def _moved(data: Data) -> list[str]:
 
 
 def _accuracy(data: Data) -> list[str]:
-    return accuracy([(recipe["name"], recipe["accuracy"]) for recipe in data["recipes"] if recipe["accuracy"]])
+    return accuracy(tables.all_scores(data))
 
 
 def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
@@ -79,7 +79,7 @@ def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
 
 
 def _speed(data: Data) -> list[str]:
-    parts = speed(tables.measured_speeds(data))
+    parts = speed(tables.all_speeds(data))
     dummy = [(one["name"], one["throughput"]) for one in data["dummy"]]
     return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), notes(dummy)] if dummy else [])
 

@@ -8,7 +8,7 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import InputError, StageError
 from quantpress.report.collect import SCHEMA_VERSION
-from quantpress.report.decide import MIN_PAIRS, point_at, speeds, where
+from quantpress.report.decide import MIN_PAIRS, point_at, scores, speeds, where
 from quantpress.report.fields import Data, get
 from quantpress.report.tables import Table, in_bytes, interval
 
@@ -74,12 +74,14 @@ def _gates(old: Data, new: Data) -> Data:
 
 
 def _decided(recipe: Data) -> str:
-    decided = [f"{gate['gate']} {gate['decision']}" for gate in get(recipe, "accuracy", "gates", default=[])]
+    decided = [f"{gate['gate']} {gate['decision']}" for result in scores(recipe) for gate in result["gates"]]
     return ", ".join(decided) or "none"
 
 
 def _accuracy(old: Data, new: Data) -> list[Data]:
-    before, after = old["accuracy"], new["accuracy"]
+    after = new["accuracy"]
+    alike = [one for one in scores(old) if after and one["suite"] == after["suite"]]
+    before = next(iter(alike), old["accuracy"])
     if not before or not after:
         return [_row("accuracy", _there(before), _there(after), "not compared")] if before or after else []
     if any(before[key] != after[key] for key in ("suite", "documents", "backend")):

@@ -68,7 +68,7 @@ def render(data: Data) -> str:
 def _sections(data: Data) -> dict[str, Any]:
     """What the template lays out: tables that may be empty, and drawings."""
     named = [(recipe["name"], recipe) for recipe in data["recipes"]]
-    scored = [(name, recipe["accuracy"]) for name, recipe in named if recipe["accuracy"]]
+    scored = tables.all_scores(data)
     drawings = {
         "tasks": plots.tasks(data),
         "distances": plots.distances(data),
@@ -82,7 +82,7 @@ def _sections(data: Data) -> dict[str, Any]:
         "scoreboard_words": SCOREBOARD,
         "recipes": dict(named),
         "scored": scored,
-        "measured_speed": tables.measured_speeds(data),
+        "measured_speed": tables.all_speeds(data),
         "gates": tables.gates(scored),
         "answers": tables.answers(data),
         "missing": tables.missing(data),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantpress.report.decide import doubts, marks, point_at, speeds
+from quantpress.report.decide import doubts, marks, point_at, scores, speeds
 from quantpress.report.fields import Data, get
 from quantpress.report.speed import level
 
@@ -122,7 +122,7 @@ def accuracy(scored: list[tuple[str, Data]]) -> Table:
     header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "recovery (95%)"]
     header += ["flips", "KL"] + (["perplexity ratio"] if _has_perplexity(scored) else [])
     rows = []
-    for name, result in scored:
+    for name, result in _with_suites(scored):
         rows += [[name, *_task(row), *_paired(row)] for row in result["tasks"]]
         mean = result["mean"]
         if mean["tasks"]:
@@ -132,6 +132,12 @@ def accuracy(scored: list[tuple[str, Data]]) -> Table:
         if floor := result["noise_floor"]:
             rows.append([name, "noise floor: the model against itself", *[""] * 6, *_paired(floor)])
     return Table(header, [row[: len(header)] for row in rows], 2)
+
+
+def _with_suites(scored: list[tuple[str, Data]]) -> list[tuple[str, Data]]:
+    """The suite is named beside the recipe where there are several."""
+    several = len({result["suite"] for _, result in scored}) > 1
+    return [(f"{name} ({result['suite']})" if several else name, result) for name, result in scored]
 
 
 def _has_perplexity(scored: list[tuple[str, Data]]) -> bool:
@@ -178,7 +184,7 @@ def interval(figure: Data | None, form: str = "{:.3f}") -> str:
 
 def gates(scored: list[tuple[str, Data]]) -> Table:
     """How every gate was decided."""
-    rows = [[name, gate["gate"], *_decided(gate)] for name, result in scored for gate in result["gates"]]
+    rows = [[name, gate["gate"], *_decided(gate)] for name, result in _with_suites(scored) for gate in result["gates"]]
     return Table(["recipe", "gate", "figure", "interval", "documents", "decision"], rows, 6)
 
 
@@ -231,9 +237,17 @@ def speed(measured: list[tuple[str, Data]]) -> Table:
     return Table(header, rows, 2)
 
 
-def measured_speeds(data: Data) -> list[tuple[str, Data]]:
+def all_speeds(data: Data) -> list[tuple[str, Data]]:
     """Of every recipe all that was measured in vLLM, the workload that is compared first."""
-    found = [(recipe["name"], speeds(recipe)) for recipe in data["recipes"]]
+    return _in_turns([(recipe["name"], speeds(recipe)) for recipe in data["recipes"]])
+
+
+def all_scores(data: Data) -> list[tuple[str, Data]]:
+    """Of every recipe every suite that was scored, the one that is compared first."""
+    return _in_turns([(recipe["name"], scores(recipe)) for recipe in data["recipes"]])
+
+
+def _in_turns(found: list[tuple[str, list[Data]]]) -> list[tuple[str, Data]]:
     most = max((len(each) for _, each in found), default=0)
     return [(name, each[number]) for number in range(most) for name, each in found if number < len(each)]
 
@@ -340,7 +354,7 @@ def commands(data: Data) -> Table:
     for recipe in data["recipes"]:
         name = recipe["name"]
         rows.append([name, "size", f"quantpress quantize {name} --model {model}"])
-        if scored := recipe["accuracy"]:
+        for scored in scores(recipe):
             rows.append([name, "accuracy", f"quantpress evaluate {name} --suite {scored['suite']} --model {model}"])
             rows += [
                 [name, f"accuracy by hand, {_role(side)}", text] for side, text in scored["commands"].items() if text

@@ -78,8 +78,9 @@ def _recipe(mlflow: Any, folder: Path, recipe: Data, data: Data) -> None:
     for file in _FILES:
         if (folder / file).is_file():
             mlflow.log_artifact(str(folder / file))
-    if (folder / "throughput").is_dir():
-        mlflow.log_artifacts(str(folder / "throughput"), "throughput")
+    for stage in ("accuracy", "throughput"):
+        if (folder / stage).is_dir():
+            mlflow.log_artifacts(str(folder / stage), stage)
 
 
 def parameters(recipe: Data) -> dict[str, str]:

@@ -476,6 +476,24 @@ def test_the_workload_that_most_recipes_share_is_compared_and_the_others_are_sho
     assert {row["verdict"] for row in again["rows"]} == {"unchanged"}
 
 
+def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_count(tmp_path: Path) -> None:
+    passed = {**ACCURACY, "suite": "short", "gates": [{**ACCURACY["gates"][0], "decision": "pass"}]}
+    other = {**ACCURACY, "suite": "long"}
+    for name, front, aside in (("r4", passed, None), ("r5", other, passed)):
+        files.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        files.write_json(tmp_path / name / "accuracy.json", front)
+        if aside:
+            files.write_json(tmp_path / name / "accuracy" / f"{aside['suite']}.json", aside)
+    data = collected(tmp_path)
+    assert {recipe["accuracy"]["suite"] for recipe in data["recipes"]} == {passed["suite"]}
+    assert data["decision"]["gate_states"] == {"r4": "passed", "r5": "failed"}
+    assert "Also scored, shown under Accuracy and not compared here: long." in data["decision"]["caveats"]
+    text = markdown.render(data)
+    assert "| r5 (long) | recovery>=0.99 |" in text
+    assert "quantpress evaluate r5 --suite long" in text
+    assert "r5 (long)" in page.render(data)
+
+
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
     asked = [{"question": f"q{number}", "answer": f"a{number}", "problem": None} for number in range(3)]
     server = {"command": "vllm", "startup_s": 9.0, "kv_cache_tokens": 12_345, "load_s": 1.0}
