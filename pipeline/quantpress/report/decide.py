@@ -63,7 +63,8 @@ def aligned(recipes: list[Data]) -> list[Data]:
     by_suite = _shared([[one["suite"] for one in scores(recipe)] for recipe in recipes])
     found = []
     for recipe in recipes:
-        fast = sorted(speeds(recipe), key=lambda one: not (_levels(one) and _load_of(one) == by_load))
+        # Where the shared one is missing, one with concurrencies: a load by request rate shows neither goal.
+        fast = sorted(speeds(recipe), key=lambda one: (_load_of(one) != by_load, not _levels(one)))
         good = sorted(scores(recipe), key=lambda one: one["suite"] != by_suite)
         front = {"throughput": next(iter(fast), None), "accuracy": next(iter(good), None)}
         found.append({**recipe, **front, "other_workloads": fast[1:], "other_suites": good[1:]})

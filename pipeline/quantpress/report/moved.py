@@ -13,7 +13,7 @@ from quantpress.report.fields import Data, get
 from quantpress.report.tables import Table, in_bytes, interval
 
 RULE = (
-    "Moved: the two 95% intervals (for speed-ups: the ranges of the pairs) do not overlap. This is stricter than a "
+    "Moved: the two 95% intervals (for TPOT and TTFT: the ranges of the pairs) do not overlap. This is stricter than a "
     "test: a small true change can stay unseen. Sizes are exact. Speed is compared as the ratio to the unquantized "
     "model that was served beside it, so that two days of one machine can be compared. Figures of another model, "
     "suite, workload or machine are not compared."

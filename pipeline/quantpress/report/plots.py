@@ -155,13 +155,16 @@ def pareto(data: Data) -> Plot | None:
         {"values": sorted((one for one in values if one["front"]), key=lambda one: one["x"])},
     )
     colour = {"condition": {"test": "datum.front", "value": "var(--front)"}, "value": "var(--muted-strong)"}
+    edges = [1, *(one[key] for one in values for key in ("left", "right"))]
+    # The model's name stands on the side where there is room.
+    beside = {"align": "right", "dx": -4} if min(edges) + max(edges) < 2 else {"align": "left", "dx": 4}
     at_model = {"values": [{"x": 1, "y": 1, "words": "the model"}]}
     layers: list[Spec] = [
         {"data": at_model, "mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"x": x}},
         {"data": at_model, "mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"y": y}},
         {
             "data": at_model,
-            "mark": {"type": "text", "align": "left", "dx": 4, "dy": -6},
+            "mark": {"type": "text", "dy": -6, **beside},
             "encoding": {"x": x, "y": y, "text": {"field": "words"}},
         },
         {

@@ -24,11 +24,12 @@ class Table:
 def scoreboard(data: Data) -> Table:
     """One row a recipe, the best first: everything that decides."""
     decision, load = data["decision"], data["decision"]["load"]
-    least, most = (load["least"], load["most"]) if load else (None, None)
-    header = ["#", "recipe", "best for", "gate", "recovery (95%)", "size"]
-    header += (
-        [f"TPOT, {least} user{'s' if least != 1 else ''}", f"tokens/s, {most} users"] if load else ["TPOT", "tokens/s"]
-    )
+    header = ["#", "recipe", "best for", "gate", "recovery (95%)", "size", "TPOT", "tokens/s"]
+    if load:
+        header[-2:] = [
+            f"TPOT, {load['least']} user{'s' if load['least'] != 1 else ''}",
+            f"tokens/s, {load['most']} users",
+        ]
     rows = []
     for recipe in data["recipes"]:
         name, size = recipe["name"], recipe["size"]
@@ -36,8 +37,15 @@ def scoreboard(data: Data) -> Table:
         row = [str(recipe["number"]), name, best, decision["gate_states"][name]]
         row.append(kept(recipe).replace(" to ", "–") + (" ↓" if loses(recipe) else ""))
         row.append(f"{in_bytes(size['checkpoint_bytes'])} ({share(size['ratio'])})")
-        rows.append([*row, times(recipe, least, "tpot_ms"), times(recipe, most, "output_tokens_s")])
+        rows.append([*row, *_compared(recipe, load)])
     return Table(header, rows, 4)
+
+
+def _compared(recipe: Data, load: Data | None) -> list[str]:
+    """TPOT and tokens/s under the workload that is compared; figures of another one do not belong into its columns."""
+    if load is None or recipe["name"] not in load["recipes"]:
+        return ["other workload" if recipe["throughput"] else NONE] * 2
+    return [times(recipe, load["least"], "tpot_ms"), times(recipe, load["most"], "output_tokens_s")]
 
 
 def kept(recipe: Data) -> str:
@@ -58,9 +66,9 @@ def loses(recipe: Data) -> bool:
     return bool(edges and edges[0] > 1)
 
 
-def times(recipe: Data, concurrency: int | None, metric: str) -> str:
+def times(recipe: Data, concurrency: int, metric: str) -> str:
     """How many times better than the model, with the range of the pairs."""
-    point = point_at(recipe, concurrency) if concurrency is not None else None
+    point = point_at(recipe, concurrency)
     ratio = point["ratios"][metric] if point else None
     if not point or not ratio or ratio["value"] is None:
         return NONE

@@ -293,6 +293,8 @@ def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     decision = collected(tmp_path, throughput=other)["decision"]
     assert decision["goals"][1]["winner"] in ("a", "b")
     assert any("not compared: r4" in caveat for caveat in decision["caveats"])
+    (row,) = [row for row in tables.scoreboard(collected(tmp_path, throughput=other)).rows if row[1] == "r4"]
+    assert row[-2:] == ["other workload"] * 2
 
 
 def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
