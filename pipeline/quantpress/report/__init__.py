@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantpress import files
-from quantpress.report import accuracy, decide, markdown, speed, tables
+from quantpress.report import accuracy, compared, markdown, speed, tables
 from quantpress.report.fields import Data
 
 NAMES = ("report.html", "report.md", "report.json")
@@ -40,7 +40,7 @@ def accuracy_section(name: str, result: Data) -> str:
 def throughput_section(results: dict[str, Data]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     found = [(name, speed.speed(result)) for name, result in results.items()]
-    return "\n\n".join([f"Served on {decide.where(found[0][1])}.", *markdown.speed(found)]).strip()
+    return "\n\n".join([f"Served on {compared.where(found[0][1])}.", *markdown.speed(found)]).strip()
 
 
 def answers_table(name: str, result: Data) -> str:

@@ -13,7 +13,7 @@ from quantpress import __version__, files
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact, artifacts_of, readable
-from quantpress.report import accuracy, decide, layers, speed
+from quantpress.report import accuracy, compared, decide, layers, speed
 from quantpress.report.fields import Data, get
 from quantpress.results import Results
 
@@ -43,7 +43,7 @@ def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Dat
         console.warn(f"{one['recipe']} is left out of the report: {one['reason']}")
     if not made or model is None:
         raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
-    found = decide.ranked(decide.aligned([_recipe(artifact, record) for artifact, record in made]))
+    found = decide.ranked(compared.aligned([_recipe(artifact, record) for artifact, record in made]))
     recipes = [{"number": number, **recipe} for number, recipe in enumerate(found, 1)]
     data = {
         "schema_version": SCHEMA_VERSION,

@@ -8,7 +8,8 @@ from typing import Any
 from quantpress import files
 from quantpress.errors import InputError, StageError
 from quantpress.report.collect import SCHEMA_VERSION
-from quantpress.report.decide import MIN_PAIRS, point_at, scores, speeds, where
+from quantpress.report.compared import point_at, scores, speeds, where
+from quantpress.report.decide import MIN_PAIRS
 from quantpress.report.fields import Data, get
 from quantpress.report.tables import Table, in_bytes, interval
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantpress.errors import CapabilityError
-from quantpress.report.decide import point_at
+from quantpress.report.compared import point_at
 from quantpress.report.fields import Data, get
 
 Spec = dict[str, Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantpress.report.decide import doubts, marks, point_at, scores, speeds
+from quantpress.report.compared import point_at, scores, speeds
+from quantpress.report.decide import doubts, marks
 from quantpress.report.fields import Data, get
 from quantpress.report.speed import level
 

@@ -12,7 +12,7 @@ import pytest
 from quantpress import files, report
 from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.report import collect, decide, markdown, moved, page, speed, tables, tracking
+from quantpress.report import collect, compared, decide, markdown, moved, page, speed, tables, tracking
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
@@ -302,7 +302,7 @@ def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
     load = data["decision"]["load"]
     points = {"the model": (1.0, 1.0)}
     for recipe in data["recipes"]:
-        ratio = decide.point_at(recipe, load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
+        ratio = compared.point_at(recipe, load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
         points[recipe["name"]] = (ratio, recipe["accuracy"]["overall"]["recovery"]["value"])
     beaten = {one for one, (x, y) in points.items() for a, b in points.values() if a > x and b > y}
     assert data["decision"]["front"]
