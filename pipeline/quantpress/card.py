@@ -20,13 +20,15 @@ _STAGING = re.compile(r"/\S+\.staging-\d+")
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the card repeats. `record` is the artifact's manifest, `config` the checkpoint's config.json."""
+    """Everything that the card repeats. `record` is the artifact's manifest, `config` the checkpoint's config.json,
+    `scored` the accuracy on every suite, the last one's first.
+    """
 
     name: str
     origin: Origin
     record: dict[str, Any]
     config: dict[str, Any]
-    accuracy: dict[str, Any] | None
+    scored: list[dict[str, Any]]
     throughput: dict[str, Any] | None
     engine: Engine
     recipe_text: str
@@ -41,7 +43,8 @@ def render(facts: Facts) -> str:
         "## Quantization",
         _quantization(facts),
         "## Accuracy",
-        _accuracy(facts),
+        *[_accuracy(facts, accuracy) for accuracy in facts.scored],
+        *([] if facts.scored else ["Not measured."]),
         "## Speed in vLLM",
         _speed(facts),
     ]
@@ -57,7 +60,7 @@ def metadata(facts: Facts) -> Any:
     from huggingface_hub import ModelCardData
 
     origin, formats = facts.origin, [str(facts.config["quantization_config"].get("format") or "")]
-    results = evaluations(facts.accuracy)
+    results = [result for accuracy in facts.scored for result in evaluations(accuracy)]
     return ModelCardData(
         base_model=origin.base_model,
         base_model_relation="quantized" if origin.base_model else None,
@@ -78,12 +81,10 @@ def _pipeline_tag(config: dict[str, Any]) -> str | None:
     return next((task for end, task in _TASKS.items() for name in names if name.endswith(end)), None)
 
 
-def evaluations(accuracy: dict[str, Any] | None) -> list[Any]:
+def evaluations(accuracy: dict[str, Any]) -> list[Any]:
     """One huggingface_hub.EvalResult for each task that was scored, for the model-index."""
     from huggingface_hub import EvalResult
 
-    if not accuracy:
-        return []
     versions, limited = accuracy["settings"]["versions"], _limited(accuracy)
     return [
         EvalResult(
@@ -175,10 +176,8 @@ def _activations(scheme: dict[str, Any] | None) -> str:
     return f"{_numbers(scheme)}, one scale for each {scheme.get('strategy')}, {how}"
 
 
-def _accuracy(facts: Facts) -> str:
-    if not facts.accuracy:
-        return "Not measured."
-    accuracy, limited = facts.accuracy, _limited(facts.accuracy)
+def _accuracy(facts: Facts, accuracy: dict[str, Any]) -> str:
+    limited = _limited(accuracy)
     some = f"; of {', '.join(f'`{name}`' for name in limited)} only the first documents" if limited else ""
     text = reporting.accuracy_section(facts.record["recipe"]["name"], accuracy)
     return f"Suite `{accuracy['suite']}`{some}.\n\n{text}"
@@ -220,9 +219,7 @@ def _made(facts: Facts) -> str:
 
 
 def _commands(facts: Facts) -> list[str]:
-    found = []
-    if facts.accuracy:
-        found.append("# accuracy\n" + facts.accuracy["runs"]["candidate"]["command"])
+    found = [f"# accuracy, {one['suite']}\n{one['runs']['candidate']['command']}" for one in facts.scored]
     if facts.throughput:
         servers = facts.throughput["servers"].items()
         found += [f"# {role}'s server\n{one['command']}" for role, one in servers if one["startup_s"] is not None]

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantpress.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
@@ -42,7 +44,7 @@ def last_activity(log: Path) -> str:
 
 def show(as_json: bool, result: Any, text: str) -> None:
     """A command's result on standard output: JSON for machines, or the text for people."""
-    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else printable(text))
 
 
 class Step:
@@ -56,7 +58,7 @@ class Step:
 
     def line(self) -> str:
         activity = self._source()
-        return f"{self.title}  {activity}" if activity else self.title
+        return printable(f"{self.title}  {activity}" if activity else self.title)
 
     @property
     def elapsed(self) -> float:
@@ -77,10 +79,10 @@ class Console:
 
     def say(self, text: str, style: str = "") -> None:
         if not self.quiet:
-            self._rich.print(text, style=style)
+            self._rich.print(printable(text), style=style)
 
     def warn(self, text: str) -> None:
-        self._rich.print(f"warning: {text}", style="yellow")
+        self._rich.print(printable(f"warning: {text}"), style="yellow")
 
     @contextmanager
     def step(self, title: str, log: Path | None = None, source: Callable[[], str] | None = None) -> Iterator[Step]:

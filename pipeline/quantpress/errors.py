@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 
@@ -26,7 +27,16 @@ class QuantpressError(Exception):
             lines.append(f"  next: {self.hint}")
         if self.log:
             lines.append(f"  log:  {self.log}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
+
+
+# What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text from files, models and tools as it may go to a terminal: what it would obey is written as an escape."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def first_line(error: BaseException) -> str:

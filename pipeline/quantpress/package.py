@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress import card, deploy, files, manifest, origin, signing
+from quantpress import card, deploy, files, manifest, origin, results, signing
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
 from quantpress.manifest import Artifact
@@ -93,7 +93,7 @@ def _facts(
         origin=source,
         record=record,
         config=files.read_json(artifact.checkpoint / "config.json"),
-        accuracy=artifact.result("accuracy"),
+        scored=results.of(artifact, "accuracy").all(),
         throughput=throughput,
         engine=deploy.engine(throughput, model.trust_remote_code, order.device),
         recipe_text=(artifact.folder / "recipe.resolved.yaml").read_text(encoding="utf-8"),
@@ -129,7 +129,7 @@ def _about(facts: card.Facts, storage: str, table: dict[str, Any]) -> dict[str, 
         "model": {key: identity[key] for key in ("name", "revision", "digest")},
         "base_model": facts.origin.base_model,
         "license": facts.origin.license,
-        "measured": {"accuracy": facts.accuracy is not None, "throughput": facts.throughput is not None},
+        "measured": {"accuracy": bool(facts.scored), "throughput": facts.throughput is not None},
         "engine": {
             "image": facts.engine.image,
             "arguments": facts.engine.arguments,

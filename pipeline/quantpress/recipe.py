@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from quantpress import files, legacy, located_yaml, shipped
-from quantpress.errors import InputError
+from quantpress.errors import InputError, printable
 from quantpress.located_yaml import Document
 from quantpress.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes, Strict
 
@@ -221,7 +221,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
         located_yaml.override(document, of_data)
         recipe = located_yaml.validate(document, Recipe, HINT, _early_problems)
     for notice in document.notices:
-        print(f"note: {path}: {notice}", file=sys.stderr)
+        print(printable(f"note: {path}: {notice}"), file=sys.stderr)
     if recipe.needs_data:
         recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
     return recipe

@@ -1,7 +1,7 @@
 """A stage's results on one checkpoint, one for each suite or workload.
 
-The one that was asked for last is in front (accuracy.json, throughput.json), where `package` takes it; the others lie
-beside it (accuracy/<suite>.json, throughput/<workload>.json).
+The one that was asked for last is in front (accuracy.json, throughput.json); the others lie beside it
+(accuracy/<suite>.json, throughput/<workload>.json).
 """
 
 from __future__ import annotations

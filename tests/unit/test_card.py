@@ -93,6 +93,17 @@ def test_documents_that_were_not_asked_are_said(made: Artifact, pack: Pack, resu
     assert [name for name in names if "the first ones" in name] == [names[0]]
 
 
+def test_every_suite_is_in_the_card(made: Artifact, pack: Pack, results: Callable[[str], Any]) -> None:
+    accuracy = results("accuracy")
+    (name, row), *_ = accuracy["tasks"].items()
+    other = {**accuracy, "suite": "other", "tasks": {"only_here": row}}
+    files.write_json(made.folder / "accuracy" / "other.json", other)
+    found = card(pack())
+    assert f"Suite `{accuracy['suite']}`" in found.text
+    assert "Suite `other`" in found.text
+    assert {"only_here", name} <= {one.dataset_type for one in found.data.eval_results or []}
+
+
 def test_no_folder_of_this_machine_is_published(pack: Pack, tmp_path: Path) -> None:
     folder = pack()
     for path in (folder / "README.md", folder / "manifest.json", *(folder / "deploy").iterdir()):

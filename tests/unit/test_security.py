@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quantpress import files, process
+from quantpress import errors, files, process
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,19 @@ def test_no_pickle_is_read(tmp_path: Path, make_model: Callable[..., Path], quan
     done = quantpress("quantize", "rtn-w4a16", "--model", str(model))
     assert done.returncode == 2
     assert "safetensors only" in done.stderr
+
+
+def test_no_file_gives_orders_to_the_terminal(tmp_path: Path, quantpress: Run) -> None:
+    """What a terminal would obey (here: clear the screen, write from right to left) is shown as what it is."""
+    recipe = 'name: x\ndescription: d\nmodifiers: [{rtn: {scheme: "\\e[2J\\u202eW8A8"}}]\n'
+    (tmp_path / "evil.yaml").write_text(recipe)
+    done = quantpress("plan", "evil.yaml")
+    assert done.returncode == 2
+    assert "evil.yaml:3:" in done.stderr
+    assert not {"\x1b", "\u202e"} & set(done.stdout + done.stderr)
+    done = quantpress("plan", "no\x1b[2Jsuch")
+    assert "no\\x1b[2Jsuch" in done.stderr
+    assert errors.printable("a\tb\nc\x9b1m é") == "a\tb\nc\\x9b1m é"
 
 
 def test_no_code_of_ours_unpickles_or_evaluates() -> None:

@@ -73,12 +73,13 @@ def _read(artifact: Artifact, left_out: list[Data]) -> tuple[Artifact, Data] | N
 def _dummy(folder: Path, left_out: list[Data]) -> list[Data]:
     """Speeds measured on the model's shapes alone, without its weights and without a checkpoint."""
     found = []
-    for path in sorted(folder.glob("dummy/*/throughput.json")):
-        try:
-            with readable(path.parent):
-                found.append({"name": path.parent.name, "throughput": speed.speed(files.read_json(path))})
-        except StageError as error:
-            left_out.append({"recipe": f"{path.parent.name} (dummy weights)", "reason": error.message})
+    for place in sorted(folder.glob("dummy/[!.]*")):
+        for path in Results(place, "throughput", "").files():
+            try:
+                with readable(place):
+                    found.append({"name": place.name, "throughput": speed.speed(files.read_json(path))})
+            except StageError as error:
+                left_out.append({"recipe": f"{place.name} (dummy weights)", "reason": error.message})
     return found
 
 

@@ -432,11 +432,14 @@ def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
 def test_dummy_weights_have_a_section_of_their_own_and_decide_nothing(tmp_path: Path) -> None:
     made_up = {**_speed([1.3, 1.2, 1.4]), "weights": "dummy"}
     files.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", made_up)
+    longer = {**made_up, "workload": {"name": "longer"}}
+    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "longer.json", longer)
     data = collected(tmp_path)
     assert data["decision"]["goals"][0]["state"] == "not measured"
     text = markdown.render(data)
     assert "### With dummy weights" in text
     assert "| w8a8 | smoke | 1 at once |" in text
+    assert "| w8a8 | longer | 1 at once |" in text
     assert "With dummy weights" in page.render(data)
 
 
