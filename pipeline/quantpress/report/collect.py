@@ -20,8 +20,11 @@ from quantpress.results import Results
 # Raise this when report.json changes its shape.
 SCHEMA_VERSION = 1
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_STAGES = {"accuracy": ("evaluate", "evaluate"), "throughput": ("bench", "bench")}
-_EXTRACT = {"accuracy": ("other_suites", accuracy.accuracy), "throughput": ("other_workloads", speed.speed)}
+# Of each stage its command, what the report calls its other results, and what it takes from one.
+_STAGES = {
+    "accuracy": ("evaluate", "other_suites", accuracy.accuracy),
+    "throughput": ("bench", "other_workloads", speed.speed),
+}
 
 
 def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Data:
@@ -73,13 +76,14 @@ def _read(artifact: Artifact, left_out: list[Data]) -> tuple[Artifact, Data] | N
 def _dummy(folder: Path, left_out: list[Data]) -> list[Data]:
     """Speeds measured on the model's shapes alone, without its weights and without a checkpoint."""
     found = []
-    for place in sorted(folder.glob("dummy/[!.]*")):
-        for path in Results(place, "throughput", "").files():
-            try:
-                with readable(place):
-                    found.append({"name": place.name, "throughput": speed.speed(files.read_json(path))})
-            except StageError as error:
-                left_out.append({"recipe": f"{place.name} (dummy weights)", "reason": error.message})
+    for path in sorted(folder.glob("dummy/*/throughput.json")):
+        name = path.parent.name
+        try:
+            with readable(path.parent):
+                results = Results(path.parent, "throughput", files.read_json(path)["checkpoint_digest"])
+                found += [{"name": name, "throughput": speed.speed(result)} for result in results.all()]
+        except StageError as error:
+            left_out.append({"recipe": f"{name} (dummy weights)", "reason": error.message})
     return found
 
 
@@ -98,8 +102,8 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show."""
     found: Data = {}
     missing = {}
-    for name, (others, extract) in _EXTRACT.items():
-        measured, missing[name] = _stage(artifact, record, name, extract)
+    for name, (command, others, extract) in _STAGES.items():
+        measured, missing[name] = _stage(artifact, Results(artifact.folder, name, record["digest"]), command, extract)
         found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
     found["layers"], missing["layers"] = layers.known(artifact, record)
     return {
@@ -117,16 +121,15 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     }
 
 
-def _stage(artifact: Artifact, record: Data, name: str, extract: Any) -> tuple[list[Data], str | None]:
+def _stage(artifact: Artifact, results: Results, command: str, extract: Any) -> tuple[list[Data], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
-    command, log = _STAGES[name]
     try:
         with readable(artifact.folder):
-            if measured := Results(artifact.folder, name, record["digest"]).all():
+            if measured := results.all():
                 return [extract(result) for result in measured], None
-            started = (artifact.folder.parent / "logs" / f"{artifact.name}.{log}.log").is_file()
+            started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
             why = f"`{command}` was started and has not finished" if started else "not measured"
-            if (artifact.folder / f"{name}.json").is_file():
+            if results.front.is_file():
                 why = "measured on an older checkpoint, so it is not shown"
     except StageError as error:
         why = error.message

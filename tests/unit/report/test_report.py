@@ -302,7 +302,7 @@ def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
     load = data["decision"]["load"]
     points = {"the model": (1.0, 1.0)}
     for recipe in data["recipes"]:
-        ratio = compared.point_at(recipe, load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
+        ratio = compared.point_at(recipe["throughput"], load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
         points[recipe["name"]] = (ratio, recipe["accuracy"]["overall"]["recovery"]["value"])
     beaten = {one for one, (x, y) in points.items() for a, b in points.values() if a > x and b > y}
     assert data["decision"]["front"]
@@ -434,12 +434,15 @@ def test_dummy_weights_have_a_section_of_their_own_and_decide_nothing(tmp_path: 
     files.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", made_up)
     longer = {**made_up, "workload": {"name": "longer"}}
     files.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "longer.json", longer)
+    of_other_shapes = {**longer, "workload": {"name": "older"}, "checkpoint_digest": "another"}
+    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "older.json", of_other_shapes)
     data = collected(tmp_path)
     assert data["decision"]["goals"][0]["state"] == "not measured"
     text = markdown.render(data)
     assert "### With dummy weights" in text
     assert "| w8a8 | smoke | 1 at once |" in text
     assert "| w8a8 | longer | 1 at once |" in text
+    assert "| w8a8 | older |" not in text
     assert "With dummy weights" in page.render(data)
 
 
