@@ -106,8 +106,9 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look, consol
         }
     result["gates"] = _decided(request, folders, look, result)
     _warn_below_the_noise(request, result, console)
-    results.to_front(request.suite.name)
-    if result != known:
+    if result == known:
+        results.to_front(request.suite.name)
+    else:
         results.put(result)
     return result
 

@@ -43,8 +43,7 @@ def render(facts: Facts) -> str:
         "## Quantization",
         _quantization(facts),
         "## Accuracy",
-        *[_accuracy(facts, accuracy) for accuracy in facts.scored],
-        *([] if facts.scored else ["Not measured."]),
+        *([_accuracy(facts, accuracy) for accuracy in facts.scored] or ["Not measured."]),
         "## Speed in vLLM",
         _speed(facts),
     ]

@@ -58,7 +58,7 @@ class Step:
 
     def line(self) -> str:
         activity = self._source()
-        return printable(f"{self.title}  {activity}" if activity else self.title)
+        return f"{self.title}  {activity}" if activity else self.title
 
     @property
     def elapsed(self) -> float:
@@ -112,7 +112,9 @@ class Console:
 
         def render() -> Table:
             grid = Table.grid(padding=(0, 1))
-            grid.add_row(spinner, _duration(step.elapsed), Text(step.line(), no_wrap=True, overflow="ellipsis"))
+            grid.add_row(
+                spinner, _duration(step.elapsed), Text(printable(step.line()), no_wrap=True, overflow="ellipsis")
+            )
             return grid
 
         return Live(console=self._rich, get_renderable=render, refresh_per_second=5, transient=True)

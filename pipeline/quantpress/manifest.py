@@ -27,10 +27,15 @@ def readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def result_in(path: Path) -> dict[str, Any] | None:
+    """The result in this file, whichever checkpoint it belongs to; None where there is no file."""
+    return _read(path, {"checkpoint_digest"}) if path.is_file() else None
+
+
 _MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
 
 
-def read(path: Path, keys: set[str]) -> dict[str, Any]:
+def _read(path: Path, keys: set[str]) -> dict[str, Any]:
     """A result of ours. Raises StageError if the file is something else, or of a version that is not known."""
     value = files.read_json(path)
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION or not keys <= value.keys():
@@ -61,7 +66,7 @@ class Artifact:
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where no run has finished."""
-        return read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
+        return _read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
 
     def finished(self) -> dict[str, Any]:
         """The manifest. Raises StageError where no run has finished."""
@@ -74,8 +79,7 @@ class Artifact:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""
-        path, manifest = self.folder / f"{name}.json", self.manifest()
-        result = read(path, {"checkpoint_digest"}) if path.is_file() else None
+        result, manifest = result_in(self.folder / f"{name}.json"), self.manifest()
         return result if result and manifest and result["checkpoint_digest"] == manifest["digest"] else None
 
 

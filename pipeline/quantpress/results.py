@@ -31,7 +31,7 @@ class Results:
 
     def current(self, path: Path) -> dict[str, Any] | None:
         """The result in this file, if it belongs to this very checkpoint."""
-        found = read(path) if path.is_file() else None
+        found = manifest.result_in(path)
         return found if found and found["checkpoint_digest"] == self.digest else None
 
     def files(self) -> list[Path]:
@@ -45,7 +45,8 @@ class Results:
 
     def known(self, name: str) -> dict[str, Any] | None:
         """The result of this suite or workload, wherever it lies."""
-        return next((one for one in self.all() if name_of(one) == name), None)
+        found = map(self.current, (self.front, self.aside(name)))
+        return next((one for one in found if one and name_of(one) == name), None)
 
     def put(self, result: dict[str, Any]) -> None:
         """Writes the result to the front, and sets one of another name aside."""
@@ -64,10 +65,6 @@ class Results:
         if there and there.get("complete", True) and name_of(there) != name:
             self.aside(name_of(there)).parent.mkdir(exist_ok=True)
             self.front.replace(self.aside(name_of(there)))
-
-
-def read(path: Path) -> dict[str, Any]:
-    return manifest.read(path, {"checkpoint_digest"})
 
 
 def name_of(result: dict[str, Any]) -> str:

@@ -108,8 +108,8 @@ def _named(model: Path) -> set[str]:
     named: set[str] = set()
     for artifact in manifest.artifacts_of(model):
         with manifest.readable(artifact.folder):
-            for path in results.of(artifact, "accuracy").files():
-                named |= {str(run["folder"]) for run in results.read(path)["runs"].values()}
+            for result in map(manifest.result_in, results.of(artifact, "accuracy").files()):
+                named |= {str(run["folder"]) for run in result["runs"].values()} if result else set()
     return named
 
 

@@ -45,11 +45,11 @@ def scores(recipe: Data) -> list[Data]:
 def compared_load(recipes: list[Data]) -> Data | None:
     """The workload and machine under which most recipes were measured: only those are compared with each other."""
     measured = [(recipe, recipe["throughput"]) for recipe in recipes if _levels(recipe["throughput"])]
-    kinds = Counter(_load_of(one) for _, one in measured)
-    if not kinds:
+    load = _shared([[_load_of(one)] for _, one in measured])
+    if load is None:
         return None
-    workload, machine = kinds.most_common(1)[0][0]
-    chosen = [(recipe, one) for recipe, one in measured if _load_of(one) == (workload, machine)]
+    workload, machine = load
+    chosen = [(recipe, one) for recipe, one in measured if _load_of(one) == load]
     levels = [_levels(one) for _, one in chosen]
     common = set.intersection(*levels) or set.union(*levels)
     names = [recipe["name"] for recipe, _ in chosen]
@@ -80,6 +80,6 @@ def where(throughput: Data) -> str:
     )
 
 
-def point_at(recipe: Data, concurrency: int) -> Data | None:
-    points = get(recipe["throughput"], "points", default=[])
+def point_at(throughput: Data | None, concurrency: int) -> Data | None:
+    points = get(throughput, "points", default=[])
     return next((point for point in points if point["concurrency"] == concurrency), None)

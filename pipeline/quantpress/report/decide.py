@@ -10,6 +10,7 @@ from typing import Any
 
 from quantpress.report.compared import compared_load, point_at, scores
 from quantpress.report.fields import Data, get
+from quantpress.upkeep import gates_of
 
 # What `bench` calls faster; a test compares the two.
 INDIFFERENCE = 0.03
@@ -49,14 +50,13 @@ def gate_state(recipe: Data) -> str:
     """passed, failed, inconclusive, no gate, or not scored: the worst of its gates."""
     if recipe["accuracy"] is None:
         return "not scored"
-    decided = {gate["decision"] for result in scores(recipe) for gate in result["gates"]}
-    worst = next((word for word in ("fail", "inconclusive", "pass") if word in decided), None)
+    worst = gates_of(scores(recipe))
     return _STATES[worst] if worst else "no gate"
 
 
 def doubts(recipe: Data, concurrency: int, metric: str) -> list[str]:
     """Why this cell does not show that the recipe is ahead of the model; empty if it does."""
-    point = point_at(recipe, concurrency)
+    point = point_at(recipe["throughput"], concurrency)
     ratio = point["ratios"][metric] if point else None
     if point is None or ratio is None or ratio["value"] is None:
         return ["the model was not measured beside it"]
@@ -122,7 +122,7 @@ def _range(ratio: Data) -> str:
 
 
 def _ratio(recipe: Data, concurrency: int, metric: str) -> Any:
-    point = point_at(recipe, concurrency)
+    point = point_at(recipe["throughput"], concurrency)
     ratio = point["ratios"][metric] if point else None
     return ratio if ratio and ratio["value"] is not None else None
 
@@ -132,7 +132,7 @@ def _value(recipe: Data, concurrency: int, metric: str) -> float:
 
 
 def _cell(recipe: Data, concurrency: int, metric: str) -> Data:
-    point = point_at(recipe, concurrency) or {}
+    point = point_at(recipe["throughput"], concurrency) or {}
     sides = {side: get(point, side, metric, "value") for side in ("baseline", "candidate")}
     return {"recipe": recipe["name"], **sides, "ratio": _ratio(recipe, concurrency, metric)}
 

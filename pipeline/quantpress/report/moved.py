@@ -81,8 +81,7 @@ def _decided(recipe: Data) -> str:
 
 def _accuracy(old: Data, new: Data) -> list[Data]:
     after = new["accuracy"]
-    alike = [one for one in scores(old) if after and one["suite"] == after["suite"]]
-    before = next(iter(alike), old["accuracy"])
+    before = next((one for one in scores(old) if after and one["suite"] == after["suite"]), old["accuracy"])
     if not before or not after:
         return [_row("accuracy", _there(before), _there(after), "not compared")] if before or after else []
     if any(before[key] != after[key] for key in ("suite", "documents", "backend")):
@@ -131,8 +130,7 @@ def _there(result: Any) -> str:
 
 def _speed(old: Data, new: Data) -> list[Data]:
     after = new["throughput"]
-    alike = [one for one in speeds(old) if after and one["workload"] == after["workload"]]
-    before = next(iter(alike), old["throughput"])
+    before = next((one for one in speeds(old) if after and one["workload"] == after["workload"]), old["throughput"])
     if not before or not after:
         return [_row("speed", _there(before), _there(after), "not compared")] if before or after else []
     if before["workload"] != after["workload"] or where(before) != where(after):
@@ -140,7 +138,7 @@ def _speed(old: Data, new: Data) -> list[Data]:
     changed = _served(before) != _served(after)
     rows = [_row("served by", _served(before), _served(after), "changed")] if changed else []
     for point in [point for point in after["points"] if point["concurrency"] is not None]:
-        earlier = point_at({"throughput": before}, point["concurrency"])
+        earlier = point_at(before, point["concurrency"])
         for metric, words in {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}.items():
             rows += _ratio(f"{words} at {point['concurrency']}", metric, (earlier, before), (point, after))
     return rows

@@ -120,7 +120,7 @@ def pareto(data: Data) -> Plot | None:
     load, chosen = data["decision"]["load"], data["decision"]["front"]
     values = []
     for recipe in data["recipes"] if load else []:
-        point = point_at(recipe, load["most"]) if recipe["name"] in load["recipes"] else None
+        point = point_at(recipe["throughput"], load["most"]) if recipe["name"] in load["recipes"] else None
         ratio, recovery = get(point, "ratios", "output_tokens_s"), get(recipe["accuracy"], "overall", "recovery")
         if get(ratio, "value") is None or get(recovery, "value") is None:
             continue

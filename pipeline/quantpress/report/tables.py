@@ -69,7 +69,7 @@ def loses(recipe: Data) -> bool:
 
 def times(recipe: Data, concurrency: int, metric: str) -> str:
     """How many times better than the model, with the range of the pairs."""
-    point = point_at(recipe, concurrency)
+    point = point_at(recipe["throughput"], concurrency)
     ratio = point["ratios"][metric] if point else None
     if not point or not ratio or ratio["value"] is None:
         return NONE
