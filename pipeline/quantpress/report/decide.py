@@ -6,6 +6,7 @@ to be ahead of the unquantized model by the rule of `bench` (its whole interval 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from quantpress.report.compared import compared_load, point_at, scores
@@ -212,13 +213,15 @@ def front(recipes: list[Data], load: Data | None) -> list[str]:
 def _gate_caveats(recipes: list[Data], states: dict[str, str], gated: bool) -> list[str]:
     if not gated:
         return ["No accuracy gate was set, so accuracy excludes no recipe: set one with --gate 'recovery>=0.99'."]
-    asked = dict.fromkeys(gate["gate"] for one in recipes for result in scores(one) for gate in result["gates"])
+    asked = [dict.fromkeys(gate["gate"] for result in scores(one) for gate in result["gates"]) for one in recipes]
+    counts, gated_ones = Counter(gate for gates in asked for gate in gates), sum(map(bool, asked))
+    named = [gate if n == gated_ones else f"{gate} (of {n} of {gated_ones} recipes)" for gate, n in counts.items()]
     parts = []
     for word in ("passed", "failed", "inconclusive", "no gate", "not scored"):
         names = [name for name, state in states.items() if state == word]
         if names:
             parts.append(f"{word}: {_listed(names)}")
-    return [f"Accuracy gate {', '.join(asked)}. {'. '.join(part[0].upper() + part[1:] for part in parts)}."]
+    return [f"Accuracy gate {', '.join(named)}. {'. '.join(part[0].upper() + part[1:] for part in parts)}."]
 
 
 def _accuracy_caveats(recipes: list[Data]) -> list[str]:

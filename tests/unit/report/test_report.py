@@ -496,6 +496,9 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
     assert {recipe["accuracy"]["suite"] for recipe in data["recipes"]} == {passed["suite"]}
     assert data["decision"]["gate_states"] == {"r4": "passed", "r5": "failed"}
     assert "Also scored, shown under Accuracy and not compared here: long." in data["decision"]["caveats"]
+    files.write_json(tmp_path / "r5" / "accuracy.json", other | {"gates": [other["gates"][0] | {"gate": "kl<=0.2"}]})
+    caveats = collected(tmp_path)["decision"]["caveats"]
+    assert any(one.startswith("Accuracy gate recovery>=0.99, kl<=0.2 (of 1 of 2 recipes). ") for one in caveats)
     text = markdown.render(data)
     assert "| r5 (long) | recovery>=0.99 |" in text
     assert "quantpress evaluate r5 --suite long" in text
