@@ -100,7 +100,7 @@ def _listed(title: str, lines: list[str]) -> list[str]:
 def _target(name: str, row: dict[str, Any]) -> str:
     kernels = row["kernels"]
     why = kernels.get("why not") or "; ".join(f"{kind}: {kernel}" for kind, kernel in kernels.items())
-    return f"{name:7} {row['support']:8}  {why}"
+    return f"{name:10} {row['support']:8}  {why}"
 
 
 def _gb(count: int | None) -> str:

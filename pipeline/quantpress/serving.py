@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantpress import hardware
+from quantpress import cpu, hardware
 from quantpress.errors import CapabilityError
 from quantpress.layers import fused_sets
 from quantpress.modifiers import Quantizes, Quip, SpinQuant
@@ -36,7 +36,7 @@ def check(plan: Plan, target: str) -> None:
             f"{odd}: vLLM refuses to load it fused with the layers beside it",
             hint="add those layers to `ignore`, or use fp8-dynamic, which has no blocks",
         )
-    if target == "cpu" and (odd := _odd_for_int4(plan)):
+    if target not in hardware.GPUS and (odd := _odd_for_int4(plan)):
         raise CapabilityError(
             f"{odd}: the CPU's kernel for 4-bit weights takes multiples of {_INT4_STEP} only",
             hint="add those layers to `ignore`, or use a scheme without packed weights (W8A8)",
@@ -76,16 +76,26 @@ def _odd_for_int4(plan: Plan) -> str | None:
     return None
 
 
+def inexact(plan: Plan, target: str) -> str | None:
+    """Why what `target` computes is not what the checkpoint says, and what is exact there; None if it is."""
+    for kind in kinds_of(plan):
+        found = hardware.cell(kind, target)
+        if found.support == "inexact":
+            exact = [name for name in hardware.TABLE if hardware.cell(name, target).support in ("full", "fallback")]
+            where = f"{target} ({cpu.described(target)})"
+            return f"{kind} is inexact on {where}: {found.kernel}; exact there: {', '.join(exact)}"
+    return None
+
+
 def table(plan: Plan) -> dict[str, dict[str, Any]]:
     """For each target whether it serves the plan, and with which kernel each kind of layer."""
     kinds = kinds_of(plan)
     found = {}
     for target in hardware.TARGETS:
         cells = {kind: hardware.cell(kind, target) for kind in kinds}
-        support = {cell.support for cell in cells.values()}
-        worst = next((level for level in ("no", "fallback") if level in support), "full")
+        worst = hardware.worst(cell.support for cell in cells.values())
         kernels = {kind: cell.kernel for kind, cell in cells.items()}
-        if target != "cpu" and worst == "full" and (size := _odd_group(plan)):
+        if target in hardware.GPUS and worst == "full" and (size := _odd_group(plan)):
             worst = "fallback"
             kernels["groups"] = f"Marlin has no groups of {size}: what else vLLM has installed, or nothing"
         try:

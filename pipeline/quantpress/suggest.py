@@ -34,7 +34,7 @@ def _row(name: str, model: Model, target: str, goal: str) -> dict[str, Any]:
     kernels = "; ".join(hardware.cell(kind, target).kernel for kind in serving.kinds_of(plan))
     reasons = [[f"{support}: {kernels}", _TABLE], *reasons]
     # What runs as something else is worth less than its name says, whatever the goal.
-    return {"recipe": name, "possible": True, "rank": [support != "full", *rank], "reasons": reasons}
+    return {"recipe": name, "possible": True, "rank": [hardware.SUPPORT.index(support), *rank], "reasons": reasons}
 
 
 Judged = tuple[list[float], list[list[str]]]
@@ -57,7 +57,7 @@ def _size(plan: Plan) -> float:
 
 
 def _latency(plan: Plan, target: str) -> Judged:
-    if target == "cpu":
+    if target not in hardware.GPUS:
         return _on_cpu(plan)
     reasons = [
         [f"{_size(plan):.0%} of the bytes to read for each token", _PLAN],
@@ -67,7 +67,7 @@ def _latency(plan: Plan, target: str) -> Judged:
 
 
 def _throughput(plan: Plan, target: str) -> Judged:
-    if target == "cpu":
+    if target not in hardware.GPUS:
         return _on_cpu(plan)
     bits = _activation_bits(plan)
     reasons = [

@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, process
+from quantpress import cpu, environment, files, hardware, process, serving
 from quantpress.console import Console
 from quantpress.errors import CapabilityError
 from quantpress.model import cache_folder
+from quantpress.plan import Plan
 from quantpress.schemes import SCHEMES
-from quantpress_serve import engine_probe, probe
+from quantpress_serve import cpu_probe, engine_probe, probe
 
 Answer = dict[str, dict[str, str]]
 
 
 def _kept(vllm: Path, script: Path) -> Path:
-    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(script)])
+    machine = sorted(cpu.features())
+    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(script), machine])
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 
@@ -38,6 +40,30 @@ def arguments(vllm: Path, console: Console) -> dict[str, dict[str, Any]]:
     return _answer(vllm, Path(engine_probe.__file__), [], "for its arguments", console)
 
 
+def inexact_here(plan: Plan, vllm: Path, console: Console) -> str | None:
+    """Why the vLLM on this machine's CPU will not compute what the checkpoint says; None where it will.
+
+    Its library for this processor is asked for its operators and for one INT8 product (cpu_probe). Raises
+    CapabilityError for an operator that it lacks. Where it cannot be asked, the table answers.
+    """
+    by_table = serving.inexact(plan, cpu.THIS)
+    try:
+        answer = _answer(vllm, Path(cpu_probe.__file__), [], "for its operators on this CPU", console)
+    except CapabilityError:
+        return by_table
+    for kind in serving.kinds_of(plan):
+        operator = hardware.cell(kind, cpu.THIS).operator
+        if operator and operator not in answer["operators"]:
+            raise CapabilityError(
+                f"{kind} needs {operator}, which vLLM {environment.vllm_version(vllm)} does not have for this CPU "
+                f"({cpu.described()})",
+                hint="quantpress plan RECIPE says what serves it",
+            )
+        if operator == "onednn_scaled_mm" and answer["int8_is_exact"] is False:
+            return by_table or f"{kind} is inexact here: vLLM's INT8 product saturates on this CPU ({cpu.described()})"
+    return None if answer["int8_is_exact"] else by_table
+
+
 def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Console) -> dict[str, Any]:
     """What a script printed in vLLM's environment, asked once for each vLLM."""
     kept = _kept(vllm, script)
@@ -47,7 +73,7 @@ def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Cons
     log.unlink(missing_ok=True)
     command = [str(vllm.parent / "python"), str(script), *words]
     with console.step(f"asking vLLM {environment.vllm_version(vllm)} {what}", log):
-        code = process.run(command, log, environment.serving_environment() | {"PYTHONPATH": ""})
+        code = process.run(command, log, environment.serving_environment())
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if code != 0 or not lines or not lines[-1].startswith("{"):
         raise CapabilityError(
