@@ -78,7 +78,9 @@ def main() -> None:
         from quantpress.console import Console
 
         found = timed("look at the model", lambda: model.resolve(str(work / "large"), Console(quiet=True)))
-        plan = timed("plan", lambda: quantize.prepare(recipe.load("w8a8-dynamic"), found))
+        plan = timed(
+            "plan", lambda: quantize.prepare(recipe.load("w8a8-dynamic"), found, "stored", Console(quiet=True))
+        )
         # The digests are read by the worker while it starts: here while a process imports what the worker imports.
         imports = [sys.executable, "-c", "import torch, transformers, llmcompressor"]
         for _ in range(3):

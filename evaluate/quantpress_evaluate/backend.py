@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpress import environment, files, sizes
+from quantpress.truth import untruthful
 
 Backend = Literal["hf", "vllm"]
-_ROTATIONS = ("spinquant", "quip")
 
 
 def choose(asked: str, recipe: dict[str, Any]) -> tuple[Backend, str]:
@@ -21,26 +21,6 @@ def choose(asked: str, recipe: dict[str, Any]) -> tuple[Backend, str]:
         return ("hf" if asked == "hf" else "vllm"), "asked for"
     reason = untruthful(recipe)
     return ("vllm", reason) if reason else ("hf", "transformers computes what the checkpoint stores")
-
-
-def untruthful(recipe: dict[str, Any]) -> str | None:
-    """Why transformers does not compute what vLLM will, or None."""
-    for modifier in recipe["modifiers"]:
-        for name, body in modifier.items():
-            if name in _ROTATIONS:
-                return f"transformers leaves out the rotations of {name} that are applied while serving"
-            if any("FP4" in str(scheme).upper() for scheme in _schemes(body)) or _has_float4(body):
-                return "transformers only imitates 4-bit floats"
-    return None
-
-
-def _schemes(body: dict[str, Any]) -> list[Any]:
-    return [body.get("scheme"), *(group.get("scheme") for group in body.get("groups") or [])]
-
-
-def _has_float4(body: dict[str, Any]) -> bool:
-    weights = [part.get("weights") for part in (body, *(body.get("groups") or []))]
-    return any(one and one.get("type") == "float" and one.get("num_bits") == 4 for one in weights)
 
 
 def context(model: Path, wanted: int) -> int:

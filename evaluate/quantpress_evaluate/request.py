@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpress import environment, files, process
+from quantpress import arithmetic, environment, files, process
 from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.model import cache_folder
+from quantpress.model import Model, cache_folder
 from quantpress_evaluate import backend
 from quantpress_evaluate.gates import Gate
 from quantpress_evaluate.suite import Suite
@@ -24,7 +24,8 @@ _NOT_DECISIVE = ("data", "weight", "available", "definition", "metric", "filter"
 class Request:
     """A suite with its tasks resolved (suite.resolve_tasks), the gates, and how to score.
 
-    `backend` is hf or vllm, or auto until a recipe is known. `extend`: more documents until every gate is decided.
+    `backend` is hf or vllm, or auto until a recipe is known. `compute_dtype` is that of transformers, auto until the
+    model is known. `extend`: more documents until every gate is decided.
     """
 
     suite: Suite
@@ -33,12 +34,17 @@ class Request:
     noise_floor: bool = False
     backend: str = "auto"
     vllm: str | None = None
+    compute_dtype: str = "auto"
     count_no_signal: bool = False
     extend: bool = False
 
     @property
     def device(self) -> str:
         return "cuda" if environment.gpus() else "cpu"
+
+    def on(self, model: Model, console: Console) -> Request:
+        """The same with the type in which transformers computes this model on this machine."""
+        return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype, console))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
         """The same with a backend that computes what this recipe's checkpoint is, and why that one."""
@@ -66,6 +72,7 @@ class Request:
             "chat_template": self.suite.chat_template,
             "stage": STAGE,
             "backend": self.backend,
+            "compute_dtype": None if found else self.compute_dtype,
             "device": self.device,
             "versions": backend.versions("vllm" if found else "hf", found),
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 from quantpress.process import report_progress, worker_main
 from quantpress_evaluate import sanity, tasks
+from quantpress_serve.likelihood_worker import of_model
 
 Results = dict[str, Any]
 
@@ -27,7 +28,7 @@ def load_model(job: dict[str, Any]) -> Any:
 
     return HFLM(
         pretrained=job["model"],
-        dtype="auto",
+        dtype="float32" if job["compute_dtype"] == "float32" else "auto",
         batch_size=job["batch_size"],
         max_length=job["max_length"],
         device=job["device"],
@@ -63,8 +64,8 @@ def describe_the_machine_once() -> None:
 
 def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     """job: model, output (folders), tasks (checked), requests (file that keeps answered requests), server (url
-    and name, or None for transformers), batch_size, max_length, chat_template, device, trust_remote_code, reference
-    (the baseline's scores, or None for the baseline itself).
+    and name, or None for transformers), batch_size, max_length, chat_template, device, compute_dtype, window (tokens,
+    or None for a server), trust_remote_code, reference (the baseline's scores, or None for the baseline itself).
 
     Raises StageError for a model that is broken.
     """
@@ -82,12 +83,14 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
         _write_samples(output, results.pop("samples"))
         _merge(merged, results)
     _write_results(output, merged, job)
+    report_progress("the fixed text that a server is asked for too")
     counts = {task["task"]: merged["n-samples"][task["task"]]["effective"] for task in job["tasks"]}
     return {
         "scores": merged["results"],
         "documents": counts,
         "task_versions": merged["versions"],
         "answered_before": before,
+        "likelihoods": of_model(lm.model, lm.tokenizer, job["window"]) if job["window"] else None,
         "note": f"{sum(counts.values())} documents" + (f", {before} requests answered before" if before else ""),
     }
 

@@ -16,6 +16,7 @@ from quantpress.errors import StageError
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
 from quantpress_serve import causes, server
+from quantpress_serve.likelihoods import Scored
 from quantpress_serve.workload import Engine
 
 
@@ -39,6 +40,11 @@ class Subject:
         settings = {name: value for name, value in request.settings().items() if name not in ("suite", "tasks")}
         key = files.sha256_json({"model": self.digest, "settings": settings})
         return self.keeps / "scores" / f".requests-{key[:12]}"
+
+    @property
+    def as_scored(self) -> Scored:
+        """What the likelihoods of a fixed text are kept by, to be compared with an engine's."""
+        return Scored(self.path, self.digest, self.keeps, self.trust_remote_code)
 
     def is_scored(self, request: Request) -> bool:
         return (self.place(request)[1] / "score.json").is_file()
@@ -69,6 +75,8 @@ def score(subject: Subject, request: Request, console: Console, reference: Path 
                 if up and up.log and not server.healthy(up.url):
                     raise StageError(f"vLLM died while scoring: {causes.explain(up.log)}", log=up.log) from error
                 raise
+        if likelihoods := result.pop("likelihoods"):
+            subject.as_scored.keep(request.compute_dtype, likelihoods)
         done = {
             "schema_version": manifest.SCHEMA_VERSION,
             "key": key,
@@ -97,6 +105,8 @@ def _job(subject: Subject, request: Request, staged: Path, requests: Path, refer
         "max_length": backend.context(subject.path, request.suite.max_length),
         "chat_template": request.suite.chat_template,
         "device": request.device,
+        "compute_dtype": request.compute_dtype,
+        "window": None if request.backend == "vllm" else subject.as_scored.window,
         "trust_remote_code": subject.trust_remote_code,
         "reference": str(reference.resolve()) if reference else None,
         "requests": str(requests.resolve()),
@@ -141,7 +151,8 @@ def _model_arguments(job: dict[str, Any]) -> str:
             f"num_concurrent={job['batch_size']}{trust}"
         )
         return f"--model local-completions --model_args {shlex.quote(arguments)}"
-    arguments = f"pretrained={job['model']},dtype=auto,max_length={job['max_length']}{trust}"
+    dtype = "float32" if job["compute_dtype"] == "float32" else "auto"
+    arguments = f"pretrained={job['model']},dtype={dtype},max_length={job['max_length']}{trust}"
     return f"--model hf --model_args {shlex.quote(arguments)} --batch_size {job['batch_size']} --device {job['device']}"
 
 

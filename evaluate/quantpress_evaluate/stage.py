@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, manifest
+from quantpress import environment, files, manifest, truth
 from quantpress.console import Console
 from quantpress.errors import GateError
 from quantpress.manifest import Artifact
@@ -105,6 +105,7 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look, consol
             "machine": environment.machine(),
         }
     result["gates"] = _decided(request, folders, look, result)
+    result = truth.mark(result, truth.served_of(artifact))
     _warn_below_the_noise(request, result, console)
     if result == known:
         results.to_front(request.suite.name)
@@ -158,6 +159,8 @@ def require_gates(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _verdict(gate: dict[str, Any]) -> str:
+    if gate["decision"] == truth.TRANSFORMERS_ONLY:
+        return "was passed for transformers only: the engine does not compute what was scored (see the report)"
     if gate["interval"] is None:
         return "cannot be decided: there is no figure"
     low, high = gate["interval"]

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from quantpress import architecture, layers, preflight, sizes
+from quantpress.arithmetic import ComputeDtype
 from quantpress.errors import InputError
 from quantpress.headers import Tensor
 from quantpress.layers import Layers, Shape
@@ -27,7 +28,7 @@ class Plan:
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
     `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored; `notes` what a person
-    should know.
+    should know; `compute_dtype` in which type calibration runs (quantpress.arithmetic).
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Plan:
     labels: dict[str, str] = field(default_factory=dict)
     structure: Layers = field(default_factory=lambda: Layers({}))
     notes: tuple[str, ...] = ()
+    compute_dtype: ComputeDtype = "stored"
 
     def scales_of(self, name: str) -> str:
         return _scales(self.schemes[name])

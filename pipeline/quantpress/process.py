@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from quantpress import files, guard
+from quantpress import environment, files, guard
 from quantpress.console import Console, Step, last_activity
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
 
@@ -174,6 +174,7 @@ def worker_environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **environment.waiting(),
     }
 
 

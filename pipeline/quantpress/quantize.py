@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from quantpress import calibration_data, environment, files, headers, integrity, manifest, process
+from quantpress import arithmetic, calibration_data, environment, files, headers, integrity, manifest, process
 from quantpress import plan as planning
 from quantpress.console import Console
 from quantpress.errors import InputError, StageError
@@ -31,15 +31,18 @@ class Quantized:
     reused: bool
 
 
-def prepare(recipe: Recipe, model: Model) -> Plan:
-    """The plan, with every hub data set at a commit. Raises InputError or CapabilityError."""
+def prepare(recipe: Recipe, model: Model, compute_dtype: str, console: Console) -> Plan:
+    """The plan, with every hub data set at a commit, and the type for calibration if `compute_dtype` is auto.
+
+    Raises InputError or CapabilityError.
+    """
     plan = planning.make(recipe, model)
     calibration = plan.recipe.calibration
     if calibration is None:
         return plan
     calibration_data.check_sources(calibration)
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
-    return replace(plan, recipe=pinned)
+    return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype, console))
 
 
 def check_data(plan: Plan) -> None:
@@ -58,7 +61,10 @@ def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
         "model": model.digests(),
         "versions": environment.versions(environment.DECISIVE),
     }
-    return inputs | ({"trust_remote_code": True} if model.trust_remote_code else {})
+    # What is as usual is left out, so that it does not rename the artifacts that there are.
+    unusual: dict[str, Any] = {"trust_remote_code": True} if model.trust_remote_code else {}
+    unusual |= {"compute_dtype": plan.compute_dtype} if plan.compute_dtype != "stored" else {}
+    return inputs | unusual
 
 
 def quantize(plan: Plan, model: Model, out: Path, console: Console) -> Quantized:
@@ -120,6 +126,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         "output": str(checkpoint.resolve()),
         "largest_input": plan.largest_input,
         "trust_remote_code": model.trust_remote_code,
+        "compute_dtype": plan.compute_dtype,
         "digest": {"files": [str(path) for path in model.deciding_files()], "cache": str(digest_cache().resolve())},
     }
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
@@ -147,6 +154,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         "quantized_layers": len(plan.layers),
         "group_size": plan.group_size,
         "scales": plan.scales,
+        "compute_dtype": plan.compute_dtype,
         **result,
         "bytes": {"model": plan.weight_bytes, "checkpoint": size},
         "files": table,

@@ -146,6 +146,7 @@ def test_experts_are_planned_as_they_are_made(case: str, tmp_path: Path, embedde
         "output": str(tmp_path / "out"),
         "largest_input": planned.largest_input,
         "trust_remote_code": False,
+        "compute_dtype": "stored",
     }
     oneshot.quantize(job)
     check_checkpoint(tmp_path / "out", planned)

@@ -15,6 +15,7 @@ from quantpress.errors import InputError, StageError
 from quantpress.process import worker_main
 from quantpress.recipe import Calibration, Recipe
 from quantpress.workers.modifiers import modifiers_of
+from quantpress.workers.products import float32_products
 
 
 def do_without_scikit_learn() -> None:
@@ -106,7 +107,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code, digest (files, cache).
+    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code, compute_dtype, digest (files,
+    cache).
 
     Returns what the manifest records. Raises InputError for a model that needs code of its own and may not run it.
     """
@@ -128,14 +130,15 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
         job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust
     )
     modifiers = modifiers_of(recipe, model)
-    oneshot(
-        model=model,
-        processor=tokenizer,
-        recipe=modifiers,
-        dataset=data,
-        output_dir=job["output"],
-        trust_remote_code_model=trust,
-    )
+    with float32_products(job["compute_dtype"] == "float32"):
+        oneshot(
+            model=model,
+            processor=tokenizer,
+            recipe=modifiers,
+            dataset=data,
+            output_dir=job["output"],
+            trust_remote_code_model=trust,
+        )
     ran = len(active_session().lifecycle.recipe.modifiers)
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
