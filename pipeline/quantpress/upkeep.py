@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quantpress import files, manifest, results
+from quantpress import files, manifest, results, truth
 from quantpress.errors import StageError
 from quantpress.manifest import Artifact
 
@@ -55,9 +55,10 @@ def _stages(artifact: Artifact) -> dict[str, Any]:
 
 
 def gates_of(scored: list[dict[str, Any]]) -> str | None:
-    """How the gates of accuracy results were decided, worst first: fail, inconclusive, pass; None without gates."""
+    """How the gates of accuracy results were decided, the worst of them; None without gates."""
     decided = {gate["decision"] for result in scored for gate in result.get("gates", [])}
-    return next((decision for decision in ("fail", "inconclusive", "pass") if decision in decided), None)
+    order = ("fail", "inconclusive", truth.TRANSFORMERS_ONLY, "pass")
+    return next((decision for decision in order if decision in decided), None)
 
 
 def verify(artifact: Artifact) -> list[str]:

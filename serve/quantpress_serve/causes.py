@@ -31,6 +31,10 @@ KNOWN = (
     ("no compressed-tensors compatible scheme", "this vLLM knows no scheme like the checkpoint's"),
     ("scheme is not supported for the current gpu", "the GPU is too old for the scheme; see `quantpress plan`"),
     ("failed to find a kernel", "this machine's vLLM has no kernel for the scheme; see `quantpress plan`"),
+    (
+        "'_opnamespace' '_c' object has no attribute",
+        "vLLM's library for this CPU lacks an operator that the scheme needs; see `quantpress plan`",
+    ),  # *
     ("expected at most 0 argument", "this build of vLLM has no kernel for the scheme; see `quantpress plan`"),  # *
     (
         "there is no module or parameter named",

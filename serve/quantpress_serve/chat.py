@@ -6,11 +6,13 @@ import http.client
 import math
 import urllib.error
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantpress.console import Console
 from quantpress.errors import StageError
+from quantpress_serve import likelihoods
 from quantpress_serve.server import Server, request
 
 # A question, and the beginning of its answer for models without a chat template.
@@ -39,36 +41,60 @@ class Answer:
     problem: str | None
 
 
-def check(servers: dict[str, Server], console: Console) -> dict[str, list[dict[str, Any]]]:
-    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not.
+def check(servers: dict[str, Server], console: Console, served: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and its
+    likelihoods (`served`, of likelihoods.check) do not say otherwise; it then says who is to blame.
 
     A baseline that talks nonsense itself (random weights) proves nothing about the candidate: that is a warning.
     """
-    answers = {role: [_ask(one, *question) for question in QUESTIONS] for role, one in servers.items()}
+    answers = {role: _ask_all(one) for role, one in servers.items()}
     first = {role: given[0] for role, given in answers.items()}
     for role, answer in first.items():
         console.say(f"  {role}: {answer.question} -> {' '.join(answer.answer.split())}")
-    judge(answers, servers["candidate"], console)
+    judge(answers, servers["candidate"], console, served)
     return {role: [asdict(answer) for answer in given] for role, given in answers.items()}
 
 
-def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console) -> None:
-    """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not."""
+def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console, served: dict[str, Any]) -> None:
+    """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not.
+
+    One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning.
+    """
     baseline = answers.get("baseline", [])
     for number, own in enumerate(answers["candidate"]):
         if own.problem and not (baseline and baseline[number].problem):
             beside = f"; the unquantized model says {baseline[number].answer[:80]!r}" if baseline else ""
-            raise StageError(
-                f"{candidate.name} answers {own.question!r} with {own.answer[:80]!r} ({own.problem}): "
-                f"the checkpoint loads but talks nonsense{beside}",
-                hint="try another scheme, or more calibration data",
-                log=candidate.log,
-            )
+            said = f"{candidate.name} answers {own.question!r} with {own.answer[:80]!r} ({own.problem}){beside}"
+            _blame(said, likelihoods.to_blame(served), served, candidate, console)
     if broken := [answer for answer in baseline if answer.problem]:
         console.warn(
             f"the unquantized model itself answers {broken[0].question!r} with {broken[0].answer[:40]!r} "
             f"({broken[0].problem}; {len(broken)} of {len(baseline)} answers): the chat check says nothing there"
         )
+
+
+def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server, console: Console) -> None:
+    if who == "neither":
+        console.warn(f"{said}. Its likelihoods are sound, so it is not called broken: {likelihoods.sentence(served)}")
+        return
+    if who == "engine":
+        raise StageError(
+            f"{said}: the engine is to blame, not the checkpoint. {likelihoods.sentence(served)}",
+            hint="use a recipe that this machine serves exactly: quantpress plan RECIPE",
+            log=candidate.log,
+        )
+    proof = ", and transformers computes it no better: the checkpoint is to blame" if who == "checkpoint" else ""
+    raise StageError(
+        f"{said}: the checkpoint loads but talks nonsense{proof}",
+        hint="try another scheme, or more calibration data",
+        log=candidate.log,
+    )
+
+
+def _ask_all(server: Server) -> list[Answer]:
+    """All questions at once: a slow engine answers them together in little more time than one."""
+    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
+        return list(pool.map(lambda question: _ask(server, *question), QUESTIONS))
 
 
 def _ask(server: Server, question: str, beginning: str) -> Answer:
@@ -108,6 +134,8 @@ def _said(error: urllib.error.HTTPError) -> str:
 
 
 def _silent(server: Server, error: object) -> StageError:
+    """The error for a server that gave no answer. Raises ServerLost, with the cause, if it died of the request."""
+    server.require_healthy()
     return StageError(f"the server did not answer a chat request: {error}", hint="read its log", log=server.log)
 
 

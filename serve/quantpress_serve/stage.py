@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, manifest, process
+from quantpress import arithmetic, environment, files, manifest, process, sizes, truth
 from quantpress.console import Console
-from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 from quantpress.manifest import Artifact
 from quantpress.model import Model
 from quantpress.results import Results
-from quantpress_serve import asking, chat, engine, memory, server, summary, watch, workload
+from quantpress_serve import asking, chat, engine, likelihoods, memory, server, summary, watch, workload
+from quantpress_serve.likelihoods import Likelihoods, Scored
 from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch, Server
 from quantpress_serve.workload import Engine, Workload
@@ -46,6 +47,8 @@ class Subject:
     """What is measured: two folders that vLLM serves, and where the result goes.
 
     `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
+    `compute_dtype` is the type in which transformers computes, `untruthful` says why its likelihoods are not the
+    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand.
     """
 
     name: str
@@ -57,10 +60,22 @@ class Subject:
     weight_bytes: int
     weights: str = "real"
     tokenizer: Path | None = None
+    compute_dtype: str = "stored"
+    untruthful: str | None = None
+    inexact: str | None = None
 
     @property
     def logs(self) -> Path:
         return (self.folder.parent if self.weights == "real" else self.folder) / "logs"
+
+    @property
+    def scored(self) -> dict[str, Scored]:
+        """Both sides, as transformers computes them."""
+        trust, beside = self.model.trust_remote_code, self.folder.parent / "baseline"
+        return {
+            "candidate": Scored(self.candidate, self.digest, self.folder, trust),
+            "baseline": Scored(self.model.path, self.model_digest, beside, trust),
+        }
 
     @property
     def results(self) -> Results:
@@ -80,8 +95,22 @@ def check_engine(load: Workload, sides: Sides, console: Console) -> None:
     engine.check(load.engine, known, environment.vllm_version(vllm))
 
 
+@dataclass(frozen=True)
+class Beforehand:
+    """What is known before a server is asked: the type for transformers (arithmetic), and why the engine is inexact."""
+
+    compute_dtype: str = "auto"
+    inexact: str | None = None
+
+
 def bench(
-    artifact: Artifact, model: Model, load: Workload, sides: Sides, console: Console, fresh: bool = False
+    artifact: Artifact,
+    model: Model,
+    load: Workload,
+    sides: Sides,
+    console: Console,
+    fresh: bool = False,
+    known: Beforehand = Beforehand(),
 ) -> dict[str, Any]:
     """Measures checkpoint and model under a workload and writes throughput.json, unless that was done before.
 
@@ -93,8 +122,14 @@ def bench(
         *(artifact.name, artifact.folder, record["digest"], artifact.checkpoint.resolve(), model),
         model_digest=model.identity()["digest"],
         weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
+        compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype, console),
+        untruthful=truth.untruthful(record["recipe"]),
+        inexact=known.inexact,
     )
-    return measure(subject, load, sides, console, fresh)
+    result = measure(subject, load, sides, console, fresh)
+    if served := result.get("served"):  # none in results of earlier versions
+        truth.mark_scores(artifact, served)
+    return result
 
 
 def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fresh: bool) -> dict[str, Any]:
@@ -112,14 +147,16 @@ def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fr
     with files.lock(subject.folder), files.staging(subject.folder / "bench") as staged, ExitStack() as stack:
         # Everything up first, then the load in turns: whatever else the machine does hits both sides alike.
         before = watch.on_gpu()
+        scored = _scored(subject, console)
         servers = stack.enter_context(_servers(subject, load, sides, vllm, console))
-        answers = chat.check(servers, console) if subject.weights == "real" else {}
+        served = _served(subject, servers, scored, console)
+        answers = chat.check(servers, console, served) if subject.weights == "real" else {}
         log = subject.logs / f"{subject.name}.bench.log"
         log.unlink(missing_ok=True)
         generator = Generator(vllm, load, staged, log, console, watch.on_gpu() - before)
         run = Run(generator, servers)
         run.measure()
-        result = _result(subject, inputs, run, answers)
+        result = _result(subject, inputs, run, answers) | {"served": served}
         path = _write(subject, result)
     if run.lost:
         raise StageError(
@@ -128,6 +165,32 @@ def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fr
             log=run.lost.log,
         )
     return result
+
+
+def _scored(subject: Subject, console: Console) -> dict[str, Likelihoods] | str:
+    """Both sides' likelihoods of a fixed text by transformers, or why there are none; before a server takes memory."""
+    if subject.weights != "real":
+        return "the weights are random"
+    if subject.untruthful:
+        return subject.untruthful
+    log = subject.logs / f"{subject.name}.likelihoods.log"
+    log.unlink(missing_ok=True)
+    try:
+        return likelihoods.by_transformers(subject.scored, subject.compute_dtype, log, console)
+    except QuantpressError as error:
+        return f"transformers gave no likelihoods: {error.message}"
+
+
+def _served(
+    subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str, console: Console
+) -> dict[str, Any]:
+    """Whether the engine computes what transformers scored; it is said here, whichever it is."""
+    if isinstance(scored, str):
+        return likelihoods.unknown(scored)
+    found = likelihoods.check(servers, scored, subject.inexact)
+    say = console.warn if found["verdict"] == truth.DIFFERS else console.say
+    say(likelihoods.sentence(found))
+    return found
 
 
 @dataclass
@@ -267,7 +330,7 @@ def _servers(
         found = {}
         for role, (path, name) in paths.items():
             launch = Launch(
-                *(vllm, path.resolve(), name, load.engine, load.model_len, load.prefix_caching),
+                *(vllm, path.resolve(), name, load.engine, _context(load, model), load.prefix_caching),
                 memory_share=1 / len(paths),
                 trust_remote_code=model.trust_remote_code,
                 tokenizer=subject.tokenizer,
@@ -278,6 +341,14 @@ def _servers(
             port = sides.port if role == "candidate" else None
             found[role] = stack.enter_context(server.serving(launch, log, console, port))
         yield found
+
+
+def _context(load: Workload, model: Model) -> int:
+    """Tokens of context: what the load needs, and no less than the likelihoods need if the model has as much."""
+    if load.engine.max_model_len:
+        return load.engine.max_model_len
+    least = likelihoods.WINDOW + 1
+    return max(load.model_len, min(least, sizes.positions(model.config) or least))
 
 
 def _warn_of_caches(servers: dict[str, Server], console: Console) -> None:

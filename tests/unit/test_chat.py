@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import answering
 
 from quantpress.console import Console
 from quantpress.errors import StageError
-from quantpress_serve import chat
+from quantpress_serve import chat, likelihoods
 from quantpress_serve.chat import Answer
 from quantpress_serve.server import Server
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "chat.json").read_text())
 SERVER = Server("http://127.0.0.1:1", "mine", Path("/m"), "", None, None)
+UNKNOWN = likelihoods.unknown("nobody asked")
 GOOD, BAD = Answer("q", "Paris.", 3, -0.1, None), Answer("q", "the the the", 8, -0.1, "it repeats")
 
 
@@ -65,13 +67,38 @@ def test_tokens_that_loop_are_a_problem_where_words_do_not_show_it() -> None:
 
 def test_a_candidate_that_talks_nonsense_fails_beside_a_baseline_that_does_not() -> None:
     with pytest.raises(StageError, match=r"mine answers 'q' with 'the the the'.*the unquantized model says 'Paris"):
-        chat.judge({"candidate": [GOOD, BAD], "baseline": [GOOD, GOOD]}, SERVER, Console(quiet=True))
+        chat.judge({"candidate": [GOOD, BAD], "baseline": [GOOD, GOOD]}, SERVER, Console(quiet=True), UNKNOWN)
     with pytest.raises(StageError, match="talks nonsense"):
-        chat.judge({"candidate": [BAD]}, SERVER, Console(quiet=True))
+        chat.judge({"candidate": [BAD]}, SERVER, Console(quiet=True), UNKNOWN)
+
+
+def _likelihoods(scored: float, served: float) -> dict[str, Any]:
+    """A comparison beside a model that is at -3.5 in both."""
+    sides = {"candidate": {"scored": scored, "served": served}, "baseline": {"scored": -3.5, "served": -3.5}}
+    own = {"tokens": 1885, "difference": served - scored, "interval": [served - scored] * 2}
+    sides["candidate"] |= own
+    return {"verdict": "not as scored", "bound": 0.01, "cause": "INT8 saturates", "reason": None, "sides": sides}
+
+
+def test_one_answer_in_a_loop_is_a_warning_where_the_likelihoods_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {"candidate": [BAD], "baseline": [GOOD]}
+    chat.judge(answers, SERVER, Console(quiet=True), _likelihoods(-3.55, -3.59))
+    said = capsys.readouterr().err
+    assert "not called broken" in said
+    assert "INT8 saturates" in said
+
+
+@pytest.mark.parametrize(
+    ("scored", "served", "words"),
+    [(-3.6, -9.0, "the engine is to blame"), (-8.0, -8.1, "the checkpoint is to blame")],
+)
+def test_who_is_to_blame_for_nonsense_is_said(scored: float, served: float, words: str) -> None:
+    with pytest.raises(StageError, match=words):
+        chat.judge({"candidate": [BAD], "baseline": [GOOD]}, SERVER, Console(quiet=True), _likelihoods(scored, served))
 
 
 def test_a_baseline_that_talks_nonsense_itself_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    chat.judge({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, Console(quiet=True))
+    chat.judge({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, Console(quiet=True), UNKNOWN)
     assert "the unquantized model itself answers" in capsys.readouterr().err
 
 
@@ -80,4 +107,4 @@ def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> Non
     said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
     body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
     with answering(400, body) as url, pytest.raises(StageError, match="log-probabilities are not finite"):
-        chat.check({"candidate": Server(url, "mine", Path("/m"), "", None, None)}, Console(quiet=True))
+        chat.check({"candidate": Server(url, "mine", Path("/m"), "", None, None)}, Console(quiet=True), UNKNOWN)

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,12 @@ import psutil
 import pytest
 from support import answering
 
-from quantpress import process
+from quantpress import environment, process
 from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.manifest import SCHEMA_VERSION
 from quantpress.model import Model
-from quantpress_serve import causes, chat, memory, server, serverlog, stage, workload
+from quantpress_serve import causes, chat, likelihoods, memory, server, serverlog, stage, workload
 from quantpress_serve import engine as engines
 from quantpress_serve.load import Cell, Generator
 from quantpress_serve.server import Launch, Server, ServerLost
@@ -48,6 +49,7 @@ def fake_vllm(tmp_path: Path, code: str) -> Path:
         ("keyerror", "does not know a tensor of this checkpoint"),
         ("scheme", "this build of vLLM has no kernel for the scheme"),
         ("ctx", "the model was not made for so long a context"),
+        ("avx2", "vLLM's library for this CPU lacks an operator that the scheme needs"),
     ],
 )
 def test_what_vllm_really_says_is_explained(log: str, meaning: str) -> None:
@@ -239,6 +241,33 @@ def test_an_extra_argument_of_ours_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         engines.check_names(Engine(extra_args={name: 1}))
     assert words in caught.value.render()
+
+
+def test_threads_spin_less_unless_the_caller_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.serving_environment()["GOMP_SPINCOUNT"] == "2500"
+    assert process.worker_environment()["GOMP_SPINCOUNT"] == "2500"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in environment.serving_environment() | process.worker_environment()
+
+
+def test_an_engine_that_dies_of_the_first_request_is_explained(tmp_path: Path) -> None:
+    """Its server still answers, with 500, and then not at all: the cause is in the log."""
+    log = tmp_path / "vllm.log"
+    log.write_text((RECORDED / "avx2.log").read_text())
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with answering(500, b'{"error": {"message": "EngineCore encountered an issue."}}') as url:
+        lost = server.Server(url, "mine", tmp_path, "", None, log, running=dead)  # type: ignore[arg-type]
+        scored = {"candidate": {"windows": [[1, 2, 3]], "likelihoods": [[-1.0, -1.0]]}}
+        asked = (
+            lambda: likelihoods.check({"candidate": lost}, scored, None),  # type: ignore[dict-item]
+            lambda: chat.check({"candidate": lost}, Console(quiet=True), likelihoods.unknown("")),
+        )
+        for ask in asked:
+            with pytest.raises(server.ServerLost, match=r"lacks an operator .* no attribute 'cpu_gemm_wna16'"):
+                ask()
 
 
 def test_the_kv_cache_of_a_cpu_fits_the_load_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from quantpress import truth
 from quantpress.report.compared import compared_load, point_at, scores
 from quantpress.report.fields import Data, get
 from quantpress.upkeep import gates_of
@@ -20,7 +21,13 @@ MIN_PAIRS = 3
 SAME_SIZE = 0.02
 MODEL = "the unquantized model"
 _BACKENDS = {"hf": "transformers", "vllm": "the vLLM that serves"}
-_STATES = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
+PASSED_ELSEWHERE = "passed for transformers only"
+_STATES = {
+    "pass": "passed",
+    truth.TRANSFORMERS_ONLY: PASSED_ELSEWHERE,
+    "fail": "failed",
+    "inconclusive": "inconclusive",
+}
 
 
 def decide(data: Data) -> Data:
@@ -43,12 +50,15 @@ def decide(data: Data) -> Data:
         "headline": _headline(goals, gated, competing),
         "front": front(recipes, load),
         # What the measurement cannot say of another machine comes first: it is what a hurried reader must not miss.
-        "caveats": _speed_caveats(recipes, load) + _gate_caveats(recipes, states, gated) + _accuracy_caveats(recipes),
+        "caveats": _engine_caveats(recipes)
+        + _speed_caveats(recipes, load)
+        + _gate_caveats(recipes, states, gated)
+        + _accuracy_caveats(recipes),
     }
 
 
 def gate_state(recipe: Data) -> str:
-    """passed, failed, inconclusive, no gate, or not scored: the worst of its gates."""
+    """passed, passed for transformers only, failed, inconclusive, no gate, or not scored: the worst of its gates."""
     if recipe["accuracy"] is None:
         return "not scored"
     worst = gates_of(scores(recipe))
@@ -210,6 +220,21 @@ def front(recipes: list[Data], load: Data | None) -> list[str]:
     ]
 
 
+def _engine_caveats(recipes: list[Data]) -> list[str]:
+    """Recipes whose engine does not compute what was scored: their accuracy is not that of the server."""
+    found = []
+    for recipe in recipes:
+        served = get(recipe["throughput"], "served")
+        if get(served, "verdict") == truth.DIFFERS:
+            lost = get(served, "sides", "candidate", "difference")
+            by = "not finite" if lost is None else f"{lost:+.3f} nats a token"
+            found.append(
+                f"The engine does not compute what was scored of {recipe['name']} ({by}): its accuracy here is that of "
+                f"transformers, not of the server. Likely cause: {get(served, 'cause')}."
+            )
+    return found
+
+
 def _gate_caveats(recipes: list[Data], states: dict[str, str], gated: bool) -> list[str]:
     if not gated:
         return ["No accuracy gate was set, so accuracy excludes no recipe: set one with --gate 'recovery>=0.99'."]
@@ -217,7 +242,7 @@ def _gate_caveats(recipes: list[Data], states: dict[str, str], gated: bool) -> l
     counts, gated_ones = Counter(gate for gates in asked for gate in gates), sum(map(bool, asked))
     named = [gate if n == gated_ones else f"{gate} (of {n} of {gated_ones} recipes)" for gate, n in counts.items()]
     parts = []
-    for word in ("passed", "failed", "inconclusive", "no gate", "not scored"):
+    for word in ("passed", PASSED_ELSEWHERE, "failed", "inconclusive", "no gate", "not scored"):
         names = [name for name, state in states.items() if state == word]
         if names:
             parts.append(f"{word}: {_listed(names)}")
@@ -259,7 +284,7 @@ def _precision(suite: Any, scored: list[Data]) -> str:
 
 def ranked(recipes: list[Data]) -> list[Data]:
     """The recipes in the order of the report: by gate, then by throughput, then by size."""
-    order = ["passed", "no gate", "inconclusive", "not scored", "failed"]
+    order = ["passed", "no gate", "inconclusive", "not scored", PASSED_ELSEWHERE, "failed"]
     load = compared_load(recipes)
 
     def place(recipe: Data) -> tuple[int, float, int]:

@@ -44,6 +44,8 @@ def render(data: Data) -> str:
     parts += [
         "## Accuracy",
         *_accuracy(data),
+        "### Served as scored",
+        *_section(tables.served(data), "served"),
         "## Speed in vLLM",
         *_speed(data),
         "## Size",

@@ -25,6 +25,7 @@ _STATES = {
 }
 _GATES = {
     "passed": "passed",
+    "passed for transformers only": "passed for transformers only",
     "failed": "failed",
     "inconclusive": "inconclusive",
     "no gate": "not set",
@@ -59,7 +60,12 @@ def style() -> dict[str, str]:
 def render(data: Data) -> str:
     """The whole report as one HTML file."""
     shared = {"tables": tables, "about": ABOUT, "contents": _CONTENTS, **style()}
-    words = {"goal_titles": _GOALS, "state_words": _STATES, "gate_words": _GATES, "chips": {*_GATES, "pass", "fail"}}
+    words = {
+        "goal_titles": _GOALS,
+        "state_words": _STATES,
+        "gate_words": _GATES,
+        "chips": {*_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
+    }
     helpers = {"answer": tables.answer, "measured": tables.measured, "loss": tables.loss}
     template = environment().get_template("report.html.jinja")
     return str(template.render(data=data, **shared, **words, **helpers, **_sections(data)))
@@ -84,6 +90,7 @@ def _sections(data: Data) -> dict[str, Any]:
         "scored": scored,
         "measured_speed": tables.all_speeds(data),
         "gates": tables.gates(scored),
+        "served": tables.served(data),
         "answers": tables.answers(data),
         "missing": tables.missing(data),
         "commands": tables.commands(data).rows,

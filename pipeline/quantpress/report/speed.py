@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from quantpress import truth
 from quantpress.report.fields import Data, get, number
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
@@ -34,6 +35,7 @@ def speed(result: Data) -> Data:
         "notes": notes(result),
         "points": [_point(cell, result) for cell in result["summary"]],
         "answers": answers(result),
+        "served": get(result, "served"),
         "servers": {side: _server(servers.get(side)) for side in SIDES},
         "commands": _commands(result, servers),
     }
@@ -51,6 +53,10 @@ def notes(result: Data) -> list[str]:
     found = []
     if get(result, "complete") is False:
         found.append(f"incomplete: {get(result, 'ended', default='it ended early')}")
+    if get(result, "served", "verdict") == truth.DIFFERS:
+        lost = get(result, "served", "sides", "candidate", "difference")
+        by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
+        found.append(f"the engine does not compute what was scored ({by}): {get(result, 'served', 'cause')}")
     if enough := get(result, "saturated"):
         left_out = ", ".join(map(str, get(enough, "left_out", default=[]))) or "nothing"
         step = f"{get(enough, 'gained', default=0.0):+.1%} output tokens/s over the step before"

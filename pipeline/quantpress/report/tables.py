@@ -206,6 +206,25 @@ def _decided(gate: Data) -> list[str]:
     return [f"{gate['value']:.4g}", f"{low:.4g} to {high:.4g}{confidence}", documents, gate["decision"]]
 
 
+def served(data: Data) -> Table:
+    """Whether each recipe's engine computes what was scored: mean log-likelihoods of a fixed text, nats a token."""
+    header = ["recipe", "verdict", "likely cause", "tokens", "scored", "served", "difference (95%)", "bound"]
+    header += ["mean |difference|", "the model's difference"]
+    rows = []
+    for recipe in data["recipes"]:
+        found = get(recipe["throughput"], "served")
+        if found is None or get(recipe["throughput"], "weights") == "dummy":
+            continue
+        own, base = (get(found, "sides", side, default={}) for side in ("candidate", "baseline"))
+        why = get(found, "cause") or get(found, "reason") or ""
+        row = [recipe["name"], get(found, "verdict") or "not known", why, _count(get(own, "tokens"))]
+        row += [_number(get(own, name)) for name in ("scored", "served")]
+        row += [interval({"value": get(own, "difference"), "interval": get(own, "interval")}, "{:+.4f}")]
+        row += [_number(get(found, "bound")), _number(get(own, "per_token"))]
+        rows.append([*row, "none" if get(base, "difference") is None else f"{base['difference']:+.4f}"])
+    return Table(header, rows, 3)
+
+
 def size(data: Data) -> Table:
     """What each checkpoint takes and took; the KV cache's capacity where a server told it."""
     header = ["recipe", "weights", "of the model's", "bits per weight", "quantized layers", "one scale per"]

@@ -24,6 +24,13 @@ ABOUT = {
         "the model is from itself when it is scored otherwise: less than that means nothing.",
         "Not measured: quantpress evaluate RECIPE.",
     ),
+    "served": (
+        "The log-likelihoods of a fixed text, computed by transformers, which scored, and by the vLLM that served, in "
+        "nats a token. The engine does not compute what was scored if the whole 95% interval of the mean difference "
+        "lies beyond the bound: 0.01 and what the unquantized model itself differs between the two. An accuracy gate "
+        "that was passed then holds for transformers only.",
+        "Not compared: quantpress bench RECIPE.",
+    ),
     "speed": (
         "Model and checkpoint were up at the same time and loaded in turns; each figure is the median over rounds. "
         "Speed-up is the ratio of output tokens/s pair by pair, with its 95% interval where there are enough pairs and "
