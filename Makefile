@@ -21,11 +21,11 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation crash-test test-docs
+.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation benchmark-compute-dtype crash-test test-docs test-avx2
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' Makefile | expand -t 20
 
 setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks (nothing to do: under a second)
 
@@ -79,8 +79,8 @@ package: .venv/.complete ## turn RECIPE's checkpoint into what a cluster takes; 
 serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
 	@$(QUANTPRESS) serve $(RECIPE) $(COMMON)
 
-demo: setup ## the main job on the embedded model, small: about 6 minutes after the installation
-	@$(QUANTPRESS) run $(RECIPE) --suite smoke --workload smoke --set calibration.samples=16 $(COMMON)
+demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=...): 5 to 10 minutes after the installation
+	@$(QUANTPRESS) demo $(if $(filter file,$(origin RECIPE)),,$(RECIPE)) $(COMMON)
 
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint
@@ -100,6 +100,12 @@ benchmark-calibration: setup ## packed, batched calibration against a plain scri
 
 benchmark-bookkeeping: setup ## what quantpress does around the quantization of a 16 GB model
 	@.venv/bin/python benchmarks/bookkeeping.py $(ARGS)
+
+test-avx2: setup .venv/.complete-dev ## all tests as on a CPU with AVX2 only: torch, oneDNN and vLLM are kept from using more
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 PYTHONPATH=$(CURDIR)/tests/as_avx2 .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+benchmark-compute-dtype: setup ## calibration and scoring in the model's type against float32, in turns
+	@.venv/bin/python benchmarks/compute_dtype.py $(ARGS)
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)

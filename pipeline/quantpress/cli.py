@@ -17,7 +17,7 @@ _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing
 3 a gate is not met (the results are there), 4 the environment or the hardware cannot do it, 130 interrupted"""
 
 _MODEL = "`embedded`, org/name[@revision], a folder or a .gguf file"
-_TARGET = "sm_75, sm_80, sm_89, sm_90, sm_100, cpu, or auto for this machine"
+_TARGET = "sm_75, sm_80, sm_89, sm_90, sm_100, cpu-avx2, cpu-avx512, cpu-amx, or auto for this machine"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,21 +79,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint")
     evaluate = _add_stage(commands, "evaluate", "score a recipe's checkpoint and the model with lm-eval")
     bench = _add_stage(commands, "bench", "measure a recipe's checkpoint and the model in vLLM")
-    run = _add_stage(commands, "run", "quantize, evaluate, bench and report, for one recipe or several", several=True)
+    run = _add_stage(commands, "run", "quantize, evaluate, bench and report, for one recipe or several", several="+")
+    demo = _add_stage(commands, "demo", "run, small, with a recipe that this machine serves exactly", several="*")
     serve = _add_stage(commands, "serve", "serve a recipe's checkpoint with vLLM in the foreground")
-    for command in (evaluate, run):
+    for command in (evaluate, run, demo):
         _evaluate_options(command)
-    for command in (bench, run):
+    for command in (bench, run, demo):
         _bench_options(command)
+    demo.set_defaults(suite="smoke", workload="glance")
     bench.add_argument(
         "--weights",
         choices=("real", "dummy"),
         default="real",
         help="dummy: the speed on MODEL's shapes, of which config.json is enough; nothing is quantized (%(default)s)",
     )
-    for command in (evaluate, bench, run, serve):
+    for command in (evaluate, bench, run, demo, serve):
         command.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
-    for command in (bench, run):
+    for command in (bench, run, demo):
         command.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
     serve.add_argument("--port", type=int, default=8000, help="port of the server (default: %(default)s)")
     compare = commands.add_parser("compare", help="compare two folders of lm-eval samples, whoever made them")
@@ -152,7 +154,7 @@ def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _add_stage(commands, "bundle", "collect what a run needs, for a machine without a network", several=True)
+    parser = _add_stage(commands, "bundle", "collect what a run needs, for a machine without a network", several="+")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="the bundle's folder")
     parser.add_argument("--no-wheels", action="store_true", help="quantpress and vLLM are installed there already")
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
@@ -211,11 +213,11 @@ def _add_upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_stage(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, several: bool = False
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, several: str | None = None
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if several:
-        parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or paths")
+        parser.add_argument("recipes", nargs=several, metavar="RECIPE", help="shipped names or paths")
     else:
         parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
     parser.add_argument(
@@ -225,7 +227,17 @@ def _add_stage(
         metavar="KEY=VALUE",
         help="override a recipe field: calibration.samples=32",
     )
-    parser.add_argument("--target", help=_TARGET + "; or any: do not check whether vLLM serves the result there")
+    parser.add_argument(
+        "--target",
+        help=_TARGET + "; or any: do not check whether vLLM serves the result "
+        "(default: $QUANTPRESS_TARGET, or this machine)",
+    )
+    parser.add_argument(
+        "--compute-dtype",
+        choices=("auto", "stored", "float32"),
+        default="auto",
+        help="for calibration and scoring: float32 where a CPU multiplies the model's type slowly (%(default)s)",
+    )
     _common(parser)
     return parser
 

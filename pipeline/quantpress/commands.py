@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, hardware, package_commands, report_commands, serving, shipped, upkeep
+from quantpress import cpu, environment, hardware, package_commands, report_commands, serving, shipped, upkeep
+from quantpress import doctor as doctoring
 from quantpress import model as models
 from quantpress import plan as planning
 from quantpress import quantize as quantizing
@@ -31,30 +34,72 @@ def _console(args: Namespace) -> Console:
     return Console(quiet=args.quiet)
 
 
-def _model(args: Namespace, console: Console) -> Model:
+def _model(args: Namespace, console: Console, chosen: Sequence[Recipe] = (), target: str = "any") -> Model:
+    """The model. Of one on the hub, whether the target serves the recipes is found before its weights are fetched."""
+    if chosen and models.is_on_the_hub(args.model):
+        light = models.described(args.model, console)
+        for recipe in chosen:
+            with suppress(InputError):  # what a config alone does not tell is found when the weights are there
+                _checked(args, planning.make(recipe, light), console, _named(args, target))
     return models.resolve(args.model, console, args.trust_remote_code)
 
 
-def _plan(args: Namespace, recipe: Recipe, model: Model, here: bool = False) -> Plan:
+def _named(args: Namespace, target: str) -> str:
+    """--target, $QUANTPRESS_TARGET, or what the command takes otherwise."""
+    return str(args.target or os.environ.get("QUANTPRESS_TARGET") or target)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and why the engine that will serve it does not compute exactly what it says (None where it does)."""
+
+    plan: Plan
+    inexact: str | None = None
+
+
+def _plan(args: Namespace, recipe: Recipe, model: Model, console: Console, target: str = "auto") -> Planned:
     """The plan, made once: a hub data set must not move to another commit between the check and the work.
 
-    Raises CapabilityError if the target cannot serve what it makes: --target, or this machine if it serves `here`.
+    Raises CapabilityError if the target cannot serve what it makes: --target, $QUANTPRESS_TARGET, or `target`.
     """
-    made = quantizing.prepare(recipe, model)
-    named = args.target or ("auto" if here else "any")
+    checked = _checked(args, planning.make(recipe, model), console, _named(args, target))
+    if checked.inexact:
+        console.warn(checked.inexact)
+    return replace(checked, plan=quantizing.prepare(recipe, model, args.compute_dtype, console))
+
+
+def _checked(args: Namespace, made: Plan, console: Console, named: str) -> Planned:
+    """Whether the target serves the plan; of this machine's CPU the vLLM that is installed is asked too."""
     if named == "any":
-        return made
+        return Planned(made)
+    target = hardware.target_of(named)
     try:
-        serving.check(made, hardware.target_of(named))
+        serving.check(made, target)
+        vllm = _vllm_here(args) if target == cpu.THIS and not environment.gpus() else None
+        return Planned(made, _asking().inexact_here(made, vllm, console) if vllm else serving.inexact(made, target))
     except CapabilityError as error:
         raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error
-    return made
+
+
+def _asking() -> Any:
+    from quantpress_serve import asking
+
+    return asking
+
+
+def _vllm_here(args: Namespace) -> Path | None:
+    """The vLLM that would serve on this machine, if one is installed."""
+    try:
+        return environment.find_vllm(getattr(args, "vllm", None))
+    except CapabilityError:
+        return None
 
 
 def quantize(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
-    model = _model(args, console)
-    done = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console)
+    model = _model(args, console, [recipe], "auto")
+    planned = _plan(args, recipe, model, console)
+    done = quantizing.quantize(planned.plan, model, Path(args.out), console)
     show(args.json, done.manifest, str(done.artifact.checkpoint))
 
 
@@ -63,9 +108,10 @@ def evaluate(args: Namespace) -> None:
 
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     request = _checked_request(args, console, [recipe])
-    model = _model(args, console)
-    artifact = quantizing.quantize(_plan(args, recipe, model), model, Path(args.out), console).artifact
-    result = stage.evaluate(artifact, model, request, console)
+    model = _model(args, console, [recipe], "auto")
+    made = _plan(args, recipe, model, console).plan
+    artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
+    result = stage.evaluate(artifact, model, request.on(model, console), console)
     show(args.json, result, reporting.accuracy_table(recipe.name, result))
     stage.require_gates({recipe.name: result})
 
@@ -112,6 +158,7 @@ def _request(args: Namespace) -> Any:
         noise_floor=getattr(args, "noise_floor", False),
         backend=getattr(args, "backend", None) or suite.backend,
         vllm=getattr(args, "vllm", None),
+        compute_dtype=getattr(args, "compute_dtype", "auto"),
         count_no_signal=suite.count_no_signal or getattr(args, "count_no_signal", False),
         extend=getattr(args, "extend", False),
     )
@@ -141,10 +188,12 @@ def bench(args: Namespace) -> None:
     if args.weights == "dummy":
         _bench_dummy(args, recipe, load, sides, console)
         return
-    model = _model(args, console)
-    made = _plan(args, recipe, model, here=not args.vllm_url)
-    artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
-    result = stage.bench(artifact, model, load, sides, console, args.fresh)
+    target = "any" if args.vllm_url else "auto"
+    model = _model(args, console, [recipe], target)
+    planned = _plan(args, recipe, model, console, target)
+    artifact = quantizing.quantize(planned.plan, model, Path(args.out), console).artifact
+    known = stage.Beforehand(args.compute_dtype, planned.inexact)
+    result = stage.bench(artifact, model, load, sides, console, args.fresh, known)
     show(args.json, result, reporting.throughput_table(recipe.name, result))
 
 
@@ -181,18 +230,55 @@ def run(args: Namespace) -> None:
     sides.check()
     benching.check_engine(load, sides, console)
     request = _checked_request(args, console, chosen)
-    model = _model(args, console)
+    target = "any" if args.vllm_url else "auto"
+    model = _model(args, console, chosen, target)
     environment.versions(environment.DECISIVE)
-    plans = [_plan(args, recipe, model, here=not args.vllm_url) for recipe in chosen]
-    for made in plans:
-        quantizing.check_data(made)
-    scores = {}
-    for made in plans:
-        artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
-        scores[made.recipe.name] = evaluating.evaluate(artifact, model, request, console)
-        benching.bench(artifact, model, load, sides, console, args.fresh)
+    plans = [_plan(args, recipe, model, console, target) for recipe in chosen]
+    for planned in plans:
+        quantizing.check_data(planned.plan)
+    request = request.on(model, console)
+    artifacts = []
+    for planned in plans:
+        artifact = quantizing.quantize(planned.plan, model, Path(args.out), console).artifact
+        evaluating.evaluate(artifact, model, request, console)
+        known = benching.Beforehand(args.compute_dtype, planned.inexact)
+        benching.bench(artifact, model, load, sides, console, args.fresh, known)
+        artifacts.append(artifact)
     report_commands.of_model(args, model)
-    evaluating.require_gates(scores)
+    # Read anew: the bench may have found that the engine does not compute what was scored.
+    evaluating.require_gates({artifact.name: artifact.result("accuracy") or {"gates": []} for artifact in artifacts})
+
+
+# What `demo` tries in turn, with the documents of each task (None: all): the first that this machine serves exactly.
+# CPUs without AVX-512 take the last, and are slow.
+DEMO = {"gptq-w4a16": None, "fp8-dynamic": 12}
+
+
+def demo(args: Namespace) -> None:
+    """The main job, small, with a recipe for the machine that it runs on."""
+    console = _console(args)
+    if not args.recipes:
+        chosen = _first_served_exactly(args, _model(args, console), console)
+        args.recipes, args.limit = [chosen], args.limit or DEMO[chosen]
+    loaded = [recipe_language.load(name, []) for name in args.recipes]
+    if all(recipe.needs_data for recipe in loaded):
+        args.set = ["calibration.samples=16", *args.set]
+    run(args)
+
+
+def _first_served_exactly(args: Namespace, model: Model, console: Console) -> str:
+    for name in DEMO:
+        try:
+            reason = _checked(args, planning.make(recipe_language.load(name), model), console, "auto").inexact
+        except CapabilityError as error:
+            reason = error.message
+        if reason is None:
+            console.say(f"demo: {name}, which this machine serves as it is")
+            return name
+        console.say(f"demo: not {name} here: {reason}")
+    raise CapabilityError(
+        f"this machine serves none of {', '.join(DEMO)} exactly", hint="name a recipe: make demo RECIPE=..."
+    )
 
 
 def _require_distinct(recipes: list[Recipe]) -> None:
@@ -216,7 +302,7 @@ def bundle(args: Namespace) -> None:
     chosen = [recipe_language.load(name, args.set) for name in args.recipes]
     _require_distinct(chosen)
     model = _model(args, console)
-    pinned = [_plan(args, recipe, model).recipe for recipe in chosen]
+    pinned = [_plan(args, recipe, model, console, "any").plan.recipe for recipe in chosen]
     own = {task.task for task in request.suite.tasks if task.data}
     documents = {task["task"]: Path(task["data"]) for task in request.tasks if task["data"] and task["task"] not in own}
     on_the_hub = [task for task in request.tasks if not task["data"]]
@@ -235,8 +321,8 @@ def serve(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     vllm = environment.find_vllm(args.vllm)
     server.require_free(args.port)
-    model = _model(args, console)
-    made = _plan(args, recipe, model, here=True)
+    model = _model(args, console, [recipe], "auto")
+    made = _plan(args, recipe, model, console).plan
     artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     stage.serve(artifact, model, vllm, args.port, console)
 
@@ -261,7 +347,7 @@ def _status_line(row: dict[str, Any]) -> list[str]:
 def package(args: Namespace) -> None:
     console, recipe = _console(args), recipe_language.load(args.recipe, args.set)
     model = _model(args, console)
-    made = _plan(args, recipe, model)
+    made = _plan(args, recipe, model, console, "any").plan
     package_commands.check(args, model, recipe.name)
     artifact = quantizing.quantize(made, model, Path(args.out), console).artifact
     package_commands.build(args, artifact, model, console)
@@ -325,10 +411,5 @@ def doctor(args: Namespace) -> None:
         found = environment.find_vllm(None)
         vllm = {"executable": str(found), "version": environment.vllm_version(found)}
     finally:
-        facts = {
-            "machine": environment.machine(),
-            "vllm": vllm,
-            "versions": environment.versions(environment.DECISIVE),
-            "serving_environment": environment.serving_environment(),
-        }
-        show(args.json, facts, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+        facts = doctoring.facts(vllm)
+        show(args.json, facts, doctoring.text(facts))

@@ -100,7 +100,7 @@ def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
         return _converted(path, path.stem, source, _GGUF_NOTE, console)
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source)
-    if _is_on_the_hub(source):
+    if is_on_the_hub(source):
         return _from_hub(source, console, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
@@ -230,12 +230,13 @@ def described(source: str, console: Console) -> Model:
     """
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
-    elif _is_on_the_hub(source):
+    elif is_on_the_hub(source):
         folder, name = _snapshot(source, ["*.json"], console), source.partition("@")[0]
     else:
         return resolve(source, console)
     return Model(files.slug(name), folder, source, read_config(folder))
 
 
-def _is_on_the_hub(source: str) -> bool:
+def is_on_the_hub(source: str) -> bool:
+    """Whether a model is named by its id, so that its weights would have to be fetched."""
     return bool(_HUB_ID.match(source)) and not source.startswith((".", "/", "~"))
