@@ -10,6 +10,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+from quantpress import hardware
+
+# The recipe for tests that serve: the first of these kinds that this machine computes exactly.
+SERVED = next(
+    name
+    for name, kind in (("gptq-w4a16", "W4A16"), ("fp8-dynamic", "FP8 dynamic"))
+    if hardware.cell(kind, hardware.this_machine()).support in ("full", "fallback")
+)
+
 
 def blocks(path: Path, language: str) -> list[str]:
     """The contents of a Markdown file's fenced blocks of this language."""

@@ -40,14 +40,23 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     documents = [json.dumps({"text": f"Document {number}. " * 40}) for number in range(40)]
     (tmp_path / "own.jsonl").write_text("\n".join(documents))
     settings = {"calibration.dataset": tmp_path / "own.jsonl", "calibration.samples": 2}
-    settings |= {"calibration.max_sequence_length": 64, "modifiers.0.gptq.targets": r"['re:.*layers\.0\..*']"}
+    settings |= {"calibration.max_sequence_length": 64, "modifiers.1.gptq.targets": r"['re:.*layers\.0\..*']"}
     made = real(
-        *("bundle", "gptq-w4a16", "--model", str(two_layers), "--suite", "smoke", "--workload", str(least_load)),
+        *(
+            "bundle",
+            "smoothquant-gptq-w8a8",
+            "--model",
+            str(two_layers),
+            "--suite",
+            "smoke",
+            "--workload",
+            str(least_load),
+        ),
         *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     )
     about = json.loads(made.stdout)
-    assert {"run.sh", "recipes/gptq-w4a16.yaml", f"workloads/{least_load.name}"} <= set(about["files"])
+    assert {"run.sh", "recipes/smoothquant-gptq-w8a8.yaml", f"workloads/{least_load.name}"} <= set(about["files"])
     for path in (tmp_path / "own.jsonl", least_load):
         path.unlink()
     moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")
@@ -57,7 +66,7 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "cut:" in done.stdout
-    artifact = Artifact(moved / "artifacts" / "two-layers" / "gptq-w4a16")
+    artifact = Artifact(moved / "artifacts" / "two-layers" / "smoothquant-gptq-w8a8")
     assert upkeep.verify(artifact) == []
     assert artifact.finished()["quantized_layers"] == 7
     assert artifact.result("accuracy")

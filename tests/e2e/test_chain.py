@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support import SERVED
 
 from quantpress import environment, files, headers
 
@@ -31,7 +32,9 @@ concurrency: [1, 2]
 requests_per_stream: 2
 rounds: 1
 """
-SMALL = ("--set", "calibration.samples=4", "--set", "calibration.max_sequence_length=256")
+CALIBRATED = SERVED == "gptq-w4a16"
+DATA = ("--set", "calibration.samples=4", "--set", "calibration.max_sequence_length=256")
+SMALL = (*(DATA if CALIBRATED else ()), "--target", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +43,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, real: Run, embedded_model
     out = tmp_path_factory.mktemp("chain")
     (out / "tiny.yaml").write_text(WORKLOAD)
     arguments = ("--suite", "smoke", "--limit", "8", "--workload", str(out / "tiny.yaml"), "--out", str(out))
-    real("run", "gptq-w4a16", *SMALL, *arguments)
+    real("run", SERVED, *SMALL, *arguments)
     return out
 
 
 @pytest.fixture
 def artifact(finished: Path) -> Path:
-    return finished / "SmolLM2-135M-Instruct" / "gptq-w4a16"
+    return finished / "SmolLM2-135M-Instruct" / SERVED
 
 
 def read(path: Path) -> Any:
@@ -57,10 +60,11 @@ def test_the_checkpoint_is_what_the_recipe_says(artifact: Path) -> None:
     config = read(artifact / "checkpoint" / "config.json")["quantization_config"]
     weights = config["config_groups"]["group_0"]["weights"]
     assert config["quant_method"] == "compressed-tensors"
-    assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 64, True)
+    expected = (4, "int", 64, True) if CALIBRATED else (8, "float", None, True)
+    assert (weights["num_bits"], weights["type"], weights["group_size"], weights["symmetric"]) == expected
     assert config["ignore"] == ["lm_head"]
     tensors = headers.read_folder(artifact / "checkpoint")
-    assert sum(name.endswith(".weight_packed") for name in tensors) == 210
+    assert sum(name.endswith(".weight_scale") for name in tensors) == 210
 
 
 def test_the_manifest_covers_every_file(artifact: Path) -> None:
@@ -69,10 +73,10 @@ def test_the_manifest_covers_every_file(artifact: Path) -> None:
     assert set(manifest["files"]) == found
     for name, entry in manifest["files"].items():
         assert files.sha256_file(artifact / "checkpoint" / name) == entry["sha256"]
-    assert manifest["modifiers"] == ["GPTQModifier"]
-    assert manifest["calibration"]["tokens"] == 1024
-    assert manifest["bytes"]["checkpoint"] < 0.5 * manifest["bytes"]["model"]
-    assert manifest["recipe"]["modifiers"][0]["gptq"]["group_size"] == 64
+    assert manifest["modifiers"] == ["GPTQModifier" if CALIBRATED else "QuantizationModifier"]
+    assert manifest["calibration"] is None or manifest["calibration"]["tokens"] == 1024
+    assert manifest["bytes"]["checkpoint"] < 0.7 * manifest["bytes"]["model"]
+    assert manifest["compute_dtype"] in ("stored", "float32")
 
 
 def test_others_may_read_the_weights(artifact: Path) -> None:
@@ -118,7 +122,7 @@ def test_the_checkpoint_answers_in_vllm(artifact: Path) -> None:
 
 @pytest.mark.skipif(bool(environment.gpus()), reason="the threads of a CPU server")
 def test_the_server_uses_every_core(artifact: Path) -> None:
-    log = (artifact.parent / "logs" / "gptq-w4a16.vllm-candidate.log").read_text()
+    log = (artifact.parent / "logs" / f"{SERVED}.vllm-candidate.log").read_text()
     cores = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
     assert f"core ids=[{cores}]" in log
 
@@ -126,10 +130,21 @@ def test_the_server_uses_every_core(artifact: Path) -> None:
 def test_the_report_is_written(artifact: Path) -> None:
     text = (artifact.parent / "report.md").read_text()
     assert "4-bit grid" in text
-    assert "gptq-w4a16" in text
+    assert SERVED in text
+    assert "Served as scored" in text
     assert "Not measured: quantpress evaluate" not in text
     assert "Not measured: quantpress bench" not in text
     assert '<figure data-plot="pareto">' in (artifact.parent / "report.html").read_text()
+
+
+def test_what_is_served_is_what_was_scored(artifact: Path) -> None:
+    served = read(artifact / "throughput.json")["served"]
+    assert served["verdict"] == "as scored", served
+    assert served["tokens"] > 1000
+    for side in served["sides"].values():
+        assert -5 < side["scored"] < -2
+        assert abs(side["difference"]) < 0.02
+    assert read(artifact / "accuracy.json")["served"] == served
 
 
 def test_nothing_is_left_running_or_half_written(artifact: Path, finished: Path) -> None:
@@ -141,7 +156,7 @@ def test_a_second_run_does_nothing(finished: Path, artifact: Path, real: Run) ->
     stamps = {path: path.stat().st_mtime_ns for path in (artifact / "checkpoint").iterdir()}
     arguments = ("--suite", "smoke", "--limit", "8", "--workload", str(finished / "tiny.yaml"), "--out", str(finished))
     started = time.monotonic()
-    done = real("run", "gptq-w4a16", *SMALL, *arguments)
+    done = real("run", SERVED, *SMALL, *arguments)
     assert "up to date" in done.stderr
     assert done.stderr.count("nothing to do") == 3
     assert "scoring" not in done.stderr
@@ -159,7 +174,7 @@ def test_a_changed_recipe_says_what_changed(finished: Path, real: Run) -> None:
 def test_a_gate_that_is_not_met_is_exit_code_3_with_the_results_there(
     finished: Path, artifact: Path, real: Run
 ) -> None:
-    arguments = ("evaluate", "gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
+    arguments = ("evaluate", SERVED, *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
     failed = real(*arguments, "--gate", "kl<=0", "--gate", "flips<=100%", expect=3)
     assert failed.stderr.count("nothing to do") == 2
     assert "kl<=0 failed" in failed.stderr
@@ -171,7 +186,7 @@ def test_a_gate_that_is_not_met_is_exit_code_3_with_the_results_there(
 
 
 def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Path, real: Run) -> None:
-    arguments = ("evaluate", "gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
+    arguments = ("evaluate", SERVED, *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
     real(*arguments, "--noise-floor")
     result = read(artifact / "accuracy.json")
     assert 0 <= result["noise_floor"]["kl"] < 0.01 < result["overall"]["kl"]
@@ -186,7 +201,7 @@ def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path
     from safetensors.torch import load_file, save_file
 
     out = shutil.copytree(finished, tmp_path / "out")
-    artifact = out / "SmolLM2-135M-Instruct" / "gptq-w4a16"
+    artifact = out / "SmolLM2-135M-Instruct" / SERVED
     shutil.rmtree(artifact / "scores")
     weights = artifact / "checkpoint" / "model.safetensors"
     tensors = load_file(weights)
@@ -194,7 +209,7 @@ def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path
         if name.endswith("down_proj.weight_scale"):
             tensors[name] *= 40
     save_file(tensors, weights, metadata={"format": "pt"})
-    arguments = ("gptq-w4a16", *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(out))
+    arguments = (SERVED, *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(out))
     done = real("evaluate", *arguments, expect=1)
     assert "baseline on smoke: scored before" in done.stderr
     assert "the checkpoint is broken" in done.stderr
@@ -202,14 +217,14 @@ def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path
 
 
 def test_benchmarks_that_cannot_be_fetched(finished: Path, real: Run) -> None:
-    done = real("evaluate", "gptq-w4a16", *SMALL, "--suite", "commonsense", "--out", str(finished), expect=4)
+    done = real("evaluate", SERVED, *SMALL, "--suite", "commonsense", "--out", str(finished), expect=4)
     assert "QUANTPRESS_DATA=" in done.stderr
 
 
 @pytest.mark.skipif("QUANTPRESS_DATA" not in os.environ, reason="QUANTPRESS_DATA names no folder with the benchmarks")
 def test_the_real_benchmarks_from_a_folder(finished: Path, artifact: Path, real: Run) -> None:
     arguments = ("--suite", "commonsense", "--limit", "16", "--data", os.environ["QUANTPRESS_DATA"])
-    real("evaluate", "gptq-w4a16", *SMALL, *arguments, "--out", str(finished))
+    real("evaluate", SERVED, *SMALL, *arguments, "--out", str(finished))
     tasks = read(artifact / "accuracy.json")["tasks"]
     assert set(tasks) == {"boolq", "piqa", "hellaswag", "arc_easy", "arc_challenge"}
     assert all(row["documents"] == 16 for row in tasks.values())
@@ -218,10 +233,10 @@ def test_the_real_benchmarks_from_a_folder(finished: Path, artifact: Path, real:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_an_interrupted_bench_leaves_no_server(number: int, finished: Path, artifact: Path, start: Start) -> None:
     arguments = ("--workload", str(finished / "tiny.yaml"), "--out", str(finished), "--fresh")
-    log = artifact.parent / "logs" / "gptq-w4a16.vllm-candidate.log"
+    log = artifact.parent / "logs" / f"{SERVED}.vllm-candidate.log"
     log.unlink()
     before = (artifact / "throughput.json").read_bytes()
-    running = start("bench", "gptq-w4a16", *SMALL, *arguments)
+    running = start("bench", SERVED, *SMALL, *arguments)
     deadline = time.monotonic() + 120
     while not (log.exists() and "EngineCore" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -172,6 +172,7 @@ def desk(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         **os.environ,
         **store.environment,
         "HF_HUB_OFFLINE": "1",
+        "QUANTPRESS_TARGET": "any",
         "QUANTPRESS_CACHE": str(folder / "cache"),
         "WORKLOAD": "least.yaml",
     }

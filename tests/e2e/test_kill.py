@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import SERVED
 
 from quantpress import upkeep
 from quantpress.manifest import Artifact
@@ -96,14 +97,14 @@ def test_a_rerun_of_the_chain_goes_on_where_it_was_killed(
         out, done = tmp_path / f"chain-{chains}", dict[str, float]()
         chains += 1
         while len(done) < len(RESULTS):
-            command = start("run", "rtn-w4a16", "--out", str(out), *options)
+            command = start("run", SERVED, "--out", str(out), *options)
             if kills < CHAIN_KILLS:
                 time.sleep(random.uniform(0, 120))
             hit = kill(command, out, worker=kills % 3 == 2) if kills < CHAIN_KILLS else f"exit {command.wait()}"
             kills += hit in ("command", "worker")
             assert hit in ("command", "worker") or command.returncode == 0
             wait_until_gone(out)
-            artifact = Artifact(out / embedded_model.name / "rtn-w4a16")
+            artifact = Artifact(out / embedded_model.name / SERVED)
             times = {n: (artifact.folder / n).stat().st_mtime for n in RESULTS if (artifact.folder / n).is_file()}
             assert {name: times.get(name) for name in done} == done, "a finished stage was done again"
             if times:

@@ -56,7 +56,7 @@ def test_files_in_the_documents_are_valid(name: str, tmp_path: Path) -> None:
 def test_commands_in_sentences_exist(name: str) -> None:
     """`quantpress ...` and `make ...` between backticks: the command, and every option of it."""
     prose = re.sub(r"^```.*?^```", "", read(name), flags=re.DOTALL | re.MULTILINE)
-    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
+    targets = re.findall(r"^([a-z0-9-]+):", read("Makefile"), re.MULTILINE)
     helps = dict(re.findall(r"usage: quantpress ([a-z]+)(.*?)```", read("docs/reference/commands.md"), re.DOTALL))
     for code in re.findall(r"`([^`]+)`", prose.replace("\n", " ")):
         program, _, rest = code.partition(" ")
