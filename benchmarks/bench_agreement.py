@@ -18,14 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantpress import environment, manifest
-from quantpress import model as models
-from quantpress.console import Console
-from quantpress_serve import server
-from quantpress_serve.load import Cell, Generator
-from quantpress_serve.server import Launch
-from quantpress_serve.summary import speedup
-from quantpress_serve.workload import Level, load
+from quantpress.artifact import manifest
+from quantpress.model import source as models
+from quantpress.runtime import environment
+from quantpress.runtime.console import Console
+from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.bench.summary import speedup
+from quantpress_serve.server import server
+from quantpress_serve.server.server import Launch
+from quantpress_serve.workload.workload import Level, load
 
 
 def by_hand(vllm: Path, path: Path, port: int, space: int) -> subprocess.Popen[bytes]:

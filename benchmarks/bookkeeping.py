@@ -74,8 +74,12 @@ def main() -> None:
         os.environ["QUANTPRESS_CACHE"] = str(work / "cache")
         write(work / "large", shapes(), 2, 4)
         write(work / "checkpoint", shapes(), 0.56, 2)
-        from quantpress import environment, files, manifest, model, quantize, recipe
-        from quantpress.console import Console
+        from quantpress.artifact import manifest
+        from quantpress.model import source as model
+        from quantpress.quantize import stage as quantize
+        from quantpress.recipe import recipe
+        from quantpress.runtime import environment, files
+        from quantpress.runtime.console import Console
 
         found = timed("look at the model", lambda: model.resolve(str(work / "large"), Console(quiet=True)))
         plan = timed(

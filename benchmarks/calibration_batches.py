@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantpress import model as models
-from quantpress.console import Console
+from quantpress.model import source as models
+from quantpress.runtime.console import Console
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 HERE = Path(__file__).parent

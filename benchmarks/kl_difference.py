@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from quantpress_evaluate.compare import columns_of
-from quantpress_evaluate.figures import Columns, figure
-from quantpress_evaluate.results import paired, read
+from quantpress_evaluate.comparison.compare import columns_of
+from quantpress_evaluate.comparison.figures import Columns, figure
+from quantpress_evaluate.comparison.logged import paired, read
 
 
 def main() -> None:

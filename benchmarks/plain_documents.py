@@ -14,12 +14,13 @@ from llmcompressor import oneshot
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from quantpress import calibration_data, recipe
-from quantpress import model as models
-from quantpress import plan as planning
-from quantpress.console import Console
-from quantpress.workers.modifiers import modifiers_of
-from quantpress.workers.oneshot import pin_memory_only_with_an_accelerator
+from quantpress.model import source as models
+from quantpress.plan import resolve as planning
+from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize.oneshot_worker import pin_memory_only_with_an_accelerator
+from quantpress.quantize.to_llmcompressor import modifiers_of
+from quantpress.recipe import recipe
+from quantpress.runtime.console import Console
 
 name, samples, model_folder, output = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 plan = planning.make(recipe.load(name), models.resolve(model_folder, Console(quiet=True)))

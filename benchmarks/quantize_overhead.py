@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantpress import model as models
-from quantpress.console import Console
+from quantpress.model import source as models
+from quantpress.runtime.console import Console
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SETTINGS = {"rtn-w4a16": [], "gptq-w4a16": ["--set", "calibration.samples=16"]}

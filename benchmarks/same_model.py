@@ -11,11 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from quantpress import model as models
-from quantpress.console import Console
-from quantpress_serve import stage, workload
-from quantpress_serve.dummy import tokenizer_for
-from quantpress_serve.stage import Sides, Subject
+from quantpress.model import source as models
+from quantpress.runtime.console import Console
+from quantpress_serve.bench import stage
+from quantpress_serve.bench.dummy import tokenizer_for
+from quantpress_serve.bench.stage import Sides, Subject
+from quantpress_serve.workload import workload
 
 
 def main() -> None:

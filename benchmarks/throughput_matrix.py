@@ -19,9 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quantpress import __version__, environment, files, report
-from quantpress import model as models
-from quantpress.report import markdown, speed
+from quantpress import __version__, report
+from quantpress.model import source as models
+from quantpress.report.facts import speed
+from quantpress.report.views import markdown
+from quantpress.runtime import environment, files
 
 RECIPES = ["fp8-dynamic", "gptq-w4a16", "w8a8-dynamic"]
 

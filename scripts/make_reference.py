@@ -15,13 +15,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quantpress import cli, cpu, hardware, modifiers, recipe, shipped
-from quantpress.modifiers import Modifier, Quantizes, SchemeArgs
-from quantpress.plan import scheme_of
-from quantpress.recipe import Recipe
-from quantpress.schemes import SCHEMES
+from quantpress.cli import main as cli
+from quantpress.language import shipped
+from quantpress.plan import hardware
+from quantpress.plan.resolve import scheme_of
+from quantpress.recipe import modifiers, recipe
+from quantpress.recipe.modifiers import Modifier, Quantizes, SchemeArgs
+from quantpress.recipe.presets import SCHEMES
+from quantpress.recipe.recipe import Recipe
+from quantpress.runtime import cpu
 from quantpress_evaluate import suite
-from quantpress_serve import workload
+from quantpress_serve.workload import workload
 
 # Without this machine's own CPU: the documents are the same wherever they are made.
 _TARGETS = (*hardware.GPUS, *cpu.KINDS)

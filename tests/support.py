@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from quantpress import hardware
+from quantpress.plan import hardware
 
 # The recipe for tests that serve: the first of these kinds that this machine computes exactly.
 SERVED = next(

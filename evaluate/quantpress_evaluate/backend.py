@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress import environment, files, sizes
-from quantpress.truth import untruthful
+from quantpress.artifact.truth import untruthful
+from quantpress.plan import sizes
+from quantpress.runtime import environment, files
 
 Backend = Literal["hf", "vllm"]
 

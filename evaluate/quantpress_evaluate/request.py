@@ -6,12 +6,13 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpress import arithmetic, environment, files, process
-from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.model import Model, cache_folder
+from quantpress.model.source import Model, cache_folder
+from quantpress.plan import arithmetic
+from quantpress.runtime import environment, files, process
+from quantpress.runtime.console import Console
 from quantpress_evaluate import backend
-from quantpress_evaluate.gates import Gate
+from quantpress_evaluate.comparison.gates import Gate
 from quantpress_evaluate.suite import Suite
 
 # Raise this when a change here, in score.py or in tasks.py makes the same checkpoint score otherwise.
@@ -93,7 +94,7 @@ def checked(request: Request, console: Console) -> Request:
             job = {"tasks": request.tasks, "output": str(staged.resolve()), "cache": str(cache)}
             title, log = f"checking the tasks of {request.suite.name}", folder / f"{key}.log"
             try:
-                result = process.call_worker("quantpress_evaluate.tasks", job, staged, console, title, log)
+                result = process.call_worker("quantpress_evaluate.tasks_worker", job, staged, console, title, log)
             except InputError as error:
                 log.unlink(missing_ok=True)
                 raise InputError(error.message, hint=error.hint) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress import files
 from quantpress.errors import StageError
+from quantpress.runtime import files
 
 LOGITS = "next_tokens.npy"
 LIKELIHOODS = "likelihoods.json"

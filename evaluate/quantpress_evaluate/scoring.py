@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, manifest, process
-from quantpress.console import Console
+from quantpress.artifact import manifest
 from quantpress.errors import StageError
+from quantpress.runtime import environment, files, process
+from quantpress.runtime.console import Console
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
-from quantpress_serve import causes, server
-from quantpress_serve.likelihoods import Scored
-from quantpress_serve.workload import Engine
+from quantpress_serve.bench.likelihoods import Scored
+from quantpress_serve.server import causes, server
+from quantpress_serve.workload.workload import Engine
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def score(subject: Subject, request: Request, console: Console, reference: Path 
             up = stack.enter_context(_server(subject, request, job, console)) if request.backend == "vllm" else None
             job["server"] = {"url": up.url, "name": up.name} if up else None
             try:
-                result = process.call_worker("quantpress_evaluate.score", job, staged, console, title, log)
+                result = process.call_worker("quantpress_evaluate.score_worker", job, staged, console, title, log)
             except StageError as error:
                 if up and up.log and not server.healthy(up.url):
                     raise StageError(f"vLLM died while scoring: {causes.explain(up.log)}", log=up.log) from error

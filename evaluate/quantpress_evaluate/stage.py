@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress import environment, files, manifest, truth
-from quantpress.console import Console
+from quantpress.artifact import manifest, truth
+from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import Results
 from quantpress.errors import GateError
-from quantpress.manifest import Artifact
-from quantpress.model import Model
-from quantpress.results import Results
-from quantpress_evaluate import compare, gates, samples, scoring
-from quantpress_evaluate.compare import Scored
-from quantpress_evaluate.figures import CONFIDENCE
+from quantpress.model.source import Model
+from quantpress.runtime import environment, files
+from quantpress.runtime.console import Console
+from quantpress_evaluate import scoring
+from quantpress_evaluate.comparison import compare, gates, samples
+from quantpress_evaluate.comparison.compare import Scored
+from quantpress_evaluate.comparison.figures import CONFIDENCE
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from quantpress import files, located_yaml, shipped
 from quantpress.errors import InputError
-from quantpress.modifiers import Strict
+from quantpress.language import located_yaml, shipped
+from quantpress.recipe.modifiers import Strict
+from quantpress.runtime import files
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
 

@@ -1,3 +1,3 @@
-from quantpress.cli import main
+from quantpress.cli.main import main
 
 raise SystemExit(main())

@@ -59,8 +59,8 @@ def start() -> Callable[..., subprocess.Popen[bytes]]:
 @pytest.fixture(scope="session")
 def embedded_model() -> Path:
     """The folder of the embedded model."""
-    from quantpress import model
-    from quantpress.console import Console
+    from quantpress.model import source as model
+    from quantpress.runtime.console import Console
 
     os.environ["QUANTPRESS_CACHE"] = str(CACHE)
     return model.resolve(model.EMBEDDED, Console()).path

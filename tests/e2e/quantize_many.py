@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from quantpress.workers import oneshot, shapes
+from quantpress.quantize import oneshot_worker as oneshot
+from quantpress.quantize import shapes_worker as shapes
 
 if __name__ == "__main__":
     work = shapes.work if sys.argv[3:] == ["shapes"] else oneshot.quantize

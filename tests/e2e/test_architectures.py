@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from quantpress import architecture, headers, mappings
+from quantpress.model import architecture
+from quantpress.model import safetensors as headers
+from quantpress.plan import mappings
 
 pytestmark = pytest.mark.e2e
 SIZES: dict[str, Any] = {
@@ -51,7 +53,7 @@ def test_shapes_from_a_config_are_those_of_the_checkpoint(family: str, tmp_path:
 
 
 def architecture_config(folder: Path) -> dict[str, Any]:
-    from quantpress import model
+    from quantpress.model import source as model
 
     return model.read_config(folder)
 
@@ -88,7 +90,7 @@ def test_mappings_are_counted_as_llmcompressor_resolves_them(family: str) -> Non
     from llmcompressor.modifiers.transform.awq.dynamic_mappings import get_layer_mappings_from_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from quantpress import layers
+    from quantpress.model import layers
 
     config = AutoConfig.for_model(family, **SIZES, **FAMILIES[family])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -124,9 +126,10 @@ def test_experts_are_planned_as_they_are_made(case: str, tmp_path: Path, embedde
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from quantpress import plan, recipe
-    from quantpress.quantize import check_checkpoint
-    from quantpress.workers import oneshot
+    from quantpress.plan import resolve as plan
+    from quantpress.quantize import oneshot_worker as oneshot
+    from quantpress.quantize.stage import check_checkpoint
+    from quantpress.recipe import recipe
 
     family, modifiers = MOE[case]
     sizes = SIZES | FAMILIES[family] | {"vocab_size": 49152, "mlp_only_layers": []}

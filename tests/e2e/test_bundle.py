@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import upkeep
-from quantpress.manifest import Artifact
+from quantpress.artifact import upkeep
+from quantpress.artifact.manifest import Artifact
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

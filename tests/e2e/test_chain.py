@@ -17,7 +17,8 @@ import psutil
 import pytest
 from support import SERVED
 
-from quantpress import environment, files, headers
+from quantpress.model import safetensors as headers
+from quantpress.runtime import environment, files
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from quantpress import cpu, environment, hardware
 from quantpress.errors import CapabilityError
-from quantpress_serve import cpu_probe
+from quantpress.plan import hardware
+from quantpress.runtime import cpu, environment
+from quantpress_serve.probes import operators_probe as cpu_probe
 
 pytestmark = [
     pytest.mark.e2e,

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from support import Store, blocks
 
-from quantpress import environment
-from quantpress_serve.server import free_port
+from quantpress.runtime import environment
+from quantpress_serve.server.server import free_port
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

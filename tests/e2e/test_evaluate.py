@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from quantpress import environment, model
-from quantpress.console import Console
-from quantpress_evaluate import request, samples, scoring, suite
+from quantpress.model import source as model
+from quantpress.runtime import environment
+from quantpress.runtime.console import Console
+from quantpress_evaluate import request, scoring, suite
+from quantpress_evaluate.comparison import samples
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
@@ -134,7 +136,7 @@ def test_both_backends_make_the_same_tokens(adds_bos: bool, random_model: Path, 
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
-    from quantpress_evaluate.served import ServedLM
+    from quantpress_evaluate.served_model import ServedLM
 
     folder = shutil.copytree(random_model, tmp_path / "m")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import upkeep
-from quantpress.manifest import Artifact
+from quantpress.artifact import upkeep
+from quantpress.artifact.manifest import Artifact
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,7 +32,8 @@ needs_nobody = pytest.mark.skipif(not allowed(*NOBODY), reason="no user namespac
 # The command without its look at the free space, so that the disk fills up while it works.
 BLIND = """
 import sys
-from quantpress import cli, files
+from quantpress.cli import main as cli
+from quantpress.runtime import files
 files.require_space = lambda *_: None
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from support import SERVED
 
-from quantpress import upkeep
-from quantpress.manifest import Artifact
+from quantpress.artifact import upkeep
+from quantpress.artifact.manifest import Artifact
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from quantpress import recipe
-from quantpress.workers.modifiers import modifiers_of
+from quantpress.quantize.to_llmcompressor import modifiers_of
+from quantpress.recipe import recipe
 
 pytestmark = pytest.mark.e2e
 RECIPES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantpress import environment
+from quantpress.runtime import environment
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -12,10 +12,18 @@ from typing import Any
 
 import pytest
 
-from quantpress import environment, hardware, headers, model, plan, recipe, schemes, serving, shipped, sizes
-from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError
-from quantpress.plan import Plan
+from quantpress.language import shipped
+from quantpress.model import safetensors as headers
+from quantpress.model import source as model
+from quantpress.plan import hardware, sizes
+from quantpress.plan import resolve as plan
+from quantpress.plan import servable as serving
+from quantpress.plan.resolve import Plan
+from quantpress.recipe import presets as schemes
+from quantpress.recipe import recipe
+from quantpress.runtime import environment
+from quantpress.runtime.console import Console
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

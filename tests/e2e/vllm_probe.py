@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quantpress_serve.probe import picked
+from quantpress_serve.probes.schemes_probe import picked
 
 os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",

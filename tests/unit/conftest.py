@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from quantpress import files, manifest, package
-from quantpress.console import Console
-from quantpress.manifest import Artifact
-from quantpress.model import Model
+from quantpress.artifact import manifest
+from quantpress.artifact.manifest import Artifact
+from quantpress.model.source import Model
+from quantpress.package import build as package
+from quantpress.runtime import files
+from quantpress.runtime.console import Console
 
 RESULTS = Path(__file__).parent / "results"
 

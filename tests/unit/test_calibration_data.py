@@ -9,9 +9,10 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from quantpress import calibration_data, shipped
 from quantpress.errors import CapabilityError, InputError
-from quantpress.recipe import Calibration, Source
+from quantpress.language import shipped
+from quantpress.quantize import calibration as calibration_data
+from quantpress.recipe.recipe import Calibration, Source
 
 
 class Letters:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from quantpress import files, origin
+from quantpress.artifact.manifest import Artifact
 from quantpress.errors import InputError
-from quantpress.manifest import Artifact
-from quantpress.model import EMBEDDED, Model
+from quantpress.model.source import EMBEDDED, Model
+from quantpress.package import origin
+from quantpress.runtime import files
 
 Pack = Callable[..., Path]
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from support import answering
 
-from quantpress.console import Console
 from quantpress.errors import StageError
-from quantpress_serve import chat, likelihoods
-from quantpress_serve.chat import Answer
-from quantpress_serve.server import Server
+from quantpress.runtime.console import Console
+from quantpress_serve.bench import chat, likelihoods
+from quantpress_serve.bench.chat import Answer
+from quantpress_serve.server.server import Server
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "chat.json").read_text())
 SERVER = Server("http://127.0.0.1:1", "mine", Path("/m"), "", None, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import environment
+from quantpress.runtime import environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 GOOD = "name: r\ndescription: d\nmodifiers:\n  - rtn: {scheme: W8A8}\n"

@@ -7,8 +7,8 @@ import numpy
 import pytest
 
 from quantpress.errors import StageError
-from quantpress_evaluate.compare import Scored, compare_suite, compare_task
-from quantpress_evaluate.figures import Columns, figure
+from quantpress_evaluate.comparison.compare import Scored, compare_suite, compare_task
+from quantpress_evaluate.comparison.figures import Columns, figure
 
 
 def sample(number: int, target: int, likelihoods: list[float], choices: list[str] | None = None) -> dict[str, Any]:

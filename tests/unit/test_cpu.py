@@ -6,24 +6,19 @@ from typing import Any
 
 import pytest
 
-from quantpress import (
-    architecture,
-    arithmetic,
-    cli,
-    commands,
-    cpu,
-    environment,
-    hardware,
-    model,
-    plan,
-    recipe,
-    serving,
-    suggest,
-)
-from quantpress.console import Console
+from quantpress.cli import commands
+from quantpress.cli import main as cli
 from quantpress.errors import CapabilityError
-from quantpress.model import Model
-from quantpress_serve import asking
+from quantpress.model import architecture
+from quantpress.model import source as model
+from quantpress.model.source import Model
+from quantpress.plan import arithmetic, hardware, suggest
+from quantpress.plan import resolve as plan
+from quantpress.plan import servable as serving
+from quantpress.recipe import recipe
+from quantpress.runtime import cpu, environment
+from quantpress.runtime.console import Console
+from quantpress_serve.probes import asking
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -9,7 +9,7 @@ from pathlib import Path
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from quantpress import files
+from quantpress.runtime import files
 
 final, fatal, seen = Path(sys.argv[1]), int(sys.argv[2]), 0
 

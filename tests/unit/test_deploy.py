@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
-from quantpress import deploy
-from quantpress.deploy import Engine
+from quantpress.package import deploy
+from quantpress.package.deploy import Engine
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "tests" / "schemas").glob("*.json")}

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from support import blocks
 
-from quantpress import recipe
+from quantpress.recipe import recipe
 from quantpress_evaluate import suite
-from quantpress_serve import workload
+from quantpress_serve.workload import workload
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

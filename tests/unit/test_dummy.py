@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from quantpress import model as models
-from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.model import Model
-from quantpress.recipe import Recipe
-from quantpress_serve import dummy, stage
-from quantpress_serve.stage import Run
-from quantpress_serve.workload import Level, Workload
+from quantpress.model import source as models
+from quantpress.model.source import Model
+from quantpress.recipe.recipe import Recipe
+from quantpress.runtime.console import Console
+from quantpress_serve.bench import dummy, stage
+from quantpress_serve.bench.stage import Run
+from quantpress_serve.workload.workload import Level, Workload
 
 
 @pytest.mark.parametrize("modifier", [{"spinquant": {}}, {"wanda": {"sparsity": 0.5}}])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import files
 from quantpress.errors import CapabilityError, StageError
+from quantpress.runtime import files
 
 
 def test_publish_replaces_the_whole_directory(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> No
 
 def test_a_second_run_is_told_who_holds_the_lock_and_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    code = "import sys,time;from pathlib import Path;from quantpress import files\n"
+    code = "import sys,time;from pathlib import Path;from quantpress.runtime import files\n"
     code += f"with files.lock(Path({str(target)!r})): print('held', flush=True); time.sleep(60)"
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None

@@ -7,7 +7,7 @@ import pytest
 
 from quantpress.errors import GateError, InputError
 from quantpress_evaluate import stage
-from quantpress_evaluate.gates import decide, is_below_the_noise, parse
+from quantpress_evaluate.comparison.gates import decide, is_below_the_noise, parse
 
 TASKS = ["arc_easy", "boolq"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from quantpress import integrity
 from quantpress.errors import StageError
+from quantpress.quantize import integrity
 
 
 def checkpoint(folder: Path, dtype: str, raw: bytes, name: str = "model.layers.0.mlp.up_proj.weight_scale") -> Path:

@@ -24,7 +24,8 @@ def test_no_package_hides_behind_a_top_level_name(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["quantpress.commands", "quantpress_evaluate.stage", "quantpress_serve.stage", "quantpress.report"]
+    "module",
+    ["quantpress.cli.commands", "quantpress_evaluate.stage", "quantpress_serve.bench.stage", "quantpress.report"],
 )
 def test_the_core_is_light(module: str) -> None:
     heavy = ("torch", "llmcompressor", "transformers", "datasets", "lm_eval", "vllm", "scipy", "huggingface_hub")
@@ -33,5 +34,5 @@ def test_the_core_is_light(module: str) -> None:
 
 
 def test_help_needs_no_schema() -> None:
-    code = "import sys, quantpress.cli; print('pydantic' in sys.modules, 'yaml' in sys.modules)"
+    code = "import sys, quantpress.cli.main; print('pydantic' in sys.modules, 'yaml' in sys.modules)"
     assert _python(code) == "False False"

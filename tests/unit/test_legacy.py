@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import recipe
 from quantpress.errors import InputError
+from quantpress.recipe import recipe
 
 GPTQ = "GPTQModifier: {scheme: W4A16, targets: Linear, ignore: [lm_head]}"
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from support import answering
 
-from quantpress import files, truth
-from quantpress.manifest import Artifact
-from quantpress.report import decide
+from quantpress.artifact import truth
+from quantpress.artifact.manifest import Artifact
+from quantpress.report.facts import decide
+from quantpress.runtime import files
 from quantpress_evaluate import stage
-from quantpress_serve import likelihoods
-from quantpress_serve.server import Server
+from quantpress_serve.bench import likelihoods
+from quantpress_serve.server.server import Server
 
 TOKENS = 1885  # of the shipped text, with SmolLM2's tokenizer
 NOISE = 0.3  # nats; how far single tokens of W8A8 are from each other in two exact computations
@@ -141,7 +142,8 @@ def test_a_bench_marks_the_scores_and_the_exit_code_is_that_of_a_gate(made: Arti
 def test_the_report_names_the_engine_first(made: Artifact) -> None:
     """As a caveat of the first screen, in the table, in the notes beside the speed, and in the model card."""
     from quantpress import report
-    from quantpress.report import decide, tables
+    from quantpress.report.facts import decide
+    from quantpress.report.views import tables
 
     scored, served = _sides(-0.05, 1)
     found = likelihoods.compared(scored, served, "INT8 saturates")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from quantpress import cli
+from quantpress.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -13,9 +13,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from quantpress import card, files, package, signing
+from quantpress.artifact.manifest import Artifact
 from quantpress.errors import CapabilityError, InputError, StageError
-from quantpress.manifest import Artifact
+from quantpress.package import build as package
+from quantpress.package import card, signing
+from quantpress.runtime import files
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

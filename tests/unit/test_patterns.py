@@ -5,7 +5,7 @@ import time
 import pytest
 
 from quantpress.errors import InputError
-from quantpress.patterns import matching, selected
+from quantpress.model.patterns import matching, selected
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", "lm_head"]
 

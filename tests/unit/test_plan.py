@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import headers, model, plan, recipe
-from quantpress.console import Console
 from quantpress.errors import InputError
-from quantpress.quantize import check_checkpoint
+from quantpress.model import safetensors as headers
+from quantpress.model import source as model
+from quantpress.plan import resolve as plan
+from quantpress.quantize.stage import check_checkpoint
+from quantpress.recipe import recipe
+from quantpress.runtime.console import Console
 
 Make = Callable[..., Path]
 

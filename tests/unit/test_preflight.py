@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
-from quantpress import architecture, hardware, plan, plan_report, recipe, serving, shipped
 from quantpress.errors import CapabilityError, InputError
+from quantpress.language import shipped
+from quantpress.model import architecture
+from quantpress.plan import hardware
+from quantpress.plan import resolve as plan
+from quantpress.plan import servable as serving
+from quantpress.plan import summary as plan_report
+from quantpress.recipe import recipe
 
 Make = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -169,7 +175,7 @@ def test_the_kernel_of_a_cpu_takes_multiples_of_32() -> None:
 
 
 def test_every_scheme_has_a_row_in_the_table_of_hardware() -> None:
-    from quantpress.schemes import SCHEMES
+    from quantpress.recipe.presets import SCHEMES
 
     kinds = {name: hardware.kind_of(scheme) for name, scheme in SCHEMES.items()}
     assert hardware.UNSERVED not in kinds.values()
@@ -225,7 +231,7 @@ def test_too_little_calibration_is_noted(tmp_path: Path, quantpress: Run) -> Non
 
 
 def test_tensor_parallel_sizes_end_where_a_group_would_be_cut() -> None:
-    from quantpress import sizes
+    from quantpress.plan import sizes
 
     made = planned({"rtn": {"scheme": "W4A16", "group_size": 128}})
     shapes = made.structure.linears

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quantpress import guard, process
-from quantpress.console import Console, last_activity
 from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.runtime import guard, process
+from quantpress.runtime.console import Console, last_activity
 
 # A child that starts a grandchild in a session of its own, as servers do, and that ignores SIGTERM.
 STUBBORN = """
@@ -65,7 +65,7 @@ def test_a_killed_owner_leaves_no_process(number: int, tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from quantpress import process
+from quantpress.runtime import process
 command = [sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "pids")!r}]
 with process.guarded(command, Path({str(tmp_path / "log")!r}), {{"QUANTPRESS_GRACE_S": "1"}}) as running:
     running.wait()
@@ -90,7 +90,7 @@ def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def _worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> object:
-    (tmp_path / "fake_worker.py").write_text(f"from quantpress.process import worker_main\n{body}\n")
+    (tmp_path / "fake_worker.py").write_text(f"from quantpress.runtime.process import worker_main\n{body}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return process.call_worker("fake_worker", {"x": 1}, tmp_path, Console(quiet=True), "working", tmp_path / "log")
 
@@ -126,7 +126,7 @@ def test_what_the_machine_lacks_is_said_of_a_worker(
 
 
 def test_a_worker_that_cannot_even_write_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = "from quantpress import files\ndef full(*_): raise OSError(28, 'full')\nfiles.write_json = full\n"
+    full = "from quantpress.runtime import files\ndef full(*_): raise OSError(28, 'full')\nfiles.write_json = full\n"
     with pytest.raises(CapabilityError, match="could not write its result"):
         _worker(tmp_path, monkeypatch, full + "raise SystemExit(worker_main(lambda job: {}))")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quantpress import package
+from quantpress.package import build as package
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from support import Store
 
-from quantpress import files, package
+from quantpress.package import build as package
+from quantpress.runtime import files
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

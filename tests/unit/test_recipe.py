@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import recipe, shipped
 from quantpress.errors import InputError
+from quantpress.language import shipped
+from quantpress.recipe import recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path for path in (ROOT / "recipes").rglob("*.yaml"))

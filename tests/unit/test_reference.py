@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quantpress import shipped
+from quantpress.language import shipped
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantpress.errors import InputError
-from quantpress_evaluate import results
+from quantpress_evaluate.comparison import logged as results
 
 
 def sample(number: int, right: bool) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import environment, schema
 from quantpress.errors import CapabilityError
+from quantpress.recipe import json_schema as schema
+from quantpress.runtime import environment
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantpress.schemes import SCHEMES
+from quantpress.recipe.presets import SCHEMES
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from quantpress import errors, files, process
+from quantpress import errors
+from quantpress.runtime import files, process
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

@@ -14,16 +14,19 @@ import psutil
 import pytest
 from support import answering
 
-from quantpress import environment, process
-from quantpress.console import Console
+from quantpress.artifact.manifest import SCHEMA_VERSION
 from quantpress.errors import CapabilityError, InputError, StageError
-from quantpress.manifest import SCHEMA_VERSION
-from quantpress.model import Model
-from quantpress_serve import causes, chat, likelihoods, memory, server, serverlog, stage, workload
-from quantpress_serve import engine as engines
-from quantpress_serve.load import Cell, Generator
-from quantpress_serve.server import Launch, Server, ServerLost
-from quantpress_serve.workload import Engine, Level
+from quantpress.model.source import Model
+from quantpress.runtime import environment, process
+from quantpress.runtime.console import Console
+from quantpress_serve.bench import chat, likelihoods, stage
+from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.server import causes, memory, server
+from quantpress_serve.server import told as serverlog
+from quantpress_serve.server.server import Launch, Server, ServerLost
+from quantpress_serve.workload import engine as engines
+from quantpress_serve.workload import workload
+from quantpress_serve.workload.workload import Engine, Level
 
 RECORDED = Path(__file__).parent / "recorded"
 ARGUMENTS = json.loads((RECORDED / "arguments.json").read_text())

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from quantpress.report import speed
-from quantpress_serve import summary, watch
+from quantpress.report.facts import speed
+from quantpress_serve.bench import interference as watch
+from quantpress_serve.bench import summary
 
 FIGURES = json.loads((Path(__file__).parent / "recorded" / "bench.json").read_text())
 
@@ -121,7 +122,7 @@ def test_what_our_children_use_is_ours() -> None:
 
 def test_other_programs_are_seen(tmp_path: Path) -> None:
     """Another process watches; to it, this one and what it starts are other programs."""
-    code = "import json, sys; from pathlib import Path; from quantpress_serve import watch\n"
+    code = "import json, sys; from pathlib import Path; from quantpress_serve.bench import interference as watch\n"
     code += f"with watch.watching(Path({str(tmp_path)!r})) as seen: print('ready', flush=True); sys.stdin.read()\n"
     code += "print(json.dumps(seen.shares))"
     words = [sys.executable, "-c", code]

@@ -9,7 +9,7 @@ import pytest
 
 from quantpress.errors import InputError
 from quantpress_evaluate import suite
-from quantpress_serve import workload
+from quantpress_serve.workload import workload
 
 ROOT = Path(__file__).parents[2]
 

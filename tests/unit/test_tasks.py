@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from quantpress.errors import InputError
-from quantpress_evaluate import suite, tasks
+from quantpress_evaluate import suite
+from quantpress_evaluate import tasks_worker as tasks
 
 GOOD = {"question": "do fish swim", "passage": "Fish swim.", "idx": 0, "label": 1}
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import files, headers, manifest, upkeep
-from quantpress.manifest import Artifact
+from quantpress.artifact import manifest, upkeep
+from quantpress.artifact.manifest import Artifact
+from quantpress.model import safetensors as headers
+from quantpress.runtime import files
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantpress import files
-from quantpress.report import accuracy, compared, markdown, speed, tables
-from quantpress.report.fields import Data
+from quantpress.report.facts import accuracy, speed
+from quantpress.report.facts import comparable as compared
+from quantpress.report.facts.fields import Data
+from quantpress.report.views import markdown, tables
+from quantpress.runtime import files
 
 NAMES = ("report.html", "report.md", "report.json")
 
 
 def write(folder: Path, data: Data) -> Path:
     """Writes the three views into the model's folder and returns the path of report.html."""
-    from quantpress.report import page
+    from quantpress.report.views import page
 
     files.write_text(folder / "report.md", markdown.render(data))
     files.write_text(folder / "report.html", page.render(data))

@@ -26,7 +26,7 @@ def real() -> dict[str, Results]:
 
 def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Results]:
     """The real result with other figures, consistent enough to be drawn."""
-    from quantpress_evaluate import gates
+    from quantpress_evaluate.comparison import gates
 
     found = copy.deepcopy(real())
     manifest, accuracy, throughput = found["manifest"], found["accuracy"], found["throughput"]
@@ -46,7 +46,7 @@ def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Resul
 
 
 def _vary_speed(throughput: Results, chance: random.Random, rounds: int) -> None:
-    from quantpress_serve.summary import summarize
+    from quantpress_serve.bench.summary import summarize
 
     pace, old, cells = chance.uniform(0.7, 1.6), throughput["cells"], []
     for concurrency in (1, 4, 8, 32):

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from support import blocks
 
-from quantpress import cli
-from quantpress.console import Console
-from quantpress.report import collect
+from quantpress.cli import main as cli
+from quantpress.report.facts import collect
+from quantpress.runtime.console import Console
 
 DOC = Path(__file__).parents[3] / "docs" / "how-to" / "ci.md"
 TEXT = DOC.read_text(encoding="utf-8")

@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from quantpress import files, report
-from quantpress.console import Console
+from quantpress import report
 from quantpress.errors import InputError
-from quantpress.report import collect, compared, decide, markdown, moved, page, speed, tables, tracking
+from quantpress.report.facts import changes as moved
+from quantpress.report.facts import collect, decide, speed
+from quantpress.report.facts import comparable as compared
+from quantpress.report.views import markdown, page, tables
+from quantpress.report.views import mlflow as tracking
+from quantpress.runtime import files
+from quantpress.runtime.console import Console
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
@@ -381,7 +386,7 @@ def test_against_needs_a_report(tmp_path: Path) -> None:
 
 
 def test_the_ends_of_lines_lie_apart() -> None:
-    from quantpress.report.plots import _apart
+    from quantpress.report.views.plots import _apart
 
     chance = random.Random(1)
     places = [one["at"] for one in _apart([{"value": chance.random()} for _ in range(12)], 0.1)]
@@ -413,7 +418,7 @@ def test_a_loss_that_is_shown_is_marked(overall: Any, lost: bool) -> None:
 
 
 def test_the_rule_is_that_of_bench() -> None:
-    from quantpress_serve import summary
+    from quantpress_serve.bench import summary
 
     assert (decide.INDIFFERENCE, decide.MIN_PAIRS) == (summary.INDIFFERENCE, summary.MIN_PAIRS)
 

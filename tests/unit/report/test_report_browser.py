@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from quantpress import files, report
-from quantpress.console import Console
-from quantpress.report import collect, index, moved
+from quantpress import report
+from quantpress.report.facts import changes as moved
+from quantpress.report.facts import collect
+from quantpress.report.views import index
+from quantpress.runtime import files
+from quantpress.runtime.console import Console
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (apt-get install chromium)")

@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 
 from quantpress import report
-from quantpress.console import Console
 from quantpress.errors import CapabilityError, InputError, StageError
-from quantpress.report import collect, tracking
+from quantpress.report.facts import collect
+from quantpress.report.views import mlflow as tracking
+from quantpress.runtime.console import Console
 
 SERVER = os.environ.get("QUANTPRESS_MLFLOW")
 real = pytest.mark.skipif(
@@ -47,7 +48,7 @@ def test_parameters_and_metrics_are_the_reports_figures(artifacts: Callable[...,
 
 
 def test_nothing_is_imported_that_is_not_used() -> None:
-    modules = "quantpress.commands, quantpress.report.page, quantpress.report.plots"
+    modules = "quantpress.cli.commands, quantpress.report.views.page, quantpress.report.views.plots"
     code = f"import sys; import {modules}; assert not {{'mlflow', 'vl_convert', 'jinja2'}} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

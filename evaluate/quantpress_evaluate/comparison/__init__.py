@@ -1,0 +1,1 @@
+"""Two scored sides, compared document by document; without lm-eval."""

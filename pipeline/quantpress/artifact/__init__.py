@@ -1,0 +1,1 @@
+"""What a run leaves: the manifest, results, and looking after them."""

@@ -1,0 +1,120 @@
+"""Looking after artifacts: what is there, whether it is still what was made, and what nothing refers to any more."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from quantpress.artifact import manifest, results, truth
+from quantpress.artifact.manifest import Artifact
+from quantpress.errors import StageError
+from quantpress.runtime import files
+
+_LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
+
+
+def artifacts(out: Path) -> list[Artifact]:
+    """Every finished artifact below the root folder."""
+    return [artifact for model in sorted(out.glob("*")) for artifact in manifest.artifacts_of(model)]
+
+
+def status(out: Path) -> list[dict[str, Any]]:
+    """One row for each artifact: its model, recipe, digest, age, results, and who is writing it at the moment."""
+    return [_row(artifact) for artifact in artifacts(out)]
+
+
+def _row(artifact: Artifact) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "model": artifact.folder.parent.name,
+        "recipe": artifact.name,
+        "age_s": round(time.time() - artifact.manifest_file.stat().st_mtime),
+        "held_by": files.lock_owner(artifact.folder),
+        "problem": None,
+    }
+    try:
+        with manifest.readable(artifact.folder):
+            return row | _stages(artifact)
+    except StageError as error:  # one damaged artifact must not hide the others
+        return row | {"problem": error.message}
+
+
+def _stages(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.finished()
+    scored, measured = (results.of(artifact, stage).all() for stage in ("accuracy", "throughput"))
+    return {
+        "digest": str(record["digest"]),
+        "created": record["created"],
+        "bytes": int(record["bytes"]["checkpoint"]),
+        "stage": "benched" if measured else "evaluated" if scored else "quantized",
+        "accuracy": ", ".join(map(results.name_of, scored)) or None,
+        "throughput": ", ".join(map(results.name_of, measured)) or None,
+        "gates": gates_of(scored),
+    }
+
+
+def gates_of(scored: list[dict[str, Any]]) -> str | None:
+    """How the gates of accuracy results were decided, the worst of them; None without gates."""
+    decided = {gate["decision"] for result in scored for gate in result.get("gates", [])}
+    order = ("fail", "inconclusive", truth.TRANSFORMERS_ONLY, "pass")
+    return next((decision for decision in order if decision in decided), None)
+
+
+def verify(artifact: Artifact) -> list[str]:
+    """What differs between the checkpoint and its manifest, a line for each file; empty if every byte is as made."""
+    try:
+        with manifest.readable(artifact.folder):
+            return _differences(artifact)
+    except StageError as error:
+        return [error.message]
+
+
+def _differences(artifact: Artifact) -> list[str]:
+    record = artifact.finished()
+    expected, found = record["files"], manifest.file_table(artifact.checkpoint)
+    problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name}: not in the manifest" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name]["bytes"] != found[name]["bytes"]:
+            problems.append(f"{name}: {found[name]['bytes']} bytes, made with {expected[name]['bytes']}")
+        elif expected[name]["sha256"] != found[name]["sha256"]:
+            problems.append(f"{name}: sha256 {found[name]['sha256'][:12]}, made with {expected[name]['sha256'][:12]}")
+    return problems
+
+
+def garbage(out: Path) -> list[Path]:
+    """What nothing refers to: what killed runs left, scores that no accuracy.json names, and answered requests, which
+    finished scores hold too (without them `--extend` asks again).
+
+    Nothing of a model is listed while a process writes below its folder.
+    """
+    found = []
+    for model in sorted(path for path in out.glob("*") if path.is_dir()):
+        if not any(map(files.lock_owner, _lockable(model))):
+            found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
+            found += sorted(model.glob("*/scores/.requests-*"))
+            named = _named(model)
+            found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in named]
+    return found
+
+
+def _lockable(model: Path) -> list[Path]:
+    """What the lock files below a model's folder stand for."""
+    return [path.with_name(path.name[1:].removesuffix(".lock")) for path in model.rglob(".*.lock")]
+
+
+def _named(model: Path) -> set[str]:
+    """The names of the score folders that an accuracy.json of this model refers to."""
+    named: set[str] = set()
+    for artifact in manifest.artifacts_of(model):
+        with manifest.readable(artifact.folder):
+            for result in map(manifest.result_in, results.of(artifact, "accuracy").files()):
+                named |= {str(run["folder"]) for run in result["runs"].values()} if result else set()
+    return named
+
+
+def remove(paths: list[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

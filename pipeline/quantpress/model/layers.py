@@ -1,0 +1,88 @@
+"""What a model is made of, from its tensors' names and shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from quantpress.model.safetensors import Tensor
+
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
+# Routers hold a plain weight in transformers 5, not a Linear layer: llmcompressor leaves them alone.
+_ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe)\.(gate|router)$")
+_EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
+
+# Projections that vLLM runs as one: all of them take one scheme, or none is quantized.
+_FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+)
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """`linears`: shape (output features, input features) of each Linear layer, by module name.
+
+    `others` are the modules with weights that are not Linear: embeddings, norms, routers. `tied` is the name of the
+    embedding that lm_head shares its weight with; that lm_head is among the linears and has no tensor of its own.
+    """
+
+    linears: dict[str, Shape]
+    others: tuple[str, ...] = field(default=())
+    tied: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.linears, *self.others]
+
+
+def of(tensors: dict[str, Tensor], tied: bool) -> Layers:
+    weights = {name.removesuffix(".weight"): tensor for name, tensor in tensors.items() if name.endswith(".weight")}
+    linears: dict[str, Shape] = {}
+    others = []
+    for name, tensor in weights.items():
+        if len(tensor.shape) == 2 and not _EMBEDDING.search(name) and not _ROUTER.search(name):
+            linears[name] = (tensor.shape[0], tensor.shape[1])
+        else:
+            others.append(name)
+    embedding = next((name for name in others if _EMBEDDING.search(name)), None)
+    shares = embedding if tied and embedding and "lm_head" not in linears else None
+    if shares:
+        shape = weights[shares].shape
+        linears["lm_head"] = (shape[0], shape[1])
+    return Layers(linears, tuple(others), shares)
+
+
+def fused_sets(names: list[str]) -> list[list[str]]:
+    """The layers of `names` that vLLM runs as one: fused projections, and all experts of a layer."""
+    present = set(names)
+    sets = []
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        for projections in _FUSED:
+            if last == projections[0]:
+                sets.append([f"{parent}.{other}" for other in projections if f"{parent}.{other}" in present])
+    return [together for together in sets if len(together) > 1] + expert_sets(names)
+
+
+def expert_sets(names: list[str]) -> list[list[str]]:
+    """The projections of all routed experts of a layer, which vLLM runs as one fused MoE layer."""
+    experts: dict[str, list[str]] = {}
+    for name in names:
+        if match := _EXPERT.match(name):
+            experts.setdefault(match["layer"], []).append(name)
+    return list(experts.values())
+
+
+def is_router(tensor: str) -> bool:
+    """Whether a tensor's name is that of a router's weight."""
+    return _ROUTER.search(tensor.removesuffix(".weight")) is not None
+
+
+def expert_number(tensor: str) -> int:
+    """The number of the expert that a tensor belongs to; -1 for what belongs to none."""
+    match = _EXPERT.match(tensor.rpartition(".")[0])
+    return int(match["number"]) if match else -1

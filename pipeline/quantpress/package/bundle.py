@@ -1,0 +1,233 @@
+"""Everything that a run needs, in one folder that works without a network: model, data, recipes, wheels by lock."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quantpress.errors import CapabilityError, InputError
+from quantpress.language import shipped
+from quantpress.model.source import EMBEDDED, Model, cache_folder
+from quantpress.quantize import calibration as calibration_data
+from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
+from quantpress.runtime import environment, files, process
+from quantpress.runtime.console import Console
+
+_TREE = Path(__file__).resolve().parents[3]
+_SOURCES = ("Makefile", "pyproject.toml", "README.md", "LICENSE")
+_FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve")
+_RUN = """#!/usr/bin/env bash
+# Runs this bundle's recipes on its model, with no network. On the first call, installs quantpress from wheels/.
+#   ./run.sh [OPTION ...]      options of `quantpress run`, for example --json
+set -euo pipefail
+cd "$(dirname "${{BASH_SOURCE[0]}}")"
+export HF_HUB_OFFLINE=1 QUANTPRESS_CACHE="$PWD/cache"{data}
+if [ -d wheels ]; then
+  export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels"
+  make --no-print-directory -C quantpress setup VLLM_BUILD={build}
+  PATH="$PWD/quantpress/.venv/bin:$PATH"
+fi
+exec quantpress run {arguments} --out artifacts "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle.
+
+    `suite` and `workload` are files; `documents` the tasks' local files by task; `on_the_hub` the tasks without one.
+    """
+
+    recipes: list[Recipe]
+    model: Model
+    suite: Path
+    workload: Path
+    documents: dict[str, Path]
+    on_the_hub: list[dict[str, Any]]
+    wheels: bool
+
+
+def bundle(contents: Contents, target: Path, console: Console) -> dict[str, Any]:
+    """Writes the folder `target`, complete or not at all, and returns what its bundle.json says.
+
+    Raises InputError if `target` is something else than a bundle, CapabilityError if something cannot be fetched.
+    """
+    if target.exists() and not (target / "bundle.json").is_file():
+        raise InputError(f"{target} exists and is not a bundle", hint="name another folder with --to")
+    if contents.wheels and not (_TREE / "Makefile").is_file():
+        raise CapabilityError(
+            "wheels are collected by the locks of the source tree, and this is an installed quantpress",
+            hint="add --no-wheels, or run it from a clone",
+        )
+    target = target.absolute()
+    files.require_writable(target)
+    with files.lock(target), files.staging(target) as staged:
+        model = _add_model(contents.model, staged)
+        recipes = [_add_recipe(recipe, contents.model, staged, console) for recipe in contents.recipes]
+        suite = _add_suite(contents.suite, staged)
+        workload = _add_file(contents.workload, staged / "workloads", shipped.folder("workloads"))
+        for task, path in contents.documents.items():
+            _copy(path, staged / "benchmarks" / f"{task}.jsonl")
+        if contents.on_the_hub:
+            _fetch_documents(contents.on_the_hub, staged / "benchmarks", console)
+        arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
+        arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
+        _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
+        if contents.wheels:
+            _add_wheels(staged, console)
+        about = _about(contents, staged)
+        files.write_json(staged / "bundle.json", about)
+        files.publish(staged, target)
+    return about
+
+
+def _about(contents: Contents, staged: Path) -> dict[str, Any]:
+    paths = sorted(path for path in staged.rglob("*") if path.is_file())
+    digests = files.sha256_files(paths)
+    return {
+        "recipes": [recipe.name for recipe in contents.recipes],
+        "model": contents.model.identity(),
+        "bytes": sum(path.stat().st_size for path in paths),
+        "files": {str(path.relative_to(staged)): digests[path] for path in paths},
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _add_model(model: Model, staged: Path) -> str:
+    """Copies the model's files and returns what run.sh calls it."""
+    if model.source == EMBEDDED:
+        folder, named = staged / "cache" / "models" / model.name, EMBEDDED
+    elif model.source.endswith(".gguf"):
+        _copy(Path(model.source), staged / "model" / Path(model.source).name)
+        return f"model/{Path(model.source).name}"
+    else:
+        folder, named = staged / "model" / model.name, f"model/{model.name}"
+    for path in sorted(model.path.rglob("*")):
+        relative = path.relative_to(model.path)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            _copy(path, folder / relative)
+    return named
+
+
+def _add_recipe(recipe: Recipe, model: Model, staged: Path, console: Console) -> str:
+    """Writes the recipe as it was resolved, its data beside it, and returns its path in the bundle."""
+    if recipe.calibration:
+        sources = [
+            _add_source(source, recipe.calibration, model, staged, console) for source in recipe.calibration.sources
+        ]
+        recipe = recipe.model_copy(update={"calibration": recipe.calibration.with_sources(sources)})
+    text = yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
+    files.write_text(staged / "recipes" / f"{recipe.name}.yaml", text)
+    return f"recipes/{recipe.name}.yaml"
+
+
+def _add_source(source: Source, calibration: Calibration, model: Model, staged: Path, console: Console) -> Source:
+    """The source as a file of the bundle. The shipped chats need none."""
+    if source.dataset == SHIPPED_DATASET:
+        return source
+    path = calibration_data.local_file(source)
+    if path:
+        name = f"{files.sha256_file(path)[:8]}-{files.slug(path.name)}"
+        _copy(path, staged / "data" / name)
+    else:
+        name = f"{files.slug(source.dataset)}-{str(source.revision)[:8]}-{calibration.seed}.jsonl"
+        _fetch(source, calibration, model, staged / "data" / name, console)
+    return Source(dataset=f"data/{name}", weight=source.weight)
+
+
+def _fetch(source: Source, calibration: Calibration, model: Model, target: Path, console: Console) -> None:
+    """As many documents of a hub data set as its share of the sequences needs, in the order of the seed."""
+    job = {
+        "source": source.model_dump(),
+        "seed": calibration.seed,
+        "tokens": calibration.samples * calibration.max_sequence_length,
+        "model": str(model.path),
+        "trust_remote_code": model.trust_remote_code,
+        "output": str(target),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    title = f"fetching documents of {source.dataset}"
+    log = target.parent / "fetch.log"
+    process.call_worker("quantpress.quantize.documents_worker", job, target.parent, console, title, log)
+    log.unlink()
+
+
+def _add_file(path: Path, folder: Path, shipped_folder: Path) -> str:
+    """A shipped file by its name; another one copied, and its path in the bundle."""
+    if path.parent.resolve() == shipped_folder.resolve():
+        return path.stem
+    _copy(path, folder / path.name)
+    return f"{folder.name}/{path.name}"
+
+
+def _add_suite(path: Path, staged: Path) -> str:
+    named = _add_file(path, staged / "suites", shipped.folder("suites"))
+    if "/" in named:
+        for task in yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]:
+            if data := task.get("data"):
+                if Path(data).is_absolute() or ".." in Path(data).parts:
+                    raise InputError(
+                        f"task {task['task']}: {data} does not lie below the suite's folder, so it cannot be bundled",
+                        hint="move the documents beside the suite",
+                    )
+                _copy(path.parent / data, staged / "suites" / data)
+    return named
+
+
+def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, console: Console) -> None:
+    folder.mkdir(exist_ok=True)
+    job = {"tasks": tasks, "output": str(folder), "cache": str((cache_folder() / "datasets").resolve())}
+    title, log = "fetching the suite's documents", folder / "fetch.log"
+    process.call_worker("quantpress_evaluate.documents_worker", job, folder, console, title, log)
+    log.unlink()
+    shutil.rmtree(folder / "tasks")
+
+
+def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
+    data = ' QUANTPRESS_DATA="$PWD/benchmarks"' if has_documents else ""
+    path.write_text(_RUN.format(data=data, build=_build(), arguments=shlex.join(arguments)), encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _build() -> str:
+    """Which vLLM is for this machine, as the Makefile decides it."""
+    return "cuda" if environment.gpus() else "cpu"
+
+
+def _add_wheels(staged: Path, console: Console) -> None:
+    """The source tree and, by its locks, a wheel of everything that `make setup` installs."""
+    tree = staged / "quantpress"
+    tree.mkdir()
+    for name in _SOURCES:
+        _copy(_TREE / name, tree / name)
+    for name in _FOLDERS:
+        shutil.copytree(_TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    locks = _TREE / "requirements"
+    serving = locks / f"vllm-{_build()}.lock"
+    wanted = [
+        ["-c", str(locks / "quantize.lock"), "torch"],
+        ["--no-deps", "-r", str(locks / "quantize.lock")],
+        ["-c", str(serving), "torch"],
+        ["--no-deps", "-r", str(serving)],
+        ["-c", str(locks / "dev.lock"), "hatchling", "editables"],
+    ]
+    log = staged / "wheels.log"
+    for number, what in enumerate(wanted, start=1):
+        command = [sys.executable, "-m", "pip", "wheel", "--progress-bar", "off", "-w", str(staged / "wheels"), *what]
+        with console.step(f"collecting wheels ({number} of {len(wanted)})", log):
+            code = process.run(command, log)
+        if code != 0:
+            raise CapabilityError(
+                f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
+            )
+    log.unlink()

@@ -1,0 +1,87 @@
+"""Uploading a package: checked first, sent file by file, published by its last step alone."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, first_line
+from quantpress.package import build as package
+from quantpress.package import signing
+from quantpress.runtime import files, process
+from quantpress.runtime.console import Console
+
+_DESTINATION = re.compile(r"^(?P<scheme>hf|s3|oci)://(?P<place>[^\s?#]+?)/*$")
+_HINT = "s3://bucket/prefix, hf://org/name, or oci://registry/repository:tag"
+AGAIN = "run the same command again: what arrived is not sent twice"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A checked package. `files` are its relative names with their sha256, the manifest last."""
+
+    folder: Path
+    about: dict[str, Any]
+    files: dict[str, str]
+
+
+def push(folder: Path, destination: str, public: bool, console: Console) -> dict[str, Any]:
+    """Uploads a package and returns what was sent and what was there already.
+
+    Raises InputError for a wrong destination or a folder that is no package, StageError if the package is not as
+    made or the upload breaks off, CapabilityError if a library or the right to write there is missing.
+    """
+    found = _DESTINATION.match(destination)
+    if not found or "@" in found["place"].partition("/")[0]:
+        raise InputError("that is not a destination, or it has a user name in it", hint=_HINT)
+    send = importlib.import_module(f"quantpress.package.push_{found['scheme']}").send
+    upload = _checked(folder, console)
+    try:
+        done: dict[str, Any] = send(upload, found["place"], public, console)
+    except QuantpressError as error:
+        raise type(error)(scrubbed(error.message), hint=error.hint) from error
+    return {"destination": destination, **done}
+
+
+def _checked(folder: Path, console: Console) -> Upload:
+    if not package.is_package(folder):
+        raise InputError(f"{folder} is not a package", hint="quantpress package RECIPE makes one")
+    with console.step(f"checking {folder}"):
+        problems = package.verify(folder)
+    if problems:
+        raise StageError(
+            f"{folder} is not what was packaged: {'; '.join(problems[:3])}",
+            hint="quantpress package RECIPE makes it again",
+        )
+    about = package.read(folder) or {}
+    digests = {name: str(entry["sha256"]) for name, entry in about["files"].items()}
+    last = [signing.SIGNATURE] if (folder / signing.SIGNATURE).is_file() else []
+    for name in [*last, package.MANIFEST]:
+        digests[name] = files.sha256_file(folder / name)
+    return Upload(folder, about, digests)
+
+
+def library(name: str, requirement: str) -> Any:
+    """An optional library. Raises CapabilityError naming the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise CapabilityError(
+            f"this destination needs the package {requirement.partition('>')[0]}, which is not installed",
+            hint=f"{sys.executable} -m pip install '{requirement}'",
+        ) from error
+
+
+def scrubbed(text: str) -> str:
+    """The text without the values of variables that are named like secrets."""
+    for secret in process.secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+def broken_off(error: BaseException) -> StageError:
+    return StageError(f"the upload broke off: {first_line(error)[:300]}; nothing was published", hint=AGAIN)

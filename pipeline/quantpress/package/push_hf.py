@@ -1,0 +1,56 @@
+"""A package as a repository of the Hugging Face hub (huggingface_hub; HF_ENDPOINT, HF_TOKEN), in one commit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantpress.errors import CapabilityError, InputError, StageError, first_line
+from quantpress.package import push
+from quantpress.package.push import Upload
+from quantpress.runtime.console import Console
+
+
+def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str, Any]:
+    """Makes the repository (private unless `public`) and one commit that turns its contents into the package.
+
+    The client sends large files ahead of the commit and skips those that the hub has; files of an earlier package
+    are removed in the same commit.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import disable_progress_bars
+
+    if place.count("/") != 1:
+        raise InputError(f"hf://{place} is not a repository", hint="hf://org/name")
+    disable_progress_bars()  # the console's line is enough
+    api = HfApi()
+    try:
+        api.create_repo(place, private=not public, exist_ok=True)
+        with console.step(f"sending {upload.about['name']} ({upload.about['bytes'] / 1e6:.0f} MB) to {place}"):
+            commit = api.upload_folder(
+                repo_id=place,
+                folder_path=upload.folder,
+                allow_patterns=list(upload.files),
+                delete_patterns="*",
+                commit_message=f"{upload.about['name']}, checkpoint {str(upload.about['checkpoint_digest'])[:12]}",
+            )
+    except HFValidationError as error:
+        raise InputError(first_line(error), hint="hf://org/name") from error
+    except OfflineModeIsEnabled as error:
+        raise CapabilityError("HF_HUB_OFFLINE forbids the hub", hint="unset HF_HUB_OFFLINE") from error
+    except HfHubHTTPError as error:
+        raise _explained(error, place) from error
+    except (OSError, httpx.HTTPError, RuntimeError, ValueError) as error:  # the client's and Xet's own errors
+        raise push.broken_off(error.__cause__ or error) from error
+    return {"commit": str(commit.oid), "url": str(commit.commit_url)}
+
+
+def _explained(error: Any, place: str) -> StageError | CapabilityError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return CapabilityError(
+            f"{place} may not be written: {first_line(error)[:200]}",
+            hint="set HF_TOKEN to a token that may write there",
+        )
+    return push.broken_off(error)

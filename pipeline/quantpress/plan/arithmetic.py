@@ -1,0 +1,57 @@
+"""In which type the forward passes of quantizing and scoring are computed: as the weights are stored, or in float32.
+
+A CPU without bf16 instructions multiplies bf16 matrices several times slower than float32 ones. There the forward
+passes run in float32, on both sides of a comparison; the checkpoint keeps the type of the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from quantpress.model.source import Model, cache_folder
+from quantpress.plan.sizes import text_config
+from quantpress.runtime import cpu, environment, files, process
+from quantpress.runtime.console import Console
+
+ComputeDtype = Literal["stored", "float32"]
+CHOICES = ("auto", "stored", "float32")
+# float32 is taken if its products are this much faster: its activations take twice the memory traffic.
+WORTH = 1.5
+
+
+def compute_dtype(model: Model, asked: str, console: Console) -> ComputeDtype:
+    """What `asked` (auto, stored or float32) means for this model on this machine.
+
+    `auto` is `stored` on GPUs, for float32 models, and on CPUs with instructions for the model's type. On other CPUs
+    both are tried once (half a second each) and the answer is kept. Raises StageError if that fails.
+    """
+    if asked != "auto":
+        return "float32" if asked == "float32" else "stored"
+    dtype = stored_dtype(model.config)
+    fast = cpu.FAST_PRODUCTS.get(dtype)
+    if environment.gpus() or fast is None or fast & cpu.features():
+        return "stored"
+    speeds = _measured(dtype, console)
+    return "float32" if speeds["float32"] > WORTH * speeds[dtype] else "stored"
+
+
+def stored_dtype(config: dict[str, Any]) -> str:
+    """The type of a model's weights by its config.json: "bfloat16", "float16", "float32"; "" where it does not say."""
+    parts = (config, text_config(config))
+    return next((str(part[key]) for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "")
+
+
+def _measured(dtype: str, console: Console) -> dict[str, float]:
+    """GFLOP/s of matrix products in `dtype` and in float32 on this machine, measured once for each processor."""
+    known = [environment.machine()["processor"], sorted(cpu.features()), environment.versions(("torch",)), dtype]
+    kept = cache_folder() / "products" / f"{files.sha256_json(known)[:16]}.json"
+    if not kept.is_file():
+        with files.staging(kept.with_suffix("")) as staged:
+            log = kept.with_suffix(".log")
+            title = f"trying how fast this CPU multiplies in {dtype} and in float32"
+            found = process.call_worker(
+                "quantpress.plan.products_worker", {"dtype": dtype}, staged, console, title, log
+            )
+            log.unlink(missing_ok=True)
+            files.write_json(kept, found)
+    return dict(files.read_json(kept))

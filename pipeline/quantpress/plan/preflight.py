@@ -1,0 +1,203 @@
+"""What would fail in llmcompressor or in vLLM, found from the recipe and the model's shapes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Any
+
+from quantpress.errors import CapabilityError, InputError
+from quantpress.model import layers
+from quantpress.model.layers import Layers
+from quantpress.model.patterns import matching, selected
+from quantpress.model.safetensors import Tensor
+from quantpress.plan import mappings
+from quantpress.plan.sizes import number_in, text_config
+from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
+from quantpress.recipe.presets import Scheme
+from quantpress.recipe.recipe import Recipe
+
+_EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
+_LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
+_TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
+
+
+def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]) -> list[str]:
+    """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
+    _check_depth(structure, config)
+    _check_fused(schemes, structure)
+    _check_routing(schemes)
+    if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
+        raise InputError(
+            "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
+            hint='add "re:.*experts" to `ignore`, or take a model of another family',
+        )
+    notes = []
+    for modifier in recipe.modifiers:
+        notes += _check_modifier(modifier, schemes, structure, config)
+    if structure.tied and "lm_head" in schemes:
+        notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
+    return notes
+
+
+def _check_depth(structure: Layers, config: dict[str, Any]) -> None:
+    """Some repositories hold more layers than the config counts (for speculative decoding), none may hold fewer."""
+    wanted = number_in(text_config(config), "num_hidden_layers")
+    found = {int(match["number"]) for name in structure.names if (match := _LAYER.search(name))}
+    if found and wanted > len(found):
+        raise InputError(
+            f"the config counts {wanted} layers, the weights hold {len(found)}", hint="fetch the model again"
+        )
+
+
+def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:
+    for together in layers.fused_sets(list(structure.linears)):
+        first = together[0]
+        for other in together[1:]:
+            if schemes.get(first) != schemes.get(other):
+                raise InputError(
+                    f"{first} and {other} are treated differently ({_name(schemes.get(first))}, "
+                    f"{_name(schemes.get(other))}), but vLLM runs them as one layer and refuses to load them",
+                    hint="target or ignore all of q_proj, k_proj and v_proj, of gate_proj and up_proj, of the experts",
+                )
+
+
+def _name(scheme: Scheme | None) -> str:
+    if scheme is None:
+        return "not quantized"
+    reach = f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
+    return f"{scheme.weight_bits} bits, {reach}"
+
+
+def _check_routing(schemes: dict[str, Scheme]) -> None:
+    for name in schemes:
+        if name.endswith(".shared_expert_gate"):
+            raise InputError(
+                f"{name} decides how much an expert counts; vLLM keeps it in 16 bits and cannot load it quantized",
+                hint='add "re:.*shared_expert_gate$" to `ignore`',
+            )
+
+
+def _check_modifier(
+    modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
+) -> list[str]:
+    body = modifier.body
+    if isinstance(body, SmoothQuant | Awq):
+        return _check_rescaling(modifier.name, body, schemes, structure, config)
+    if isinstance(body, Prunes):
+        _check_selection(modifier.name, body, structure)
+        return [f"{modifier.name}: vLLM runs a pruned model as if it were dense: no faster and no smaller"]
+    if isinstance(body, Quip):
+        _check_selection(modifier.name, body, structure)
+    if isinstance(body, SpinQuant | Quip):
+        return _check_rotation(modifier.name, body, structure, config)
+    if isinstance(body, Reap):
+        return [f"reap leaves {experts_left(body, config)} experts in each layer"]
+    if modifier.name == "autoround" and importlib.util.find_spec("auto_round") is None:
+        raise CapabilityError("autoround needs the package auto-round, which is not installed", hint="make setup")
+    return []
+
+
+def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
+    for pattern in (*body.targets, *(one for one in body.ignore if one != "lm_head")):
+        if not matching(pattern, structure.names):
+            raise InputError(f"{name}: {pattern!r} matches no layer of the model", hint="correct targets or ignore")
+    if not selected(list(structure.linears), body.targets, body.ignore):
+        raise InputError(f"{name}: every targeted layer is ignored", hint="narrow `ignore` in the recipe")
+
+
+def _check_rescaling(
+    name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
+) -> list[str]:
+    kind = _architecture(config)
+    if body.mappings:
+        wanted = [(mapping.smooth_layer, mapping.balance_layers) for mapping in body.mappings]
+        source = "the recipe's mappings"
+    else:
+        known = mappings.of_architecture(name, kind)
+        if known is None:
+            return [f"{name}: mappings of {kind} depend on more than names, so they are not counted here"]
+        wanted, source = known, f"llmcompressor's mappings for {kind}"
+    found, missing = mappings.resolve(wanted, structure)
+    if isinstance(body, SmoothQuant):
+        found = _without_ignored(body, found, structure)
+    else:
+        touched = schemes.keys()
+        found = [one for one in found if {one.smooth, *one.balance} & touched and mappings.fits(one, structure)]
+    if missing:
+        raise InputError(
+            f"{name}: {source} name {missing[0]!r}, which matches no layer of this model, beside others that do",
+            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
+        )
+    if not found:
+        raise InputError(
+            f"{name}: {source} match nothing here, so nothing would be rescaled",
+            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
+        )
+    return [f"{name}: {source} match {len(found)} times"]
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "an unknown architecture"
+
+
+def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structure: Layers) -> list[mappings.Resolved]:
+    ignored: set[str] = set()
+    for pattern in body.ignore or []:
+        names = matching(pattern, structure.names)
+        if not names and pattern != "lm_head":
+            raise InputError(
+                f"smoothquant.ignore: {pattern!r} matches no layer of the model", hint="correct or remove it"
+            )
+        ignored |= set(names)
+    return [one for one in found if not {one.smooth, *one.balance} <= ignored]
+
+
+def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config: dict[str, Any]) -> list[str]:
+    text = text_config(config)
+    width = number_in(text, "hidden_size")
+    size = body.transform_block_size
+    if size and width % size:
+        raise InputError(
+            f"{name}: transform_block_size {size} does not divide the hidden size {width}",
+            hint="choose a power of two that does, or leave it out",
+        )
+    if body.transform_type == "hadamard" and not size and width & (width - 1):
+        raise InputError(
+            f"{name}: there is no Hadamard matrix of our kind for a hidden size of {width}, which is no power of two",
+            hint=f"set transform_block_size: {width & -width}, or transform_type: random-matrix",
+        )
+    online = isinstance(body, Quip) or {"R3", "R4"} & set(body.rotations)
+    notes = [f"{name}: rotations that run while serving allow one GPU only"] if online else []
+    if structure.tied and isinstance(body, SpinQuant):
+        notes.append(f"{name} needs lm_head and {structure.tied} apart: both are stored")
+    return notes
+
+
+def experts_left(body: Reap, config: dict[str, Any]) -> int:
+    """How many experts REAP leaves in each layer. Raises InputError where it cannot take out any."""
+    text = text_config(config)
+    experts = next((number_in(text, key) for key in _EXPERTS if number_in(text, key)), 0)
+    if not experts:
+        raise InputError(
+            "reap takes out experts, and this model has none", hint="use sparsegpt or wanda, or no pruning"
+        )
+    left = experts - int(experts * body.sparsity)
+    if left == experts:
+        raise InputError(f"reap: {body.sparsity} of {experts} experts is none", hint="raise sparsity")
+    used = next((number_in(text, key) for key in _TOP_K if number_in(text, key)), 1)
+    if left < used:
+        raise InputError(f"reap: {left} experts would be left, and each token goes to {used}", hint="lower sparsity")
+    return left
+
+
+def without_experts(tensors: dict[str, Tensor], left: int) -> dict[str, Tensor]:
+    """The tensors of a model with `left` experts in each layer; those that stay are counted anew from 0."""
+    kept = {}
+    for name, tensor in tensors.items():
+        if layers.is_router(name):
+            tensor = Tensor(tensor.dtype, (left, *tensor.shape[1:]), tensor.nbytes // tensor.shape[0] * left)
+        if layers.expert_number(name) < left:
+            kept[name] = tensor
+    return kept

@@ -1,0 +1,220 @@
+"""The plan: a recipe made explicit for one model, before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from quantpress.errors import InputError
+from quantpress.model import architecture, layers
+from quantpress.model.layers import Layers, Shape
+from quantpress.model.patterns import matching, selected
+from quantpress.model.safetensors import Tensor
+from quantpress.model.source import Model
+from quantpress.plan import preflight, sizes
+from quantpress.plan.arithmetic import ComputeDtype
+from quantpress.recipe.modifiers import Group, Modifier, Quantizes, Reap
+from quantpress.recipe.presets import Scheme
+from quantpress.recipe.recipe import Recipe
+
+GROUP_SIZES = (128, 64, 32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
+
+    `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
+    features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
+    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored; `notes` what a person
+    should know; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
+    """
+
+    recipe: Recipe
+    layers: tuple[str, ...]
+    group_size: int | None
+    scales: str
+    largest_input: int
+    weight_bytes: int
+    checkpoint_bytes: int = 0
+    untouched_bytes: int = 0
+    schemes: dict[str, Scheme] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    structure: Layers = field(default_factory=lambda: Layers({}))
+    notes: tuple[str, ...] = ()
+    compute_dtype: ComputeDtype = "stored"
+
+    def scales_of(self, name: str) -> str:
+        return _scales(self.schemes[name])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The layers of one group of one modifier."""
+
+    modifier: str
+    group: Group
+    names: list[str]
+    size: int | None
+
+
+def make(recipe: Recipe, model: Model) -> Plan:
+    """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
+    return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
+
+
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, Any]) -> Plan:
+    """The plan for a model that is known by its tensors' headers and its config."""
+    weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    for modifier in recipe.modifiers:
+        if isinstance(modifier.body, Reap):
+            tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
+    structure = layers.of(tensors, architecture.tied(config))
+    resolved, chosen = _resolve(recipe, structure)
+    schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
+    notes = preflight.check(resolved, schemes, structure, config)
+    untouched = sum(tensor.nbytes for tensor in tensors.values())
+    untouched -= sum(tensors[f"{name}.weight"].nbytes for name in schemes if f"{name}.weight" in tensors)
+    untouched += _untied_bytes(resolved, structure, tensors)
+    return Plan(
+        recipe=resolved,
+        layers=tuple(sorted(schemes)),
+        group_size=min((one.size for one in chosen if one.size), default=None),
+        scales=", ".join(sorted({_scales(scheme) for scheme in schemes.values()})),
+        largest_input=max((structure.linears[name][1] for name in schemes), default=0),
+        weight_bytes=weight_bytes,
+        checkpoint_bytes=untouched + sum(_stored(name, scheme, structure, tensors) for name, scheme in schemes.items()),
+        untouched_bytes=untouched,
+        schemes=schemes,
+        labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
+        structure=structure,
+        notes=tuple(notes),
+    )
+
+
+def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
+    """The recipe without `auto`, and which layers each of its groups takes."""
+    chosen: list[_Chosen] = []
+    modifiers = []
+    for modifier in recipe.modifiers:
+        if isinstance(modifier.body, Quantizes) and modifier.quantizes:
+            groups = _choose(modifier, modifier.body, structure)
+            sized = modifier.body.with_group_sizes([one.size for one in groups])
+            modifier = Modifier.model_validate({modifier.name: sized})
+            chosen += groups
+        modifiers.append(modifier)
+    _check_no_layer_twice(chosen)
+    return recipe.model_copy(update={"modifiers": modifiers}), chosen
+
+
+def _stored(name: str, scheme: Scheme, structure: Layers, tensors: dict[str, Tensor]) -> int:
+    tensor = tensors.get(f"{name}.weight") or tensors[f"{structure.tied}.weight"]
+    return sizes.layer_bytes(structure.linears[name], scheme, tensor.nbytes // prod(tensor.shape))
+
+
+def _untied_bytes(recipe: Recipe, structure: Layers, tensors: dict[str, Tensor]) -> int:
+    """SpinQuant needs lm_head apart from the embedding that it shares its weight with."""
+    apart = structure.tied and any(modifier.name == "spinquant" for modifier in recipe.modifiers)
+    return tensors[f"{structure.tied}.weight"].nbytes if apart else 0
+
+
+def scheme_of(group: Group, size: int | None) -> Scheme:
+    """How a group is stored, whether it names a preset or gives explicit arguments; `size` is its group size."""
+    if group.preset:
+        return replace(group.preset, group_size=size or group.preset.group_size)
+    weights, inputs = group.weights, group.input_activations
+    assert weights is not None  # a group has either
+    return Scheme(
+        weight_bits=weights.num_bits,
+        group_size=size,
+        symmetric=weights.symmetric,
+        kind=weights.type,
+        activations="none" if inputs is None else "dynamic" if inputs.dynamic else "static",
+        strategy=weights.strategy,
+        activation_bits=inputs.num_bits if inputs else 16,
+        activation_kind=inputs.type if inputs else "float",
+        block=(weights.block_structure[0], weights.block_structure[1]) if weights.block_structure else None,
+    )
+
+
+def _scales(scheme: Scheme) -> str:
+    return f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
+
+
+def _label(scheme: Scheme) -> str:
+    kind = "" if scheme.kind == "int" else "fp"
+    activations = "" if scheme.activation_kind == "int" or scheme.activations == "none" else "fp"
+    return f"w{kind}{scheme.weight_bits}a{activations}{scheme.activation_bits}"
+
+
+def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Chosen]:
+    names = list(structure.linears)
+    for group in body.all_groups:
+        _check_matches(f"{modifier.name}.targets", group.targets, names)
+    if body.all_groups:
+        _check_matches(f"{modifier.name}.ignore", body.ignore, structure.names, excepted="lm_head")
+    chosen = []
+    for group in body.all_groups:
+        found = selected(names, group.targets, body.ignore)
+        if not found:
+            raise InputError(
+                f"{modifier.name}: every layer that targets {group.targets} name is also ignored, "
+                "so the result would be a copy"
+                if not body.groups
+                else f"{modifier.name}.groups: every layer that {group.targets} name is also ignored",
+                hint="narrow `ignore` in the recipe",
+            )
+        shapes = {name: structure.linears[name] for name in found}
+        chosen.append(_Chosen(modifier.name, group, found, _group_size(modifier.name, group, shapes)))
+    return chosen
+
+
+def _check_matches(what: str, patterns: Iterable[str], names: list[str], excepted: str | None = None) -> None:
+    for pattern in patterns:
+        if pattern != excepted and not matching(pattern, names):
+            raise InputError(
+                f"{what}: {pattern!r} matches none of the model's {len(names)} layers",
+                hint=f"a layer is named like {next(iter(names), 'nothing here')!r}; patterns start with re:",
+            )
+
+
+def _group_size(modifier: str, group: Group, shapes: dict[str, Shape]) -> int | None:
+    requested = group.requested_group_size
+    if requested is None:
+        fixed = group.preset.group_size if group.preset else None
+        _check_divides(modifier, fixed, shapes, "use another scheme, or add the layer to `ignore`") if fixed else None
+        return None
+    if requested != "auto":
+        _check_divides(modifier, requested, shapes, "use group_size: auto, or add the layer to `ignore`")
+        return requested
+    for size in GROUP_SIZES:
+        if all(shape[1] % size == 0 for shape in shapes.values()):
+            return size
+    name, shape = next((n, s) for n, s in shapes.items() if s[1] % GROUP_SIZES[-1])
+    raise InputError(
+        f"{modifier}: group_size auto: none of {GROUP_SIZES} divides the {shape[1]} input features of {name}",
+        hint="add that layer to `ignore`, or use a scheme without groups (W8A8)",
+    )
+
+
+def _check_divides(modifier: str, size: int, shapes: dict[str, Shape], hint: str) -> None:
+    for name, shape in shapes.items():
+        if shape[1] % size:
+            raise InputError(
+                f"{modifier}: group_size {size} does not divide the {shape[1]} input features of {name}", hint=hint
+            )
+
+
+def _check_no_layer_twice(chosen: list[_Chosen]) -> None:
+    owners: dict[str, str] = {}
+    for one in chosen:
+        who = f"{one.modifier} {one.group.targets}"
+        for name in one.names:
+            if name in owners:
+                raise InputError(
+                    f"{name} is quantized twice: by {owners[name]} and by {who}",
+                    hint="write targets that share no layer, such as re:.*(q|k|v)_proj$ beside re:.*o_proj$",
+                )
+            owners[name] = who

@@ -1,0 +1,108 @@
+"""Bytes: of a layer in each storage format of compressed-tensors, of the KV cache, and who can split a model."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from quantpress.model.layers import Shape
+from quantpress.recipe.presets import Scheme
+
+
+def layer_bytes(shape: Shape, scheme: Scheme, dtype_bytes: int = 2) -> int:
+    """Bytes of one Linear layer's weight, scales and zero points as compressed-tensors 0.19 stores them.
+
+    `dtype_bytes` is the size of the model's own numbers, which integer and FP8 scales are kept in.
+    """
+    rows, columns = shape
+    if scheme.kind == "float" and scheme.weight_bits == 4:
+        globals_ = 0 if scheme.group_size == 32 else 4 * (1 + (scheme.activations == "static"))
+        return rows * ceil(columns / 2) + rows * (columns // (scheme.group_size or 16)) + globals_
+    scales = _scales(shape, scheme)
+    if scheme.kind == "float":
+        scale_bytes = 1 if scheme.group_size == 32 else dtype_bytes
+        return rows * columns + scales * scale_bytes + _static_bytes(scheme, dtype_bytes)
+    if scheme.weight_bits == 8 and scheme.activations != "none":
+        return rows * columns + scales * dtype_bytes + _static_bytes(scheme, dtype_bytes)
+    packed = rows * ceil(columns * scheme.weight_bits / 32) * 4 + 16  # 16: the original shape, two int64
+    zero_points = 0 if scheme.symmetric else ceil(rows * scheme.weight_bits / 32) * 4 * (scales // rows)
+    return packed + scales * dtype_bytes + zero_points
+
+
+def _static_bytes(scheme: Scheme, dtype_bytes: int) -> int:
+    return dtype_bytes if scheme.activations == "static" else 0
+
+
+def _scales(shape: Shape, scheme: Scheme) -> int:
+    rows, columns = shape
+    if scheme.strategy == "tensor":
+        return 1
+    if scheme.strategy == "block" and scheme.block:
+        return ceil(rows / scheme.block[0]) * ceil(columns / scheme.block[1])
+    return rows * (ceil(columns / scheme.group_size) if scheme.group_size else 1)
+
+
+def kv_cache_bytes(config: dict[str, Any], context: int, concurrency: int, element_bytes: int = 2) -> int | None:
+    """Bytes of the KV cache for `concurrency` sequences of `context` tokens; None where the config does not say.
+
+    Layers with a sliding window or without attention need less: this is an upper bound.
+    """
+    text = text_config(config)
+    layers, heads = number_in(text, "num_hidden_layers"), number_in(text, "num_attention_heads")
+    if rank := number_in(text, "kv_lora_rank"):  # multi-head latent attention keeps one vector for all heads
+        width = rank + number_in(text, "qk_rope_head_dim")
+    else:
+        head_dim = number_in(text, "head_dim") or number_in(text, "hidden_size") // (heads or 1)
+        width = 2 * (number_in(text, "num_key_value_heads") or heads) * head_dim
+    return layers * width * element_bytes * context * concurrency or None
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of the config of a model for several media."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def positions(config: dict[str, Any]) -> int:
+    """The longest sequence that the model was made for, in tokens; 0 where its config does not say."""
+    known = [number_in(text_config(config), name) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
+    return min((length for length in known if length), default=0)
+
+
+def number_in(config: dict[str, Any], key: str) -> int:
+    """A count in the config; 0 where it is missing or no number."""
+    value = config.get(key)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+_SPLIT_BY_INPUT = ("o_proj", "down_proj", "w2", "dense", "dense_4h_to_h", "fc2", "out_proj")
+
+
+def tensor_parallel_sizes(
+    config: dict[str, Any], schemes: dict[str, Scheme], shapes: dict[str, Shape], largest: int = 16
+) -> list[int]:
+    """The numbers of GPUs, powers of two, over which vLLM can split every quantized layer and the attention heads."""
+    text = text_config(config)
+    heads = number_in(text, "num_attention_heads")
+    kv_heads = number_in(text, "num_key_value_heads") or heads
+    sizes = [2**power for power in range(largest.bit_length())]
+    return [
+        size
+        for size in sizes
+        if (not heads or (heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)))
+        and all(
+            _splits(name, shapes[name], scheme, size, min(size, kv_heads or size)) for name, scheme in schemes.items()
+        )
+    ]
+
+
+def _splits(name: str, shape: Shape, scheme: Scheme, size: int, kv_size: int) -> bool:
+    last = name.rpartition(".")[2]
+    step = scheme.group_size or 1
+    if last in _SPLIT_BY_INPUT:
+        if scheme.block and size > 1:
+            step = scheme.block[1]
+        return shape[1] % (size * step) == 0
+    parts = kv_size if last in ("k_proj", "v_proj") else size
+    block = scheme.block[0] if scheme.block and parts > 1 else 1
+    return shape[0] % (parts * block) == 0

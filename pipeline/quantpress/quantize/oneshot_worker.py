@@ -1,0 +1,158 @@
+"""The oneshot stage's heavy half: recipe -> llmcompressor's modifiers -> oneshot -> compressed-tensors checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import InputError, StageError
+from quantpress.plan.products_worker import float32_products
+from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize.to_llmcompressor import modifiers_of
+from quantpress.recipe.recipe import Calibration, Recipe
+from quantpress.runtime import files
+from quantpress.runtime.process import worker_main
+
+
+def do_without_scikit_learn() -> None:
+    """Starts a second faster: transformers imports scikit-learn, and with it pandas and scipy, for assisted decoding.
+
+    That is never used here. A None in sys.modules makes Python treat a module as not installed; must run first.
+    """
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
+
+
+def pin_memory_only_with_an_accelerator() -> None:
+    """llmcompressor 0.13 to 0.14.0.1: AWQ pins cached activations unconditionally, and torch refuses without one.
+
+    "Cannot access accelerator device when none is available", from IntermediatesCache.pin_memory. Pinning only speeds
+    up copies to an accelerator, so without one it can do nothing.
+    """
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_, **__: None
+
+
+@contextmanager
+def remote_code_explained(model: str) -> Iterator[None]:
+    """Turns transformers' refusal to run a model's own code into an error that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(
+            f"{model} brings Python code of its own, which is not run",
+            hint="read that code; if you trust it, add --trust-remote-code",
+        ) from error
+
+
+def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+    """A DataLoader over the packed sequences in fixed order, and what the manifest says of them."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    sequences, sources = calibration_data.packed(calibration, tokenizer)
+    ids = torch.tensor(sequences)
+    items = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+    about = {
+        "sources": sources,
+        "sequences": len(sequences),
+        "distinct_sequences": len({tuple(sequence) for sequence in sequences}),
+        "sequence_length": ids.shape[1],
+        "tokens": ids.numel(),
+        "fingerprint": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+    }
+    return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
+
+
+def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
+    """What is wrong with the calibration data, each with its consequence."""
+    warnings = [
+        f"{source['dataset']} fills {source['sequences']} of {source['requested_sequences']} sequences: "
+        "the recipe calibrates on less data than it asks for"
+        for source in about["sources"]
+        if source["sequences"] < source["requested_sequences"]
+    ]
+    if about["tokens"] < largest_input:
+        warnings.append(
+            f"{about['tokens']} calibration tokens are fewer than the {largest_input} input features of the widest "
+            "layer: GPTQ's Hessian cannot have full rank there, and activation ranges are guesses"
+        )
+    if about["distinct_sequences"] < about["sequences"] / 2:
+        warnings.append(
+            f"only {about['distinct_sequences']} of {about['sequences']} calibration sequences are distinct: "
+            "one document repeated teaches no more than once"
+        )
+    return warnings
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Quantizes, and meanwhile reads the digests of the model's files, which the caller finds in the cache afterwards.
+
+    Hashing 16 GB takes seconds that would otherwise be spent before the start; while this process imports its
+    libraries and loads the weights a core has little to do.
+    """
+    with ThreadPoolExecutor(1) as hashing:
+        hashing.submit(
+            files.cached_sha256, [Path(name) for name in job["digest"]["files"]], Path(job["digest"]["cache"])
+        )
+        return quantize(job)
+
+
+def quantize(job: dict[str, Any]) -> dict[str, Any]:
+    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code, compute_dtype, digest (files,
+    cache).
+
+    Returns what the manifest records. Raises InputError for a model that needs code of its own and may not run it.
+    """
+    do_without_scikit_learn()
+    import torch
+    from llmcompressor import oneshot
+    from llmcompressor.core import active_session
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    recipe = Recipe.model_validate(job["recipe"])
+    pin_memory_only_with_an_accelerator()
+    torch.manual_seed(recipe.calibration.seed if recipe.calibration else 0)
+    trust = job["trust_remote_code"]
+    with remote_code_explained(job["model"]):
+        tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=trust)
+        AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
+    data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust
+    )
+    modifiers = modifiers_of(recipe, model)
+    with float32_products(job["compute_dtype"] == "float32"):
+        oneshot(
+            model=model,
+            processor=tokenizer,
+            recipe=modifiers,
+            dataset=data,
+            output_dir=job["output"],
+            trust_remote_code_model=trust,
+        )
+    ran = len(active_session().lifecycle.recipe.modifiers)
+    if ran != len(modifiers):
+        raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
+    note = f"{about['tokens']} calibration tokens" if about else "no calibration data needed"
+    names = [type(modifier).__name__ for modifier in modifiers]
+    return {
+        "modifiers": names,
+        "calibration": about,
+        "warnings": data_warnings(about, job["largest_input"]) if about else [],
+        "threads": torch.get_num_threads(),
+        "note": note,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(worker_main(work))

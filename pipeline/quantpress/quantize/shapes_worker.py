@@ -1,0 +1,43 @@
+"""A folder that vLLM serves with --load-format dummy: config.json with the quantization_config that a recipe makes.
+
+The model is built on torch's meta device, where no tensor holds a number, and llmcompressor attaches its schemes to it
+as it would before quantizing; compressed-tensors then writes what it finds. So it is written by the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
+from quantpress.quantize.to_llmcompressor import modifiers_of
+from quantpress.recipe.recipe import Recipe
+from quantpress.runtime.process import worker_main
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """job: recipe (resolved), model, output (folders), trust_remote_code. Writes config.json."""
+    do_without_scikit_learn()
+    import torch
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationStatus
+    from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = job["trust_remote_code"]
+    with remote_code_explained(job["model"]):
+        config = AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
+    config.save_pretrained(job["output"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    for modifier in modifiers_of(Recipe.model_validate(job["recipe"]), model):
+        if isinstance(modifier, QuantizationMixin):
+            modifier.initialize_quantization(model)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    if compressor.quantization_config is not None:
+        compressor.quantization_config.quantization_status = QuantizationStatus.COMPRESSED
+    compressor.update_config(job["output"])
+    return {"note": ""}
+
+
+if __name__ == "__main__":
+    raise SystemExit(worker_main(work))

@@ -1,0 +1,77 @@
+"""How well a checkpoint's decoder layers reproduce the model's, layer by layer.
+
+For each decoder layer |quantized(x) - original(x)|^2 / |original(x) - x|^2, where x is what the unquantized model hands
+to that layer (so that one layer's error does not carry over to the next, and the part of the output that merely passes
+through does not hide the error). The tokens are 4 sequences of 512 from the end of the shipped chats, which calibration
+with few samples does not reach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantpress.errors import InputError
+from quantpress.quantize import calibration as calibration_data
+from quantpress.recipe.recipe import Calibration
+from quantpress.runtime.process import worker_main
+
+SEQUENCES = 4
+LENGTH = 512
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """job: model, checkpoint (folders), trust_remote_code. Both are held in memory in 32 bits a weight."""
+    import torch
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    trust = bool(job.get("trust_remote_code"))
+    common = {"dtype": torch.float32, "trust_remote_code": trust}
+    original = AutoModelForCausalLM.from_pretrained(job["model"], **common)
+    unpacked = CompressedTensorsConfig(run_compressed=False)
+    quantized = AutoModelForCausalLM.from_pretrained(job["checkpoint"], quantization_config=unpacked, **common)
+    errors: list[float] = []
+    for layer, own in zip(_layers(original), _layers(quantized), strict=True):
+        layer.register_forward_hook(_compare(own, errors), with_kwargs=True)
+    ids = _tokens(job["model"], trust)
+    with torch.inference_mode():
+        original(input_ids=ids, use_cache=False)
+    return {"errors": errors, "tokens": int(ids.numel())}
+
+
+def _layers(model: Any) -> Any:
+    """The decoder's layers: the outermost list of modules."""
+    import torch
+
+    return next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+
+
+def _compare(own: Any, errors: list[float]) -> Any:
+    def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        change = _hidden(output) - args[0]
+        error = (_hidden(own(*args, **kwargs)) - _hidden(output)).pow(2).sum() / change.pow(2).sum()
+        errors.append(float(error))
+
+    return hook
+
+
+def _hidden(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _tokens(model: str, trust: bool) -> Any:
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust)
+    (source,) = Calibration().sources
+    held_out = list(calibration_data.documents(source, seed=42))[::-1]
+    tokens: list[int] = []
+    for document in held_out:
+        tokens += calibration_data.tokens_of(document, tokenizer)
+        if len(tokens) >= SEQUENCES * LENGTH:
+            return torch.tensor(tokens[: SEQUENCES * LENGTH]).view(SEQUENCES, LENGTH)
+    raise InputError(f"the shipped chats give {len(tokens)} tokens", hint=f"{SEQUENCES * LENGTH} are needed")
+
+
+if __name__ == "__main__":
+    raise SystemExit(worker_main(measure))

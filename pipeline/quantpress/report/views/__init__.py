@@ -1,0 +1,1 @@
+"""The views of a report: tables, Markdown, a page, plots, MLflow."""

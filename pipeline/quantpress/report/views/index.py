@@ -1,0 +1,28 @@
+"""The index of several models' reports: index.html and index.md in the artifacts' root folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from quantpress.report.facts.fields import Data
+from quantpress.report.views import markdown
+from quantpress.report.views.page import environment, style
+from quantpress.runtime import files
+
+
+def write(out: Path, made: list[tuple[Path, Data]]) -> None:
+    """One line a model: what to deploy, and where its report is."""
+    rows = [
+        {
+            "model": data["model"]["name"],
+            "headline": data["decision"]["headline"],
+            "recipes": len(data["recipes"]),
+            "href": quote(folder.name),
+        }
+        for folder, data in made
+    ]
+    header = ["model", "recipes", "in short", "report"]
+    lines = [[str(row["model"]), str(row["recipes"]), str(row["headline"]), f"{row['href']}/report.md"] for row in rows]
+    files.write_text(out / "index.md", f"# Compressed for vLLM\n\n{markdown.table(header, lines, len(header))}\n")
+    files.write_text(out / "index.html", environment().get_template("index.html.jinja").render(rows=rows, **style()))

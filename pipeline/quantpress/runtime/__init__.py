@@ -1,0 +1,1 @@
+"""The machine: console, files, processes, and what this machine is."""

@@ -1,0 +1,176 @@
+"""A few questions to servers that have just loaded: does the checkpoint talk sense, as its model does?"""
+
+from __future__ import annotations
+
+import http.client
+import math
+import urllib.error
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quantpress.errors import StageError
+from quantpress.runtime.console import Console
+from quantpress_serve.bench import likelihoods
+from quantpress_serve.server.server import Server, request
+
+# A question, and the beginning of its answer for models without a chat template.
+QUESTIONS = (
+    ("What is the capital of France?", "The capital of France is"),
+    ("Why is the sky blue? Answer in two sentences.", "The sky is blue because"),
+    ("Write a short Python function that adds two numbers.", "def add(a, b):\n"),
+    ("Name three animals that live in the sea.", "Three animals that live in the sea are"),
+    ("Tell me how to make a cup of tea.", "To make a cup of tea, first"),
+)
+MAX_TOKENS = 48
+_LOWEST = -9999.0  # vLLM writes this for a log-probability of minus infinity
+_LONGEST_LOOP = 8  # tokens
+_TURNS = 4  # of a loop, before it counts
+_SHARE = 0.5  # of the answer, that the loop must fill
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`problem` says what is wrong with it; None where nothing is. `mean_logprob` is natural, per token."""
+
+    question: str
+    answer: str
+    tokens: int
+    mean_logprob: float | None
+    problem: str | None
+
+
+def check(servers: dict[str, Server], console: Console, served: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and its
+    likelihoods (`served`, of likelihoods.check) do not say otherwise; it then says who is to blame.
+
+    A baseline that talks nonsense itself (random weights) proves nothing about the candidate: that is a warning.
+    """
+    answers = {role: _ask_all(one) for role, one in servers.items()}
+    first = {role: given[0] for role, given in answers.items()}
+    for role, answer in first.items():
+        console.say(f"  {role}: {answer.question} -> {' '.join(answer.answer.split())}")
+    judge(answers, servers["candidate"], console, served)
+    return {role: [asdict(answer) for answer in given] for role, given in answers.items()}
+
+
+def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console, served: dict[str, Any]) -> None:
+    """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not.
+
+    One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning.
+    """
+    baseline = answers.get("baseline", [])
+    for number, own in enumerate(answers["candidate"]):
+        if own.problem and not (baseline and baseline[number].problem):
+            beside = f"; the unquantized model says {baseline[number].answer[:80]!r}" if baseline else ""
+            said = f"{candidate.name} answers {own.question!r} with {own.answer[:80]!r} ({own.problem}){beside}"
+            _blame(said, likelihoods.to_blame(served), served, candidate, console)
+    if broken := [answer for answer in baseline if answer.problem]:
+        console.warn(
+            f"the unquantized model itself answers {broken[0].question!r} with {broken[0].answer[:40]!r} "
+            f"({broken[0].problem}; {len(broken)} of {len(baseline)} answers): the chat check says nothing there"
+        )
+
+
+def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server, console: Console) -> None:
+    if who == "neither":
+        console.warn(f"{said}. Its likelihoods are sound, so it is not called broken: {likelihoods.sentence(served)}")
+        return
+    if who == "engine":
+        raise StageError(
+            f"{said}: the engine is to blame, not the checkpoint. {likelihoods.sentence(served)}",
+            hint="use a recipe that this machine serves exactly: quantpress plan RECIPE",
+            log=candidate.log,
+        )
+    proof = ", and transformers computes it no better: the checkpoint is to blame" if who == "checkpoint" else ""
+    raise StageError(
+        f"{said}: the checkpoint loads but talks nonsense{proof}",
+        hint="try another scheme, or more calibration data",
+        log=candidate.log,
+    )
+
+
+def _ask_all(server: Server) -> list[Answer]:
+    """All questions at once: a slow engine answers them together in little more time than one."""
+    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
+        return list(pool.map(lambda question: _ask(server, *question), QUESTIONS))
+
+
+def _ask(server: Server, question: str, beginning: str) -> Answer:
+    """One greedy answer. No `seed` is sent: on a CPU, vLLM 0.32.0 dies of a seeded request ("CPU Generator does not use
+    offset"), and a greedy answer needs none.
+
+    Raises StageError if the server does not answer.
+    """
+    common = {"model": server.name, "max_tokens": MAX_TOKENS, "temperature": 0}
+    try:
+        try:
+            body = {**common, "messages": [{"role": "user", "content": question}], "logprobs": True}
+            choice = request(f"{server.url}/v1/chat/completions", body)["choices"][0]
+            steps = [(step["token"], step["logprob"]) for step in (choice["logprobs"] or {}).get("content") or []]
+            return answered(question, choice["message"]["content"], steps)
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+        body = {**common, "prompt": beginning, "logprobs": 1}
+        choice = request(f"{server.url}/v1/completions", body)["choices"][0]
+        logprobs = choice["logprobs"] or {"tokens": [], "token_logprobs": []}
+        steps = list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))
+        return answered(beginning, choice["text"], steps)
+    except urllib.error.HTTPError as error:
+        if "not JSON compliant" in (said := _said(error)):
+            return Answer(question, "", 0, None, "its log-probabilities are not finite")
+        raise _silent(server, f"{error}: {said}") from error
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        raise _silent(server, error) from error
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read().decode("utf-8", "replace")[:400]
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _silent(server: Server, error: object) -> StageError:
+    """The error for a server that gave no answer. Raises ServerLost, with the cause, if it died of the request."""
+    server.require_healthy()
+    return StageError(f"the server did not answer a chat request: {error}", hint="read its log", log=server.log)
+
+
+def answered(question: str, text: Any, steps: Sequence[tuple[str, float | None]]) -> Answer:
+    """The answer with what is wrong with it. Raises ValueError if it is no text."""
+    if not isinstance(text, str):
+        raise ValueError(f"the answer is {text!r}, not text")
+    logprobs = [logprob for _, logprob in steps]
+    finite = [one for one in logprobs if isinstance(one, int | float) and math.isfinite(one) and one > _LOWEST]
+    problem = "its log-probabilities are not finite" if len(finite) < len(logprobs) else degenerate(text)
+    problem = problem or loop([token for token, _ in steps])
+    mean = sum(finite) / len(finite) if finite and len(finite) == len(logprobs) else None
+    return Answer(question, text.strip(), len(steps), mean, problem)
+
+
+def degenerate(text: str) -> str | None:
+    """What is wrong with a text that is empty, or repeats one character or one or two words; None for any other."""
+    words = text.split()
+    if not words:
+        return "it is empty"
+    if len(set(text.strip())) < 3:
+        return "it holds no more than two characters"
+    if len(words) >= 8 and len(set(words)) <= 2:
+        return "it repeats one or two words"
+    return loop(words)
+
+
+def loop(items: Sequence[str]) -> str | None:
+    """Says so if the same few items (tokens or words) come again and again in a row, for half of the answer or more."""
+    for size in range(1, _LONGEST_LOOP + 1):
+        run = best = 0
+        for number in range(size, len(items)):
+            run = run + 1 if items[number] == items[number - size] else 0
+            best = max(best, run)
+        length = best + size if best else 0
+        if length >= _TURNS * size and length >= max(8, _SHARE * len(items)):
+            return f"it repeats the same {size} token{'s' * (size > 1)} {length // size} times"
+    return None

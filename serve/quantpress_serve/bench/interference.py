@@ -1,0 +1,140 @@
+"""Whether the machine was left alone while something was measured: other programs, the hypervisor, throttling."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantpress.runtime import environment, process
+
+# Shares of the measured time. A quiet machine stays well below: see docs/explanation/measurements.md.
+OTHER_WORK = 0.10  # of the cores, by processes that are none of ours
+STOLEN = 0.05  # of the cores, by the hypervisor for other virtual machines
+THROTTLED = 0.05  # in which the scheduler held this group of processes back (a container's CPU quota)
+SLOWED = 0.05  # of a GPU's samples, one a second, with a clock that heat or power held down
+
+# Reasons that slow a GPU down beyond its ordinary power management.
+_SLOWDOWNS = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown")
+_CPU_STAT = (Path("/sys/fs/cgroup/cpu.stat"), Path("/sys/fs/cgroup/cpu/cpu.stat"))
+
+
+@dataclass
+class Seen:
+    """What was seen while the block ran: shares of the time, and processes on the GPUs that are none of ours."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    gpu_processes: int = 0
+
+    def record(self) -> dict[str, Any]:
+        return {**self.shares, "other_gpu_processes": self.gpu_processes}
+
+    def problems(self) -> list[str]:
+        """Why a measurement under these conditions cannot be trusted; nothing where it can."""
+        said = {
+            "other_work": (OTHER_WORK, "other programs took {:.0%} of the cores"),
+            "stolen": (STOLEN, "the hypervisor took {:.0%} of the cores"),
+            "throttled": (THROTTLED, "a CPU quota held the processes back for {:.0%} of the time"),
+            "gpu_slowed": (SLOWED, "heat or power held a GPU's clock down for {:.0%} of the time"),
+        }
+        found = [
+            text.format(self.shares[name]) + f" (bound {bound:.0%})"
+            for name, (bound, text) in said.items()
+            if self.shares.get(name, 0.0) > bound
+        ]
+        return found + ([f"{self.gpu_processes} other processes used the GPU"] if self.gpu_processes else [])
+
+
+@contextmanager
+def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Iterator[Seen]:
+    """Watches this machine until the block ends; `folder` takes nvidia-smi's output where there is a GPU."""
+    seen, before = Seen(), _Sample.take()
+    with ExitStack() as stack:
+        log = folder / "nvidia-smi.log"
+        if environment.gpus():
+            log.unlink(missing_ok=True)
+            query = ",".join(f"clocks_event_reasons.{name}" for name in _SLOWDOWNS)
+            words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "-l", "1"]
+            stack.enter_context(process.guarded(words, log))
+        yield seen
+    seen.shares = before.until(_Sample.take())
+    if environment.gpus():
+        if (slowed := slowed_share(log.read_text(errors="replace") if log.exists() else "")) is not None:
+            seen.shares["gpu_slowed"] = slowed
+        seen.gpu_processes = len(on_gpu() - expected_on_gpu)
+
+
+def slowed_share(text: str) -> float | None:
+    """The share of nvidia-smi's samples in which a clock was held down; None where it gave none."""
+    samples = [line.split(", ") for line in text.splitlines() if "ctive" in line]
+    return sum("Active" in sample for sample in samples) / len(samples) if samples else None
+
+
+def on_gpu() -> frozenset[str]:
+    """Ids of the processes that compute on a GPU, as the driver counts them; none without a GPU."""
+    if not environment.gpus():
+        return frozenset()
+    words = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return frozenset(line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Seconds since some point in the past: of the clock, and of our cores for everybody, for us and for others."""
+
+    clock: float
+    busy: float
+    ours: float
+    stolen: float
+    throttled: float
+    cores: int
+
+    @classmethod
+    def take(cls) -> _Sample:
+        import psutil  # 30 ms
+
+        cores = sorted(os.sched_getaffinity(0))
+        times = psutil.cpu_times(percpu=True)
+        mine = [times[core] for core in cores if core < len(times)]
+        busy = sum(one.user + one.nice + one.system + one.irq + one.softirq for one in mine)
+        return cls(time.monotonic(), busy, _ours(), sum(one.steal for one in mine), _throttled(), len(cores))
+
+    def until(self, later: _Sample) -> dict[str, float]:
+        seconds = max(later.clock - self.clock, 1e-9)
+        others = (later.busy - self.busy) - (later.ours - self.ours)
+        return {
+            "other_work": round(max(0.0, others) / seconds / self.cores, 4),
+            "stolen": round((later.stolen - self.stolen) / seconds / self.cores, 4),
+            "throttled": round((later.throttled - self.throttled) / seconds, 4),
+        }
+
+
+def _ours() -> float:
+    """Processor time (s) of this process and all below it, those that have ended included."""
+    import psutil
+
+    own = psutil.Process()
+    total = 0.0
+    for one in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(_used(one.cpu_times()))
+    return total
+
+
+def _used(times: Any) -> Iterable[float]:
+    return times.user, times.system, times.children_user, times.children_system
+
+
+def _throttled() -> float:
+    """Seconds that this group of processes was held back by its quota; 0 without one."""
+    for path in _CPU_STAT:
+        with suppress(OSError):
+            words = dict(line.split() for line in path.read_text().splitlines())
+            return int(words.get("throttled_usec", 0)) / 1e6 + int(words.get("throttled_time", 0)) / 1e9
+    return 0.0

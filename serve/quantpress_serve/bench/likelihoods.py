@@ -1,0 +1,222 @@
+"""Served = scored: log-likelihoods of a fixed text by the engine that serves and by the backend that scored, compared.
+
+Engines are not equal: a kernel may saturate, round elsewhere or leave a rotation out. A score by transformers says
+nothing of an engine that computes something else, and nothing in the score would show it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from quantpress.artifact.truth import DIFFERS, SAME
+from quantpress.plan import sizes
+from quantpress.runtime import environment, files, process
+from quantpress.runtime.console import Console
+from quantpress_serve.server.server import Server, request
+
+TEXT = Path(__file__).with_name("likelihood_text.txt")
+WINDOW = 256  # tokens that are seen together, at most
+BLOCK = 64  # tokens; neighbouring differences are not independent, means of blocks nearly are
+# Nats a token. The mean loss may differ by this and by what the unquantized model differs itself.
+BOUND = 0.01
+# Nats a token that a checkpoint may lose against its model before it is called broken. Sound checkpoints of 4 bits lost
+# 0.1 to 0.3; a uniform guess over 50 000 tokens loses about 7.
+BROKEN = 1.0
+CONFIDENCE = 0.95
+Row = list[float | None]  # natural log-likelihoods; None where one is not finite
+
+
+class Likelihoods(TypedDict):
+    """Token ids, and of each window one natural log-likelihood fewer than it has tokens."""
+
+    windows: list[list[int]]
+    likelihoods: list[Row]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's folder, what names its content, and the folder that keeps its likelihoods."""
+
+    path: Path
+    digest: str
+    keeps: Path
+    trust_remote_code: bool
+
+    @property
+    def window(self) -> int:
+        """Tokens of a window: fewer for a model that was made for fewer."""
+        longest = sizes.positions(files.read_json(self.path / "config.json"))
+        return min(WINDOW, longest - 1) if longest else WINDOW
+
+    def place(self, compute_dtype: str) -> Path:
+        """The file for what transformers computes in this type."""
+        versions = environment.versions(("torch", "transformers", "compressed-tensors"))
+        key = [self.digest, files.sha256_file(TEXT), self.window, compute_dtype, versions]
+        return self.keeps / "likelihoods" / f"{files.sha256_json(key)[:12]}.json"
+
+    def keep(self, compute_dtype: str, found: Likelihoods) -> None:
+        place = self.place(compute_dtype)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(place, found)
+
+
+def by_transformers(
+    models: dict[str, Scored], compute_dtype: str, log: Path, console: Console
+) -> dict[str, Likelihoods]:
+    """The likelihoods of each model, by role; computed only where they are not kept. Raises StageError."""
+    missing = {role: one for role, one in models.items() if not one.place(compute_dtype).is_file()}
+    if missing:
+        first = next(iter(missing.values()))
+        job = {
+            "models": {
+                role: {
+                    "path": str(one.path.resolve()),
+                    "trust_remote_code": one.trust_remote_code,
+                    "window": one.window,
+                }
+                for role, one in missing.items()
+            },
+            "compute_dtype": compute_dtype,
+            "device": "cuda" if environment.gpus() else "cpu",
+        }
+        first.keeps.mkdir(parents=True, exist_ok=True)
+        with files.staging(first.keeps / "likelihoods-job") as staged:
+            title = f"likelihoods of a fixed text by transformers ({', '.join(missing)})"
+            found = process.call_worker("quantpress_serve.bench.likelihood_worker", job, staged, console, title, log)
+        for role, one in missing.items():
+            one.keep(compute_dtype, found[role])
+    return {role: files.read_json(one.place(compute_dtype)) for role, one in models.items()}
+
+
+def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
+    """What the server computes for the same tokens. Raises OSError or ValueError if it does not give likelihoods."""
+    return [_of_window(server, tokens) for tokens in windows]
+
+
+def _of_window(server: Server, tokens: list[int]) -> Row:
+    body = {"model": server.name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "logprobs": 0, "echo": True}
+    given = request(f"{server.url}/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
+    found = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
+    if len(found) != len(tokens) - 1 or not all(isinstance(one, int | float) for one in found):
+        raise ValueError("it gives no likelihoods of prompts")
+    return [float(one) for one in found]
+
+
+def check(servers: dict[str, Server], scored: dict[str, Likelihoods], cause: str | None) -> dict[str, Any]:
+    """Asks each server for the text and compares: what results keep, `verdict` and `cause` included.
+
+    A server that does not give likelihoods is no failure: the result then says why there is no comparison. Raises
+    ServerLost for one that went away over it.
+    """
+    served: dict[str, list[Row]] = {}
+    for role, server in servers.items():
+        try:
+            served[role] = by_server(server, scored[role]["windows"])
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+            server.require_healthy()
+            return unknown(f"the {role}'s server gave no likelihoods: {type(error).__name__}: {error}")
+    return compared({role: scored[role]["likelihoods"] for role in served}, served, cause)
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """A comparison that could not be made."""
+    return {"verdict": None, "reason": reason, "sides": {}, "cause": None}
+
+
+def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None) -> dict[str, Any]:
+    """Each side's mean log-likelihood (nats a token) as scored and as served, and whether the engine computes the same.
+
+    It does not if the whole 95% interval of the candidate's mean difference lies beyond the bound: BOUND and what the
+    unquantized model differs itself; nor if the unquantized model's own interval lies beyond twice BOUND. The interval
+    is Student's t over the means of blocks of BLOCK tokens, since neighbouring tokens are not independent (the method
+    of batch means: Law, Simulation Modeling and Analysis, section 9.5.3).
+    """
+    sides = {role: _side(scored[role], served[role]) for role in served}
+    base = sides.get("baseline")
+    bound = BOUND + (abs(base["difference"] or 0.0) if base else 0.0)
+    anyway = base is not None and _beyond(base["interval"], 2 * BOUND)
+    if anyway:
+        cause = "the engine does not compute the unquantized model as transformers does either"
+    differs = anyway or _beyond(sides["candidate"]["interval"], bound)
+    return {
+        "verdict": DIFFERS if differs else SAME,
+        "reason": None,
+        "bound": bound,
+        "confidence": CONFIDENCE,
+        "tokens": sides["candidate"]["tokens"],
+        "sides": sides,
+        "cause": (cause or "not known; score with --backend vllm, which asks the engine itself") if differs else None,
+    }
+
+
+def _beyond(interval: list[float] | None, bound: float) -> bool:
+    """Whether all of it is further from 0 than the bound, on one side; true for what is not finite."""
+    return interval is None or interval[1] < -bound or interval[0] > bound
+
+
+def _side(scored: list[Row], served: list[Row]) -> dict[str, Any]:
+    """Means over all tokens, None where one is not finite; `per_token` is the mean of the absolute differences."""
+    pairs = [(a, b) for one, other in zip(scored, served, strict=True) for a, b in zip(one, other, strict=True)]
+    differences = [b - a for a, b in pairs if a is not None and b is not None]
+    complete = len(differences) == len(pairs)
+    return {
+        "tokens": len(pairs),
+        "scored": _mean([a for a, _ in pairs]),
+        "served": _mean([b for _, b in pairs]),
+        "difference": _mean(differences) if complete else None,
+        "per_token": _mean([abs(one) for one in differences]) if complete else None,
+        "interval": _interval(differences) if complete else None,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _interval(differences: list[float]) -> list[float]:
+    from scipy import stats  # 0.5 s: only when there is something to compare
+
+    blocks = [differences[start : start + BLOCK] for start in range(0, len(differences), BLOCK)]
+    means = [math.fsum(block) / len(block) for block in blocks if len(block) == BLOCK]
+    middle = math.fsum(differences) / len(differences)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(means) - 1) * stats.sem(means))
+    return [middle - half, middle + half]
+
+
+def to_blame(found: dict[str, Any]) -> str | None:
+    """Who makes the candidate talk nonsense: "checkpoint", "engine", "neither", or None where it cannot be told."""
+    sides = found["sides"]
+    if found["verdict"] is None or "baseline" not in sides:
+        return None
+    own, base = sides["candidate"], sides["baseline"]
+    if not _near(own["scored"], base["scored"]):
+        return "checkpoint"
+    return "neither" if _near(own["served"], base["served"]) else "engine"
+
+
+def _near(own: float | None, base: float | None) -> bool:
+    return own is not None and base is not None and own > base - BROKEN
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The comparison for people."""
+    if found["verdict"] is None:
+        return f"whether the engine computes what is scored is not known: {found['reason']}"
+    own = found["sides"]["candidate"]
+    if own["interval"] is None:
+        figures = "likelihoods that are not finite"
+    else:
+        low, high = own["interval"]
+        figures = (
+            f"mean log-likelihood of {own['tokens']} tokens {own['served']:.3f} as served and {own['scored']:.3f} as "
+            f"scored (difference {own['difference']:+.3f}, {low:+.3f} to {high:+.3f}; bound {found['bound']:.3f})"
+        )
+    if found["verdict"] == SAME:
+        return f"the engine computes what is scored: {figures}"
+    return f"the engine does not compute what was scored: {figures}; likely cause: {found['cause']}"

@@ -1,0 +1,101 @@
+"""Asks an installed vLLM itself which schemes it takes. It takes seconds to import, so the answer is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import CapabilityError
+from quantpress.model.source import cache_folder
+from quantpress.plan import hardware
+from quantpress.plan import servable as serving
+from quantpress.plan.resolve import Plan
+from quantpress.recipe.presets import SCHEMES
+from quantpress.runtime import cpu, environment, files, process
+from quantpress.runtime.console import Console
+from quantpress_serve.probes import arguments_probe as engine_probe
+from quantpress_serve.probes import operators_probe as cpu_probe
+from quantpress_serve.probes import schemes_probe as probe
+
+Answer = dict[str, dict[str, str]]
+
+
+def _kept(vllm: Path, script: Path) -> Path:
+    machine = sorted(cpu.features())
+    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(script), machine])
+    return cache_folder() / "vllm" / f"{known[:16]}.json"
+
+
+def ask(vllm: Path, console: Console) -> Answer:
+    """For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    return _answer(vllm, Path(probe.__file__), [json.dumps(sorted(SCHEMES))], "what it takes", console)
+
+
+def arguments(vllm: Path, console: Console) -> dict[str, dict[str, Any]]:
+    """The arguments of `vllm serve` by name, as its own parser knows them (engine_probe).
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    return _answer(vllm, Path(engine_probe.__file__), [], "for its arguments", console)
+
+
+def inexact_here(plan: Plan, vllm: Path, console: Console) -> str | None:
+    """Why the vLLM on this machine's CPU will not compute what the checkpoint says; None where it will.
+
+    Its library for this processor is asked for its operators and for one INT8 product (cpu_probe). Raises
+    CapabilityError for an operator that it lacks. Where it cannot be asked, the table answers.
+    """
+    by_table = serving.inexact(plan, cpu.THIS)
+    try:
+        answer = _answer(vllm, Path(cpu_probe.__file__), [], "for its operators on this CPU", console)
+    except CapabilityError:
+        return by_table
+    for kind in serving.kinds_of(plan):
+        operator = hardware.cell(kind, cpu.THIS).operator
+        if operator and operator not in answer["operators"]:
+            raise CapabilityError(
+                f"{kind} needs {operator}, which vLLM {environment.vllm_version(vllm)} does not have for this CPU "
+                f"({cpu.described()})",
+                hint="quantpress plan RECIPE says what serves it",
+            )
+        if operator == "onednn_scaled_mm" and answer["int8_is_exact"] is False:
+            return by_table or f"{kind} is inexact here: vLLM's INT8 product saturates on this CPU ({cpu.described()})"
+    return None if answer["int8_is_exact"] else by_table
+
+
+def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Console) -> dict[str, Any]:
+    """What a script printed in vLLM's environment, asked once for each vLLM."""
+    kept = _kept(vllm, script)
+    if kept.is_file():
+        return dict(files.read_json(kept))
+    log = kept.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    command = [str(vllm.parent / "python"), str(script), *words]
+    with console.step(f"asking vLLM {environment.vllm_version(vllm)} {what}", log):
+        code = process.run(command, log, environment.serving_environment())
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    if code != 0 or not lines or not lines[-1].startswith("{"):
+        raise CapabilityError(
+            f"{vllm} cannot be asked: {process.last_error(log)}",
+            hint="name another vLLM with --vllm; the table in docs/reference/recipes.md answers without one",
+        )
+    answer: dict[str, Any] = json.loads(lines[-1])
+    files.write_json(kept, answer)
+    return answer
+
+
+def require(answer: Answer, presets: Iterable[str], target: str, vllm: Path) -> None:
+    """Raises CapabilityError for the first preset that this vLLM does not take at `target`."""
+    for preset in presets:
+        said = answer.get(preset, {}).get(target, "")
+        if said.startswith("no"):
+            able = [name for name, row in answer.items() if not row.get(target, "no").startswith("no")]
+            raise CapabilityError(
+                f"vLLM {environment.vllm_version(vllm)} does not take {preset} on {target}: {said}",
+                hint=f"there it takes {', '.join(able)}",
+            )

@@ -1,0 +1,59 @@
+"""Memory for the KV cache of servers on a CPU, which vLLM takes in whole GiB (VLLM_CPU_KVCACHE_SPACE)."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from quantpress.errors import CapabilityError
+from quantpress.plan import sizes
+from quantpress.runtime.console import Console
+from quantpress_serve.workload.workload import Workload
+
+GIB = 2**30
+BLOCK = 128  # tokens; vLLM gives out the CPU's KV cache in blocks of this size
+PER_SERVER = 2.5 * GIB  # what a server takes beside weights and KV cache, measured at 135M and 1B parameters
+LARGEST = 16  # GiB, where nobody said how much is needed
+
+
+def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, sides: int, console: Console) -> int:
+    """GiB for the KV cache of each of `sides` servers: what the workload needs, if the machine has it.
+
+    The variable VLLM_CPU_KVCACHE_SPACE overrides it. Raises CapabilityError if not even one GiB is left for each.
+    """
+    if named := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return int(named) if named.isdecimal() and int(named) else 1
+    needed, room = _needed(config, workload), _room(weight_bytes, sides)
+    if room < 1:
+        raise CapabilityError(
+            f"{room:.1f} GiB of memory would be left for the KV cache of each of {sides} servers with "
+            f"{weight_bytes / GIB:.1f} GiB of weights in all",
+            hint="free memory, or set VLLM_CPU_KVCACHE_SPACE (GiB) to try all the same",
+        )
+    if needed > room:
+        console.warn(
+            f"the KV cache of each server gets {int(room)} GiB of the {needed} that the load fills; requests will wait"
+        )
+    return min(needed, int(room))
+
+
+def _needed(config: dict[str, Any], workload: Workload) -> int:
+    """GiB that hold the most requests that the workload has under way at once; 2 where the config does not say."""
+    context = (math.ceil(workload.model_len / BLOCK) + 1) * BLOCK
+    element = 1 if workload.engine.kv_cache_dtype.startswith("fp8") else 2
+    needed = sizes.kv_cache_bytes(config, context, workload.most_at_once, element)
+    return math.ceil(needed / GIB) if needed else 2
+
+
+def _room(weight_bytes: int, sides: int) -> float:
+    import psutil  # 30 ms
+
+    return float(psutil.virtual_memory().available - weight_bytes - sides * PER_SERVER) / sides / GIB
+
+
+def kv_space_alone(weight_bytes: int) -> int:
+    """GiB for a server that stays up, whose load nobody knows: half of what is left, at most LARGEST."""
+    if named := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return int(named) if named.isdecimal() and int(named) else 1
+    return max(1, min(LARGEST, int(_room(weight_bytes, 1) / 2)))

@@ -1,0 +1,1 @@
+"""Loads and engine settings as data."""

@@ -1,0 +1,112 @@
+"""vLLM engine settings as data, by vLLM's own names, and what vLLM's argument parser says of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from quantpress.errors import InputError
+from quantpress.language.located_yaml import nearest
+from quantpress.recipe.modifiers import Strict
+
+Value = bool | int | float | str | list[Any] | dict[str, Any]
+
+# What quantpress sets itself, each from the field or option named here.
+OURS = {
+    "model": "--model",
+    "model-tag": "--model",
+    "host": "--port",
+    "port": "--port",
+    "served-model-name": "the recipe's name",
+    "seed": "quantpress: it is always 0",
+    "load-format": "--weights",
+    "tokenizer": "--model",
+    "trust-remote-code": "--trust-remote-code",
+    "enable-prefix-caching": "the workload's prefix_caching",
+}
+
+
+class Engine(Strict):
+    """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM."""
+
+    max_model_len: int | None = Field(default=None, ge=16, description="Tokens of context; what the load needs.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")
+    pipeline_parallel_size: int = Field(default=1, ge=1, description="GPUs that take turns.")
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the GPU's memory for both servers together; 0.9."
+    )
+    kv_cache_dtype: str = Field(default="auto", min_length=1, description="`fp8` and what else vLLM takes.")
+    quantization: str | None = Field(default=None, min_length=1, description="vLLM's choice by the checkpoint.")
+    max_num_seqs: int | None = Field(default=None, ge=1, description="Sequences in a batch; vLLM's default.")
+    max_num_batched_tokens: int | None = Field(default=None, ge=1, description="Tokens in a step; vLLM's default.")
+    enforce_eager: bool | Literal["auto"] = Field(
+        default="auto", description="Nothing compiled, no CUDA graphs; on CPUs only."
+    )
+    extra_args: dict[str, Value] = Field(
+        default={}, description="Every other argument of `vllm serve`: `{enable-chunked-prefill: false}`."
+    )
+
+    def options(self) -> dict[str, Value]:
+        """Every argument that is not left to quantpress or vLLM, by its name on vLLM's command line."""
+        fields = self.model_dump(exclude={"extra_args", "enforce_eager", "gpu_memory_utilization", "max_model_len"})
+        options: dict[str, Value] = {
+            name.replace("_", "-"): value for name, value in fields.items() if value is not None
+        }
+        if self.pipeline_parallel_size == 1:
+            del options["pipeline-parallel-size"]
+        return options | {name.replace("_", "-").lstrip("-"): value for name, value in self.extra_args.items()}
+
+    def arguments(self) -> list[str]:
+        return [word for name, value in self.options().items() for word in words(name, value)]
+
+
+def words(name: str, value: Value) -> list[str]:
+    """One argument as words of a command line: flags by true and false, lists spread, mappings as JSON."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def check_names(engine: Engine) -> None:
+    """Raises InputError for an extra argument that quantpress sets itself or that is a field of its own."""
+    for given in engine.extra_args:
+        name = given.replace("_", "-").lstrip("-")
+        if name.removeprefix("no-") in OURS:
+            raise InputError(
+                f"engine.extra_args.{given}: quantpress sets this argument itself",
+                hint=f"it comes from {OURS[name.removeprefix('no-')]}",
+            )
+        if (field := name.replace("-", "_")) in Engine.model_fields:
+            raise InputError(f"engine.extra_args.{given} is a setting of its own", hint=f"write engine.{field}")
+
+
+def check(engine: Engine, known: dict[str, dict[str, Any]], version: str) -> None:
+    """Raises InputError for a setting that vLLM's argument parser (`asking.arguments`) does not take."""
+    for name, value in engine.options().items():
+        option = known.get(name)
+        if option is None:
+            raise InputError(
+                f"engine: vLLM {version} has no argument --{name}; {nearest(name, known)}",
+                hint="`vllm serve --help=all` lists them",
+            )
+        if problem := _wrong_value(option, value):
+            raise InputError(
+                f"engine: --{name} of vLLM {version} {problem}, not {value!r}", hint="correct the workload"
+            )
+
+
+def _wrong_value(option: dict[str, Any], value: Value) -> str | None:
+    """What is wrong with a value in the terms of argparse; None where nothing is, or only vLLM itself can say."""
+    if option["flag"] != isinstance(value, bool):
+        return "is a flag: true or false" if option["flag"] else "takes a value"
+    if isinstance(value, list):
+        return None if option["several"] else "takes one value"
+    if option["choices"] and str(value) not in option["choices"]:
+        return f"takes one of {', '.join(option['choices'])}"
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+    expected = kinds.get(option["type"])
+    return f"takes a number of type {option['type']}" if expected and not isinstance(value, expected) else None

@@ -1,0 +1,207 @@
+"""A workload: what load to put on a server, and with which engine settings, as data."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from quantpress.language import located_yaml, shipped
+from quantpress.recipe.modifiers import Strict
+from quantpress.runtime import files
+from quantpress_serve.workload import prompts
+from quantpress_serve.workload.engine import Engine as Engine
+from quantpress_serve.workload.engine import check_names
+
+HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
+SPECIAL_TOKENS = 64  # room that the context keeps for them
+
+
+class Range(Strict):
+    """Lengths drawn evenly: from `min` to `max`, or within `range_ratio` of `mean` as `vllm bench serve` has it."""
+
+    min: int | None = Field(default=None, ge=1, description="Goes with `max`.")
+    max: int | None = Field(default=None, ge=1, description="Goes with `min`; both are drawn too.")
+    mean: int | None = Field(default=None, ge=1, description="Goes with `range_ratio`.")
+    range_ratio: float | None = Field(
+        default=None, ge=0, lt=1, description="0.5: from half the mean to one and a half."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Range:
+        given = {name for name in Range.model_fields if getattr(self, name) is not None}
+        if given not in ({"min", "max"}, {"mean", "range_ratio"}):
+            raise ValueError("give min and max, or mean and range_ratio")
+        if self.min and self.max and (self.min > self.max or (self.min + self.max) % 2):
+            raise ValueError(
+                f"min {self.min} and max {self.max}: min comes first, and their mean must be a whole number, around "
+                "which vLLM draws evenly"
+            )
+        return self
+
+    @property
+    def middle(self) -> int:
+        return self.mean or ((self.min or 0) + (self.max or 0)) // 2
+
+    @property
+    def ratio(self) -> float:
+        """vLLM's --random-range-ratio: from floor(mean * (1 - ratio)) to ceil(mean * (1 + ratio))."""
+        if self.range_ratio is not None:
+            return self.range_ratio
+        exact = ((self.max or 0) - self.middle) / self.middle
+        rounded = math.floor(self.middle * (1 - exact)), math.ceil(self.middle * (1 + exact))
+        return exact if rounded == (self.min, self.max) else exact - 1e-9  # floats round outwards now and then
+
+    @property
+    def longest(self) -> int:
+        return self.max or math.ceil(self.middle * (1 + self.ratio))
+
+
+Length = Annotated[int, Field(ge=1)] | Range
+
+
+class Prompts(Strict):
+    """Prompts from a file: ShareGPT-style JSON, or JSONL with `prompt` (and `output_tokens`) in each line."""
+
+    format: Literal["sharegpt", "jsonl"] = Field(description="`jsonl`: `prompt` (and `output_tokens`) in each line.")
+    path: str = Field(min_length=1, description="Relative to the workload's file.")
+
+
+class Goals(Strict):
+    """Latency goals in milliseconds. A request that meets all of them counts towards the goodput."""
+
+    ttft: float | None = Field(default=None, gt=0, description="Time to the first token.")
+    tpot: float | None = Field(default=None, gt=0, description="Time of each token after it, the mean of the request.")
+    e2el: float | None = Field(default=None, gt=0, description="Time to the last token.")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One strength of the load: so many requests at once, or so many a second."""
+
+    concurrency: int | None = None
+    request_rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.request_rate:g} requests/s" if self.concurrency is None else f"concurrency {self.concurrency}"
+
+
+class Workload(Strict):
+    """Random prompts and answers of given lengths, or prompts from a file, at several strengths of the load."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
+    description: str = Field(min_length=1, description="One line for reports.")
+    input_len: Length | None = Field(default=None, description="Tokens of each random prompt.")
+    output_len: Length | None = Field(default=None, description="Tokens of each answer, exactly.")
+    prompts: Prompts | None = Field(
+        default=None, description="Prompts from a file, instead of `input_len`; needs `engine.max_model_len`."
+    )
+    concurrency: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], max_length=100, description="Never more than C requests at once; a cell for each C."
+    )
+    request_rates: list[Annotated[float, Field(gt=0, le=100_000)]] = Field(
+        default=[],
+        max_length=100,
+        description="Requests a second that arrive at random (Poisson), instead of `concurrency`.",
+    )
+    requests_per_stream: int | None = Field(
+        default=None, ge=1, description="At concurrency C, C times as many are sent."
+    )
+    requests: int | None = Field(
+        default=None, ge=1, description="Requests of a cell, instead of `requests_per_stream`."
+    )
+    rounds: int = Field(default=3, ge=1, le=100, description="Pairs of candidate and baseline; a verdict needs three.")
+    until_saturated: bool = Field(
+        default=False, description="The concurrency rises no further once neither side gains 5% from it."
+    )
+    goodput: Goals | None = Field(default=None, description="Count the requests a second that met these goals.")
+    prefix_caching: bool = Field(default=False, description="vLLM's prefix cache; the report says so if it is on.")
+    engine: Engine = Field(default=Engine(), description="vLLM's engine arguments, for both sides.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Workload:
+        rules = {
+            "input_len is missing (or prompts: a file of them)": not (self.input_len or self.prompts),
+            "input_len does not go with prompts, which have lengths of their own": self.input_len and self.prompts,
+            "output_len is missing": not (self.output_len or self.prompts),
+            "output_len of prompts from a file is one number, or left to the file": (
+                self.prompts and isinstance(self.output_len, Range)
+            ),
+            "prompts need engine.max_model_len: tokens of the longest prompt and its answer": (
+                self.prompts and not self.engine.max_model_len
+            ),
+            "give either concurrency or request_rates": bool(self.concurrency) == bool(self.request_rates),
+            "give either requests_per_stream or requests": bool(self.requests_per_stream) == bool(self.requests),
+            "request_rates go with requests, their number at each rate": self.request_rates and not self.requests,
+            "until_saturated goes with a concurrency that rises": (
+                self.until_saturated and self.concurrency != sorted(set(self.concurrency))
+            )
+            or (self.until_saturated and len(self.concurrency) < 2),
+        }
+        if broken := [rule for rule, is_broken in rules.items() if is_broken]:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @property
+    def levels(self) -> list[Level]:
+        rates = [Level(request_rate=rate) for rate in self.request_rates]
+        return rates or [Level(concurrency=number) for number in self.concurrency]
+
+    def requests_at(self, level: Level) -> int:
+        return self.requests or (self.requests_per_stream or 1) * (level.concurrency or 1)
+
+    @property
+    def most_at_once(self) -> int:
+        """Requests that the KV cache should hold at the same time."""
+        at_once = max(self.concurrency, default=self.requests or 1)
+        return min(at_once, self.engine.max_num_seqs or 256)
+
+    @property
+    def model_len(self) -> int:
+        """The context that the engine must hold: longest request plus room for special tokens."""
+        return self.engine.max_model_len or longest(self.input_len) + longest(self.output_len) + SPECIAL_TOKENS
+
+
+def longest(length: int | Range | None) -> int:
+    return length.longest if isinstance(length, Range) else length or 0
+
+
+def middle(length: int | Range) -> int:
+    return length.middle if isinstance(length, Range) else length
+
+
+def range_ratios(workload: Workload) -> str | None:
+    """vLLM's --random-range-ratio; None where both lengths are fixed."""
+    lengths = {"input": workload.input_len, "output": workload.output_len}
+    if not any(isinstance(length, Range) for length in lengths.values()):
+        return None
+    return json.dumps({name: one.ratio if isinstance(one, Range) else 0.0 for name, one in lengths.items()})
+
+
+def load(name: str) -> Workload:
+    """Reads and validates a workload: a path or a shipped name. The path of its prompts is then absolute.
+
+    Raises InputError with every problem in the file, and for a file of prompts that cannot be used.
+    """
+    path = shipped.find("workloads", name)
+    document = located_yaml.load(path, files.read_input(path), HINT)
+    workload = located_yaml.validate(document, Workload, HINT)
+    check_names(workload.engine)
+    if workload.prompts is None:
+        return workload
+    found = (path.parent / Path(workload.prompts.path).expanduser()).resolve()
+    prompts.check(workload.prompts.format, found, has_output_len=workload.output_len is not None)
+    return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(found)})})
+
+
+def record(workload: Workload) -> dict[str, Any]:
+    """The workload as results hold it, with the sha256 of its prompts."""
+    dump = workload.model_dump(exclude_none=True, exclude_defaults=False)
+    if workload.prompts:
+        dump["prompts"]["sha256"] = files.sha256_file(Path(workload.prompts.path))
+    return dump
