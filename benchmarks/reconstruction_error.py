@@ -1,4 +1,4 @@
-"""How well a checkpoint's decoder layers reproduce the model's, layer by layer: quantpress.report.layer_errors_worker.
+"""How well a checkpoint reproduces the model layer by layer: quantpress_evaluate.layer_errors_worker by hand.
 
     python benchmarks/reconstruction_error.py MODEL_FOLDER CHECKPOINT_FOLDER
 
@@ -8,6 +8,6 @@ Prints a JSON list, one relative squared error a decoder layer.
 import json
 import sys
 
-from quantpress.report.layer_errors_worker import measure
+from quantpress_evaluate.layer_errors_worker import measure
 
 print(json.dumps(measure({"model": sys.argv[1], "checkpoint": sys.argv[2]})["errors"]))

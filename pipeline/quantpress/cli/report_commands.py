@@ -13,7 +13,6 @@ from quantpress.model import source as models
 from quantpress.model.source import Model
 from quantpress.report.facts import changes as moved
 from quantpress.report.facts import collect
-from quantpress.report.facts import layer_errors as layers
 from quantpress.report.views import index, markdown
 from quantpress.runtime.console import Console, show
 
@@ -50,9 +49,11 @@ def make(args: Namespace) -> None:
 
 
 def _measure_layers(folder: Path, model: Model, console: Console) -> None:
+    from quantpress_evaluate import layer_errors
+
     for artifact in manifest.artifacts_of(folder):
         if artifact.finished()["model"]["digest"] == model.identity()["digest"]:
-            layers.measure(artifact, model, console)
+            layer_errors.measure(artifact, model, console)
 
 
 def of_model(args: Namespace, model: Model) -> None:

@@ -15,11 +15,13 @@ from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import cpu, environment, files, process
 from quantpress.runtime.console import Console
-from quantpress_serve.probes import arguments_probe as engine_probe
-from quantpress_serve.probes import operators_probe as cpu_probe
-from quantpress_serve.probes import schemes_probe as probe
 
 Answer = dict[str, dict[str, str]]
+
+
+def _script(what: str) -> Path:
+    """A script that runs in vLLM's environment; it is not imported, since it imports vLLM."""
+    return Path(__file__).with_name(f"{what}_probe.py")
 
 
 def _kept(vllm: Path, script: Path) -> Path:
@@ -33,26 +35,26 @@ def ask(vllm: Path, console: Console) -> Answer:
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    return _answer(vllm, Path(probe.__file__), [json.dumps(sorted(SCHEMES))], "what it takes", console)
+    return _answer(vllm, _script("schemes"), [json.dumps(sorted(SCHEMES))], "what it takes", console)
 
 
 def arguments(vllm: Path, console: Console) -> dict[str, dict[str, Any]]:
-    """The arguments of `vllm serve` by name, as its own parser knows them (engine_probe).
+    """The arguments of `vllm serve` by name, as its own parser knows them (arguments_probe).
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    return _answer(vllm, Path(engine_probe.__file__), [], "for its arguments", console)
+    return _answer(vllm, _script("arguments"), [], "for its arguments", console)
 
 
 def inexact_here(plan: Plan, vllm: Path, console: Console) -> str | None:
     """Why the vLLM on this machine's CPU will not compute what the checkpoint says; None where it will.
 
-    Its library for this processor is asked for its operators and for one INT8 product (cpu_probe). Raises
+    Its library for this processor is asked for its operators and for one INT8 product (operators_probe). Raises
     CapabilityError for an operator that it lacks. Where it cannot be asked, the table answers.
     """
     by_table = serving.inexact(plan, cpu.THIS)
     try:
-        answer = _answer(vllm, Path(cpu_probe.__file__), [], "for its operators on this CPU", console)
+        answer = _answer(vllm, _script("operators"), [], "for its operators on this CPU", console)
     except CapabilityError:
         return by_table
     for kind in serving.kinds_of(plan):
