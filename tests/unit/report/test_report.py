@@ -362,7 +362,7 @@ def test_what_moved_beyond_noise(artifacts: Any) -> None:
     assert verdicts["overall: kl"] == "worse"
     assert verdicts["overall: recovery"] == "within noise"
     assert verdicts["throughput at 1"] == "better"
-    assert len(moved.table(found).rows) == 4  # three that moved, and the number of those that did not
+    assert len(tables.moved(found).rows) == 4  # three that moved, and the number of those that did not
 
 
 def test_what_cannot_be_compared_is_not(artifacts: Any) -> None:

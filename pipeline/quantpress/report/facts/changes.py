@@ -10,7 +10,7 @@ from quantpress.report.facts.collect import SCHEMA_VERSION
 from quantpress.report.facts.comparable import point_at, scores, speeds, where
 from quantpress.report.facts.decide import MIN_PAIRS
 from quantpress.report.facts.fields import Data, get
-from quantpress.report.views.tables import Table, in_bytes, interval
+from quantpress.report.formats import in_bytes, interval
 from quantpress.runtime import files
 
 RULE = (
@@ -154,18 +154,3 @@ def _ratio(label: str, metric: str, old: tuple[Data | None, Data], new: tuple[Da
     if verdict in ("better", "worse") and (few or any(doubtful)):
         verdict = "not compared: too few pairs" if few else "not compared: marked as not to be trusted"
     return [_row(label, interval(earlier, "{:.2f}"), interval(now, "{:.2f}"), verdict)]
-
-
-def table(moved: Data) -> Table:
-    """Everything that moved or could not be compared, then how many figures stayed within noise."""
-    quiet = ("within noise", "unchanged")
-    loud = [row for row in moved["rows"] if row["verdict"] not in quiet]
-    rows = [[row["recipe"], row["figure"], row["old"], row["new"], row["verdict"]] for row in loud]
-    rows += [[name, "recipe", "not there", "added", "new"] for name in moved["added"]]
-    rows += [[name, "recipe", "there", "not there", "gone"] for name in moved["removed"]]
-    still = len(moved["rows"]) - len(loud)
-    if moved["other_model"]:
-        rows.append(["all", "model", "another model", "this model", "not compared: another model"])
-    else:
-        rows.append(["all", f"{still} other figures", "", "", "within noise or unchanged"])
-    return Table(["recipe", "figure", "before", "now", "verdict"], rows, 5)

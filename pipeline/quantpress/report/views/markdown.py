@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from quantpress.report.facts import changes as moved
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import tables
 from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
@@ -69,7 +68,7 @@ def _section(made: Table, name: str) -> list[str]:
 def _moved(data: Data) -> list[str]:
     if not data.get("moved"):
         return []
-    return ["## What moved", data["moved"]["rule"], of(moved.table(data["moved"]))]
+    return ["## What moved", data["moved"]["rule"], of(tables.moved(data["moved"]))]
 
 
 def _accuracy(data: Data) -> list[str]:

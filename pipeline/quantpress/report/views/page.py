@@ -7,7 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from quantpress.report.facts import changes as moved
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import plots, tables
 from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
@@ -95,7 +94,7 @@ def _sections(data: Data) -> dict[str, Any]:
         "answers": tables.answers(data),
         "missing": tables.missing(data),
         "commands": tables.commands(data).rows,
-        "moved": moved.table(data["moved"]) if data.get("moved") else None,
+        "moved": tables.moved(data["moved"]) if data.get("moved") else None,
         "pareto": plots.pareto(data),
         "layer_plot": plots.layer_errors(data),
         "drawn": drawings,

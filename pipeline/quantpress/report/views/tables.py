@@ -9,8 +9,7 @@ from quantpress.report.facts.comparable import point_at, scores, speeds
 from quantpress.report.facts.decide import doubts, marks
 from quantpress.report.facts.fields import Data, get
 from quantpress.report.facts.speed import level
-
-NONE = "not measured"
+from quantpress.report.formats import NONE, in_bytes, interval
 
 
 @dataclass(frozen=True)
@@ -181,16 +180,6 @@ def _paired(row: Data) -> list[str]:
     ]
 
 
-def interval(figure: Data | None, form: str = "{:.3f}") -> str:
-    """A figure and its 95% interval."""
-    if not figure or figure["value"] is None:
-        return "none" if figure else NONE
-    text = form.format(figure["value"])
-    if figure["interval"]:
-        text += f" ({form.format(figure['interval'][0])} to {form.format(figure['interval'][1])})"
-    return text
-
-
 def gates(scored: list[tuple[str, Data]]) -> Table:
     """How every gate was decided."""
     rows = [[name, gate["gate"], *_decided(gate)] for name, result in _with_suites(scored) for gate in result["gates"]]
@@ -298,6 +287,21 @@ def _verdict(point: Data, result: Data) -> str:
     words += [f"{point['failed_requests']} requests failed"] if point["failed_requests"] else []
     words += [f"not to be trusted: {mark}" for mark in marks(result, point) if mark not in words[0]]
     return "; ".join([*words, *(["dummy weights"] if result["weights"] == "dummy" else [])])
+
+
+def moved(changes: Data) -> Table:
+    """Everything that moved or could not be compared, then how many figures stayed within noise."""
+    quiet = ("within noise", "unchanged")
+    loud = [row for row in changes["rows"] if row["verdict"] not in quiet]
+    rows = [[row["recipe"], row["figure"], row["old"], row["new"], row["verdict"]] for row in loud]
+    rows += [[name, "recipe", "not there", "added", "new"] for name in changes["added"]]
+    rows += [[name, "recipe", "there", "not there", "gone"] for name in changes["removed"]]
+    still = len(changes["rows"]) - len(loud)
+    if changes["other_model"]:
+        rows.append(["all", "model", "another model", "this model", "not compared: another model"])
+    else:
+        rows.append(["all", f"{still} other figures", "", "", "within noise or unchanged"])
+    return Table(["recipe", "figure", "before", "now", "verdict"], rows, 5)
 
 
 def answers(data: Data) -> Table:
@@ -410,7 +414,3 @@ def _count(value: Any) -> str:
 
 def share(ratio: float | None) -> str:
     return "unknown" if ratio is None else f"{ratio:.0%}"
-
-
-def in_bytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
