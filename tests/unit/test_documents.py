@@ -14,7 +14,12 @@ from quantpress_evaluate import suite
 from quantpress_serve.workload import workload
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 OURS = [name for name in NAMES if "/notes/" not in name and not name.endswith("ci.md")]
 
@@ -66,3 +71,10 @@ def test_commands_in_sentences_exist(name: str) -> None:
         elif program == "quantpress" and first.isalpha():
             assert first in helps, code
             assert not [option for option in re.findall(r"(?<!\S)--[a-z-]+", rest) if option not in helps[first]], code
+
+
+def test_the_files_that_contributors_are_sent_to_exist() -> None:
+    prose = re.sub(r"^```.*?^```", "", read("CONTRIBUTING.md"), flags=re.DOTALL | re.MULTILINE)
+    named = [one for one in re.findall(r"`([^`]+)`", prose) if "/" in one and "<" not in one]
+    assert len(named) > 15
+    assert [one for one in named if not (ROOT / one).exists()] == []

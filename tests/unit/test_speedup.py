@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quantpress.report.facts import speed
+from quantpress.artifact import throughput
 from quantpress_serve.bench import interference as watch
 from quantpress_serve.bench import summary
 
@@ -98,7 +98,7 @@ def test_at_a_request_rate_the_speed_is_that_of_a_request() -> None:
         cell |= {"concurrency": None, "request_rate": 2.0}
         cell["figures"]["mean_e2el_ms"] = 1000.0 if cell["role"] == "candidate" else 2000.0
     (row,) = summary.summarize(made)
-    assert row["speed"] == summary.REQUEST == speed.REQUEST
+    assert row["speed"] == throughput.REQUEST
     assert (row["speedup"], row["verdict"]) == (pytest.approx(2.0), "faster")
     made[0]["figures"]["mean_e2el_ms"] = 1300.0
     (row,) = summary.summarize(made)

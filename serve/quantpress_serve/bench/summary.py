@@ -6,17 +6,13 @@ import math
 import statistics
 from typing import Any
 
-# A speed-up is called only if its whole interval is further from 1 than this.
-INDIFFERENCE = 0.03
-MIN_PAIRS = 3
+from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS, REQUEST, SERVER
+
 CONFIDENCE = 0.95
 # (greatest - least) / median of one side's speed over the rounds. Beyond this the machine was not steady.
 SPREAD = 0.15
 # The concurrency rises no further once a step gains neither side more than this.
 SATURATED = 0.05
-
-# What is called speed, by the kind of load.
-SERVER, REQUEST = "output tokens/s", "output tokens/s of a request"
 
 Cell = dict[str, Any]
 

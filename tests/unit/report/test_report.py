@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from quantpress import report
+from quantpress.artifact.throughput import REQUEST
 from quantpress.errors import InputError
 from quantpress.report.facts import changes as moved
-from quantpress.report.facts import collect, decide, speed
+from quantpress.report.facts import collect
 from quantpress.report.facts import comparable as compared
 from quantpress.report.views import markdown, page, tables
 from quantpress.report.views import mlflow as tracking
@@ -417,12 +418,6 @@ def test_a_loss_that_is_shown_is_marked(overall: Any, lost: bool) -> None:
     assert tables.loses({"accuracy": overall and {"overall": overall}}) is lost
 
 
-def test_the_rule_is_that_of_bench() -> None:
-    from quantpress_serve.bench import summary
-
-    assert (decide.INDIFFERENCE, decide.MIN_PAIRS) == (summary.INDIFFERENCE, summary.MIN_PAIRS)
-
-
 def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
     saturated = {"concurrency": 16, "gained": 0.021, "left_out": [32, 64]}
     more = {"complete": False, "ended": "the server of r4 stopped", "saturated": saturated, "weight_bits": [4]}
@@ -455,7 +450,12 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     made = _speed([1.3, 1.2, 1.4])
     for cell in [*made["cells"], *made["summary"]]:
         cell |= {"concurrency": None, "request_rate": 2.5}
-    made["summary"][0] |= {"speed": speed.REQUEST, "ratios": [1.8, 2.0, 2.2], "speedup": 1.99, "interval": [1.5, 2.5]}
+    made["summary"][0] |= {
+        "speed": throughput.REQUEST,
+        "ratios": [1.8, 2.0, 2.2],
+        "speedup": 1.99,
+        "interval": [1.5, 2.5],
+    }
     data = collected(tmp_path, throughput=made)
     text = markdown.render(data)
     assert "| r4 | smoke | 2.5 requests/s |" in text

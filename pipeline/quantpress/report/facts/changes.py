@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.throughput import MIN_PAIRS
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts.collect import SCHEMA_VERSION
 from quantpress.report.facts.comparable import point_at, scores, speeds, where
-from quantpress.report.facts.decide import MIN_PAIRS
 from quantpress.report.facts.fields import Data, get
 from quantpress.report.formats import in_bytes, interval
 from quantpress.runtime import files

@@ -10,13 +10,11 @@ from collections import Counter
 from typing import Any
 
 from quantpress.artifact import truth
+from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS
 from quantpress.artifact.upkeep import gates_of
 from quantpress.report.facts.comparable import compared_load, point_at, scores
 from quantpress.report.facts.fields import Data, get
 
-# What `bench` calls faster; a test compares the two.
-INDIFFERENCE = 0.03
-MIN_PAIRS = 3
 # Checkpoints whose sizes are this close are equal for memory; the better accuracy decides between them.
 SAME_SIZE = 0.02
 MODEL = "the unquantized model"

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from quantpress.artifact import truth
+from quantpress.artifact.throughput import REQUEST
 from quantpress.report.facts.fields import Data, get, number
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
@@ -18,8 +19,6 @@ METRICS = {
     "tpot_p99_ms": ("p99_tpot_ms", False),
 }
 SIDES = ("baseline", "candidate")
-# What `bench` compares where requests arrive at a rate; a test compares the two.
-REQUEST = "output tokens/s of a request"
 
 
 def speed(result: Data) -> Data:
