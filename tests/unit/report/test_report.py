@@ -451,7 +451,7 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     for cell in [*made["cells"], *made["summary"]]:
         cell |= {"concurrency": None, "request_rate": 2.5}
     made["summary"][0] |= {
-        "speed": throughput.REQUEST,
+        "speed": REQUEST,
         "ratios": [1.8, 2.0, 2.2],
         "speedup": 1.99,
         "interval": [1.5, 2.5],
