@@ -213,8 +213,8 @@ def _bench_dummy(args: Namespace, recipe: Recipe, load: Any, sides: Any, console
         raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
     model = replace(models.described(args.model, console), trust_remote_code=args.trust_remote_code)
     made = planning.make(recipe, model)
-    if args.target != "any":
-        serving.check(made, hardware.target_of(args.target or "auto"))
+    if inexact := _checked(args, made, console, _named(args, "auto")).inexact:
+        console.warn(inexact)
     result = dummy.bench(made, model, load, sides, Path(args.out), console, args.fresh)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
     show(args.json, result, reporting.throughput_table(f"{recipe.name} (dummy weights)", result))
