@@ -190,7 +190,8 @@ def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Pat
     arguments = ("evaluate", SERVED, *SMALL, "--suite", "smoke", "--limit", "8", "--out", str(finished))
     real(*arguments, "--noise-floor")
     result = read(artifact / "accuracy.json")
-    assert 0 <= result["noise_floor"]["kl"] < min(0.01, result["overall"]["kl"])
+    # In float32 nothing differs: the sum of what rounds to nothing may lie on either side of 0.
+    assert -1e-12 < result["noise_floor"]["kl"] < min(0.01, result["overall"]["kl"])
     again = real(*arguments, "--gate", "kl<=0", expect=3)
     assert again.stderr.count("nothing to do") == 3
     assert read(artifact / "accuracy.json")["noise_floor"] == result["noise_floor"]

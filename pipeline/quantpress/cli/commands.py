@@ -27,6 +27,7 @@ from quantpress.plan import hardware
 from quantpress.plan import resolve as planning
 from quantpress.plan import servable as serving
 from quantpress.plan.resolve import Plan
+from quantpress.quantize import calibration
 from quantpress.quantize import stage as quantizing
 from quantpress.recipe import recipe as recipe_language
 from quantpress.recipe.recipe import Recipe
@@ -67,7 +68,10 @@ def _plan(args: Namespace, recipe: Recipe, model: Model, console: Console, targe
 
     Raises CapabilityError if the target cannot serve what it makes: --target, $QUANTPRESS_TARGET, or `target`.
     """
-    checked = _checked(args, planning.make(recipe, model), console, _named(args, target))
+    made = planning.make(recipe, model)
+    if recipe.calibration:
+        calibration.check_sources(recipe.calibration)  # wrong input comes before what the machine cannot do
+    checked = _checked(args, made, console, _named(args, target))
     if checked.inexact:
         console.warn(checked.inexact)
     return replace(checked, plan=quantizing.prepare(recipe, model, args.compute_dtype, console))
