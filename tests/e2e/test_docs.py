@@ -38,7 +38,7 @@ STAND_INS = {
     "/path/to/vllm": str(environment.find_vllm(None)),
     "WORKLOAD=chat": "WORKLOAD=least.yaml",
     "--workload chat": "--workload least.yaml",
-    "WORKLOAD=smoke": "WORKLOAD=least.yaml",
+    "WORKLOAD=glance": "WORKLOAD=least.yaml",
     " --vllm-url": " --workload least.yaml --vllm-url",
     "SUITE=smoke": "SUITE=few.yaml",
     "--suite smoke": "--suite few.yaml",
