@@ -111,7 +111,7 @@ crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantiz
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
 
 test-docs: setup .venv/.complete-dev ## every command in the documents, and the model against itself, in vLLM: 14 minutes
-	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py tests/e2e/test_bench.py $(PYTEST_ARGS)
+	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py tests/e2e/test_bench.py tests/e2e/test_cpus.py $(PYTEST_ARGS)
 
 benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs, and both backends, in turns
 	@.venv/bin/python benchmarks/evaluation_cost.py $(ARGS)

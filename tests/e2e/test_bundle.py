@@ -13,6 +13,7 @@ import pytest
 
 from quantpress.artifact import upkeep
 from quantpress.artifact.manifest import Artifact
+from quantpress.plan import hardware
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -70,7 +71,11 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     assert upkeep.verify(artifact) == []
     assert artifact.finished()["quantized_layers"] == 7
     assert artifact.result("accuracy")
-    assert artifact.result("throughput")
+    throughput = artifact.result("throughput")
+    assert throughput
+    assert throughput["served"]["tokens"] > 1000
+    if hardware.cell("W8A8", hardware.this_machine()).support == "full":
+        assert throughput["served"]["verdict"] == "as scored", throughput["served"]
     assert (artifact.folder.parent / "report.md").is_file()
 
 
