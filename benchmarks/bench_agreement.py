@@ -18,15 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantpress.artifact import manifest
+from quantpress.artifact.manifest import artifact_of
 from quantpress.model import source as models
+from quantpress.model.source import find_model
 from quantpress.runtime import environment
-from quantpress.runtime.console import Console
 from quantpress_serve.bench.load import Cell, Generator
 from quantpress_serve.bench.summary import speedup
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
-from quantpress_serve.workload.workload import Level, load
+from quantpress_serve.vllm import find_vllm, serving_environment
+from quantpress_serve.workload.workload import Level, load_workload
 
 
 def by_hand(vllm: Path, path: Path, port: int, space: int) -> subprocess.Popen[bytes]:
@@ -35,7 +36,7 @@ def by_hand(vllm: Path, path: Path, port: int, space: int) -> subprocess.Popen[b
     command += "" if environment.gpus() else " --enforce-eager"
     return subprocess.Popen(
         command.split(),
-        env={**os.environ, **environment.serving_environment(space)},
+        env={**os.environ, **serving_environment(space)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -58,9 +59,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--both", action="store_true", help="the unquantized model too")
     args = parser.parse_args()
-    console, vllm, workload = Console(), environment.find_vllm(None), load("chat")
-    model = models.resolve(models.EMBEDDED, console)
-    checkpoint = manifest.artifact(args.out, model.name, args.recipe).checkpoint.resolve()
+    vllm, workload = find_vllm(None), load_workload("chat")
+    model = find_model(models.EMBEDDED)
+    checkpoint = artifact_of(args.out, model.name, args.recipe).checkpoint.resolve()
     sides = {"candidate": checkpoint, "baseline": model.path}
     for role, path in sides.items() if args.both else [("candidate", checkpoint)]:
         ours, hand, quiet = [], [], []
@@ -70,10 +71,10 @@ def main() -> None:
             process = by_hand(vllm, path, port, 1)
             try:
                 launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len, kv_space_gib=1)
-                with server.serving(launch, folder / "server.log", console) as own:
+                with server.serving(launch, folder / "server.log") as own:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
-                    generator = Generator(vllm, workload, folder, log, console)
+                    generator = Generator(vllm, workload, folder, log)
                     for number in range(args.rounds):
                         cell = Cell(role, Level(concurrency=args.concurrency), number)
                         turns = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]

@@ -75,16 +75,14 @@ def main() -> None:
         write(work / "large", shapes(), 2, 4)
         write(work / "checkpoint", shapes(), 0.56, 2)
         from quantpress.artifact import manifest
-        from quantpress.model import source as model
+        from quantpress.model.source import find_model
+        from quantpress.plan.resolve import plan_of
         from quantpress.quantize import stage as quantize
-        from quantpress.recipe import recipe
-        from quantpress.runtime import environment, files
-        from quantpress.runtime.console import Console
+        from quantpress.recipe.loading import load_recipe
+        from quantpress.runtime import digests, environment
 
-        found = timed("look at the model", lambda: model.resolve(str(work / "large"), Console(quiet=True)))
-        plan = timed(
-            "plan", lambda: quantize.prepare(recipe.load("w8a8-dynamic"), found, "stored", Console(quiet=True))
-        )
+        found = timed("look at the model", lambda: find_model(str(work / "large")))
+        plan = timed("plan", lambda: quantize.prepared(plan_of(load_recipe("w8a8-dynamic"), found), found, "stored"))
         # The digests are read by the worker while it starts: here while a process imports what the worker imports.
         imports = [sys.executable, "-c", "import torch, transformers, llmcompressor"]
         for _ in range(3):
@@ -92,7 +90,7 @@ def main() -> None:
             (work / "cache" / "sha256.json").unlink(missing_ok=True)
             timed("the same beside the digests of 16 GB", lambda: beside(imports, found.digests))
         timed("digests of 16 GB, remembered", found.digests)
-        timed("inputs and their digest", lambda: files.sha256_json(quantize.inputs_of(plan, found)))
+        timed("inputs and their digest", lambda: digests.sha256_json(quantize.inputs_of(plan, found)))
         timed("machine", environment.machine)
         timed("digests of the checkpoint", lambda: manifest.file_table(work / "checkpoint"))
 

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from quantpress.model import source as models
-from quantpress.runtime.console import Console
+from quantpress.model.source import find_model
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="sequences of 512 tokens")
     parser.add_argument("--variants", nargs="+", default=["plain", "packed-1", "packed-8", "packed-16"])
     args = parser.parse_args()
-    model = models.resolve(models.EMBEDDED, Console(quiet=True))
+    model = find_model(models.EMBEDDED)
     took: dict[str, list[float]] = {variant: [] for variant in args.variants}
     errors = {}
     with tempfile.TemporaryDirectory() as work:

@@ -14,16 +14,15 @@ from llmcompressor import oneshot
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from quantpress.model import source as models
-from quantpress.plan import resolve as planning
-from quantpress.quantize import calibration as calibration_data
+from quantpress.model.source import find_model
+from quantpress.plan.resolve import plan_of
+from quantpress.quantize import calibration_data
 from quantpress.quantize.oneshot_worker import pin_memory_only_with_an_accelerator
 from quantpress.quantize.to_llmcompressor import modifiers_of
-from quantpress.recipe import recipe
-from quantpress.runtime.console import Console
+from quantpress.recipe.loading import load_recipe
 
 name, samples, model_folder, output = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-plan = planning.make(recipe.load(name), models.resolve(model_folder, Console(quiet=True)))
+plan = plan_of(load_recipe(name), find_model(model_folder))
 calibration = plan.recipe.calibration
 assert calibration is not None
 pin_memory_only_with_an_accelerator()

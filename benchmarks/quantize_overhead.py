@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from quantpress.model import source as models
-from quantpress.runtime.console import Console
+from quantpress.model.source import find_model
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SETTINGS = {"rtn-w4a16": [], "gptq-w4a16": ["--set", "calibration.samples=16"]}
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("recipes", nargs="*", default=list(SETTINGS))
     args = parser.parse_args()
-    model = models.resolve(models.EMBEDDED, Console(quiet=True))
+    model = find_model(models.EMBEDDED)
     for recipe in args.recipes:
         with tempfile.TemporaryDirectory() as work:
             rows = [pair(recipe, model, Path(work), number) for number in range(args.pairs)]

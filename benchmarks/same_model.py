@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 from quantpress.model import source as models
-from quantpress.runtime.console import Console
+from quantpress.model.source import described_model, find_model
 from quantpress_serve.bench import stage
 from quantpress_serve.bench.dummy import tokenizer_for
-from quantpress_serve.bench.stage import Sides, Subject
-from quantpress_serve.workload import workload
+from quantpress_serve.bench.subject import Sides, Subject
+from quantpress_serve.workload.workload import load_workload
 
 
 def main() -> None:
@@ -26,17 +26,17 @@ def main() -> None:
     parser.add_argument("--weights", choices=("real", "dummy"), default="real")
     parser.add_argument("--out", type=Path, default=Path("artifacts"))
     args = parser.parse_args()
-    console, load = Console(), workload.load(args.workload)
-    model = (models.described if args.weights == "dummy" else models.resolve)(args.model, console)
+    load = load_workload(args.workload)
+    model = (described_model if args.weights == "dummy" else find_model)(args.model)
     weight_bytes = 2 * sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
     subject = Subject(
         *("surely-faster", args.out / model.name / "same", "same", model.path, model),
         model_digest="same",
         weight_bytes=weight_bytes,
         weights=args.weights,
-        tokenizer=tokenizer_for(model, console),
+        tokenizer=tokenizer_for(model),
     )
-    rows = stage.measure(subject, load, Sides(), console, fresh=True)["summary"]
+    rows = stage.measure(subject, load, Sides(), fresh=True)["summary"]
     for row in rows:
         shown = {key: row[key] for key in ("concurrency", "ratios", "speedup", "interval", "spread", "verdict")}
         print(json.dumps(shown))

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import __version__, report
+from quantpress.errors import slug
 from quantpress.model import source as models
 from quantpress.report.facts import speed
 from quantpress.report.views import markdown
-from quantpress.runtime import environment, files
+from quantpress.runtime import atomic, environment
 
 RECIPES = ["fp8-dynamic", "gptq-w4a16", "w8a8-dynamic"]
 
@@ -84,7 +85,7 @@ def latencies(results: dict[str, dict[str, Any]]) -> str:
 def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands: list[list[str]]) -> str:
     results = {name: result for name, result in found.items() if isinstance(result, dict)}
     refused = {name: result for name, result in found.items() if isinstance(result, str)}
-    machine = environment.machine()
+    machine = environment.machine().dump()
     about = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB"
     about += f"; {', '.join(machine['gpus'])}, driver {driver()}" if machine["gpus"] else "; no GPU"
     vllm = next(iter(results.values()))["vllm"]["version"] if results else "not asked"
@@ -119,15 +120,15 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the bench that is under way, too
     gpus = environment.gpus()
-    device = gpus[0].partition(",")[0] if gpus else environment.machine()["processor"]
+    device = gpus[0].partition(",")[0] if gpus else environment.machine().processor
     found, commands = {}, []
     for workload in args.workload or ["chat"]:
         for recipe in args.recipes:
             command, result = bench(recipe, workload, args)
             found[f"{recipe} ({Path(workload).stem})" if len(args.workload or []) > 1 else recipe] = result
             commands.append(command)
-    path = args.docs / f"{files.slug(device)}.md"
-    files.write_text(path, page(device, args, found, commands))
+    path = args.docs / f"{slug(device)}.md"
+    atomic.write_text(path, page(device, args, found, commands))
     print(path)
 
 

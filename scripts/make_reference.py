@@ -19,13 +19,16 @@ from quantpress.cli import main as cli
 from quantpress.language import shipped
 from quantpress.plan import hardware
 from quantpress.plan.resolve import scheme_of
-from quantpress.recipe import modifiers, recipe
+from quantpress.recipe import modifiers
+from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.modifiers import Modifier, Quantizes, SchemeArgs
 from quantpress.recipe.presets import SCHEMES
 from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import cpu
 from quantpress_evaluate import suite
+from quantpress_evaluate.suite import load_suite
 from quantpress_serve.workload import workload
+from quantpress_serve.workload.workload import load_workload
 
 # Without this machine's own CPU: the documents are the same wherever they are made.
 _TARGETS = (*hardware.GPUS, *cpu.KINDS)
@@ -109,7 +112,7 @@ def modifiers_by_name() -> dict[str, type[BaseModel]]:
 def _shipped() -> str:
     rows = []
     for name in shipped.names("recipes"):
-        loaded = recipe.load(name)
+        loaded = load_recipe(name)
         steps = ", ".join(modifier.name for modifier in loaded.modifiers)
         data = "yes" if loaded.needs_data else "none"
         rows.append([f"`{name}`", loaded.description, steps, data, ", ".join(_targets(loaded)) or "-"])
@@ -141,11 +144,11 @@ def _described(header: list[str], loaded: list[Any]) -> str:
 
 
 def _suites() -> str:
-    return _described(["suite", "what it scores"], [suite.load(name)[0] for name in shipped.names("suites")])
+    return _described(["suite", "what it scores"], [load_suite(name)[0] for name in shipped.names("suites")])
 
 
 def _workloads() -> str:
-    return _described(["workload", "what it loads"], [workload.load(name) for name in shipped.names("workloads")])
+    return _described(["workload", "what it loads"], [load_workload(name) for name in shipped.names("workloads")])
 
 
 def _commands() -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from quantpress.runtime import console
+
 # A shell starts what runs in its background deaf to SIGINT, and so are all its children; Ctrl-C is tested here too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -84,3 +86,9 @@ def quantpress(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """No progress from what a test calls in its own process."""
+    console.use(quiet=True)

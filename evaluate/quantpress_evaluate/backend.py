@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from quantpress.artifact.truth import untruthful
 from quantpress.plan import sizes
-from quantpress.runtime import environment, files
+from quantpress.runtime import atomic, environment
+from quantpress_serve.vllm import vllm_version
+
+# The distributions whose versions decide a score.
+SCORING = ("lm_eval", "compressed-tensors", "torch", "transformers", "tokenizers", "datasets")
 
 Backend = Literal["hf", "vllm"]
 
@@ -28,13 +32,13 @@ def context(model: Path, wanted: int) -> int:
     """Tokens of context for a model's folder: `wanted`, or what the model has, less the two that lm-eval's client of a
     server sets aside, so that both backends see the same.
     """
-    longest = sizes.positions(files.read_json(model / "config.json"))
+    longest = sizes.positions(atomic.read_json(model / "config.json"))
     return min(wanted, longest - 2) if longest else wanted
 
 
 def versions(backend: Backend, vllm: Path | None) -> dict[str, str]:
     """Versions of everything that decides a score."""
-    found = environment.versions(environment.SCORING)
+    found = environment.versions(SCORING)
     if backend == "vllm" and vllm:
-        found["vllm"] = environment.vllm_version(vllm)
+        found["vllm"] = vllm_version(vllm)
     return found

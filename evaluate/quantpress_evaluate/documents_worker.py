@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.process import worker_main
-from quantpress_evaluate import tasks_worker as tasks
+from quantpress.runtime.worker import worker_main
+from quantpress_evaluate import tasks_worker
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
     """job: tasks (resolved), output, cache (folders). Writes output/<task>.jsonl with the split that is scored."""
     output = Path(job["output"])
-    manager = tasks.prepare(job["tasks"], output / "tasks", Path(job["cache"]))
-    found = tasks.load(manager, [task["task"] for task in job["tasks"]])
+    manager = tasks_worker.prepare(job["tasks"], output / "tasks", Path(job["cache"]))
+    found = tasks_worker.load(manager, [task["task"] for task in job["tasks"]])
     counts = {}
     for name, task in found.items():
         rows = task.dataset[task.config.test_split or task.config.validation_split]

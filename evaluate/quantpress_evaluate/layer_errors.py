@@ -5,12 +5,12 @@ from __future__ import annotations
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact
 from quantpress.model.source import Model
+from quantpress.quantize.stage import DECISIVE
 from quantpress.report.facts.layer_errors import RESULT, known, rotated
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, environment, locks, worker
 
 
-def measure(artifact: Artifact, model: Model, console: Console) -> None:
+def measure(artifact: Artifact, model: Model) -> None:
     """Writes layer_errors.json unless it is there. Holds both models in memory at 32 bits a weight.
 
     Raises CapabilityError for lack of memory, StageError if transformers fails.
@@ -25,9 +25,9 @@ def measure(artifact: Artifact, model: Model, console: Console) -> None:
     }
     log = artifact.folder.parent / "logs" / f"{artifact.name}.layers.log"
     log.unlink(missing_ok=True)
-    with files.lock(artifact.folder), files.staging(artifact.folder / "layers") as staged:
+    with locks.lock(artifact.folder), atomic.staging(artifact.folder / "layers") as staged:
         title = f"comparing {artifact.name} with the model, layer by layer"
-        result = process.call_worker("quantpress_evaluate.layer_errors_worker", job, staged, console, title, log)
+        result = worker.call_worker("quantpress_evaluate.layer_errors_worker", job, staged, title, log)
         result |= {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": record["digest"]}
-        result |= {"machine": environment.machine(), "versions": environment.versions(environment.DECISIVE)}
-        files.write_json(artifact.folder / f"{RESULT}.json", result)
+        result |= {"machine": environment.machine().dump(), "versions": environment.versions(DECISIVE)}
+        atomic.write_json(artifact.folder / f"{RESULT}.json", result)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from quantpress.errors import InputError
-from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import Calibration
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 SEQUENCES = 4
 LENGTH = 512

@@ -9,11 +9,12 @@ from typing import Any
 from quantpress.errors import InputError
 from quantpress.model.source import Model, cache_folder
 from quantpress.plan import arithmetic
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, digests, environment, worker
 from quantpress_evaluate import backend
+from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Gate
 from quantpress_evaluate.suite import Suite
+from quantpress_serve.vllm import find_vllm
 
 # Raise this when a change here, in score.py or in tasks.py makes the same checkpoint score otherwise.
 STAGE = 3
@@ -43,9 +44,9 @@ class Request:
     def device(self) -> str:
         return "cuda" if environment.gpus() else "cpu"
 
-    def on(self, model: Model, console: Console) -> Request:
+    def on(self, model: Model) -> Request:
         """The same with the type in which transformers computes this model on this machine."""
-        return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype, console))
+        return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
         """The same with a backend that computes what this recipe's checkpoint is, and why that one."""
@@ -64,7 +65,7 @@ class Request:
 
     def settings(self) -> dict[str, Any]:
         """Everything but the model that decides a score."""
-        found = environment.find_vllm(self.vllm) if self.backend == "vllm" else None
+        found = find_vllm(self.vllm) if self.backend == "vllm" else None
         return {
             "suite": self.suite.name,
             "tasks": [{k: v for k, v in task.items() if k not in _NOT_DECISIVE} for task in self.tasks],
@@ -79,28 +80,28 @@ class Request:
         }
 
 
-def checked(request: Request, console: Console) -> Request:
+def checked(request: Request) -> Request:
     """The request with groups resolved and `available` documents counted, asked of lm-eval; the answer is kept.
 
     Raises InputError for tasks, metrics or documents that do not work, CapabilityError for documents out of reach.
     """
-    versions = environment.versions(environment.SCORING)
-    key = files.sha256_json([request.tasks, versions, STAGE, sys.prefix])[:16]  # definitions name installed files
+    versions = environment.versions(SCORING)
+    key = digests.sha256_json([request.tasks, versions, STAGE, sys.prefix])[:16]  # definitions name installed files
     folder = cache_folder() / "tasks"
     kept = folder / f"{key}.json"
     if not kept.is_file():
-        with files.staging(folder / key) as staged:
+        with atomic.staging(folder / key) as staged:
             cache = (cache_folder() / "datasets").resolve()  # definitions name it
             job = {"tasks": request.tasks, "output": str(staged.resolve()), "cache": str(cache)}
             title, log = f"checking the tasks of {request.suite.name}", folder / f"{key}.log"
             try:
-                result = process.call_worker("quantpress_evaluate.tasks_worker", job, staged, console, title, log)
+                result = worker.call_worker("quantpress_evaluate.tasks_worker", job, staged, title, log)
             except InputError as error:
                 log.unlink(missing_ok=True)
                 raise InputError(error.message, hint=error.hint) from error
-            files.write_json(kept, result["tasks"])
+            atomic.write_json(kept, result["tasks"])
             log.unlink(missing_ok=True)
-    tasks = files.read_json(kept)
+    tasks = atomic.read_json(kept)
     _check_gates(request, tasks)
     return replace(request, tasks=tasks)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import StageError
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 LOGITS = "next_tokens.npy"
 LIKELIHOODS = "likelihoods.json"
@@ -68,10 +68,10 @@ def check_served(lm: Any, output: Path, reference: Path | None) -> None:
     ]
     own = [float(likelihood) for likelihood, _ in lm.loglikelihood(asked, disable_tqdm=True)]
     _require_finite(all(map(math.isfinite, own)))
-    files.write_json(output / LIKELIHOODS, own)
+    atomic.write_json(output / LIKELIHOODS, own)
     if reference is None or not (reference / LIKELIHOODS).is_file():
         return
-    lost = sum(files.read_json(reference / LIKELIHOODS)) - sum(own)
+    lost = sum(atomic.read_json(reference / LIKELIHOODS)) - sum(own)
     per_character = lost / sum(map(len, CONTINUATIONS))
     if per_character > BROKEN_PER_CHARACTER:
         raise StageError(

@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.process import report_progress, worker_main
-from quantpress_evaluate import sanity
-from quantpress_evaluate import tasks_worker as tasks
+from quantpress.runtime.worker import report_progress, worker_main
+from quantpress_evaluate import sanity, tasks_worker
 from quantpress_serve.bench.likelihood_worker import of_model
 
 Results = dict[str, Any]
@@ -71,7 +70,7 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     Raises StageError for a model that is broken.
     """
     output = Path(job["output"])
-    manager = tasks.again(job["tasks"], output / "tasks")
+    manager = tasks_worker.again(job["tasks"], output / "tasks")
     lm = load_model(job)
     check = sanity.check_served if job["server"] else sanity.check
     check(lm, output, Path(job["reference"]) if job["reference"] else None)
@@ -96,7 +95,7 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(lm: Any, task: tasks.Resolved, manager: Any, job: dict[str, Any]) -> Results:
+def _score(lm: Any, task: tasks_worker.Resolved, manager: Any, job: dict[str, Any]) -> Results:
     """One task, so that its progress and time left are seen and what is answered is kept if a later one fails."""
     from lm_eval import simple_evaluate
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from quantpress.artifact import manifest
 from quantpress.errors import StageError
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console, digests, locks, worker
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
 from quantpress_serve.bench.likelihoods import Scored
 from quantpress_serve.server import causes, server
+from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.workload import Engine
 
 
@@ -33,13 +33,13 @@ class Subject:
 
     def place(self, request: Request) -> tuple[str, Path]:
         """The key of its scores under a request, and the folder for them."""
-        key = files.sha256_json({"model": self.digest, "settings": request.settings()})
+        key = digests.sha256_json({"model": self.digest, "settings": request.settings()})
         return key, self.keeps / "scores" / f"{request.suite.name}-{key[:12]}"
 
     def requests(self, request: Request) -> Path:
         """The file that keeps answered requests, whatever documents were asked for: never read for another model."""
         settings = {name: value for name, value in request.settings().items() if name not in ("suite", "tasks")}
-        key = files.sha256_json({"model": self.digest, "settings": settings})
+        key = digests.sha256_json({"model": self.digest, "settings": settings})
         return self.keeps / "scores" / f".requests-{key[:12]}"
 
     @property
@@ -51,7 +51,7 @@ class Subject:
         return (self.place(request)[1] / "score.json").is_file()
 
 
-def score(subject: Subject, request: Request, console: Console, reference: Path | None = None) -> dict[str, Any]:
+def score(subject: Subject, request: Request, reference: Path | None = None) -> dict[str, Any]:
     """The scores under this request; lm-eval runs only for what is not there yet.
 
     `reference`: the baseline's scores, by which a broken checkpoint is told. Raises StageError if it is broken, or a
@@ -60,18 +60,18 @@ def score(subject: Subject, request: Request, console: Console, reference: Path 
     key, final = subject.place(request)
     if subject.is_scored(request):
         console.say(f"✓ {subject.role} on {request.suite.name}: scored before, nothing to do")
-        return dict(files.read_json(final / "score.json"))
+        return dict(atomic.read_json(final / "score.json"))
     requests = subject.requests(request)
-    with files.lock(requests), files.staging(final) as staged:
+    with locks.lock(requests), atomic.staging(final) as staged:
         started = time.time()
         job = _job(subject, request, staged, requests, reference)
         title = f"scoring {subject.role} on {request.suite.name}"
         log = _log(subject, "evaluate")
         with ExitStack() as stack:
-            up = stack.enter_context(_server(subject, request, job, console)) if request.backend == "vllm" else None
+            up = stack.enter_context(_server(subject, request, job)) if request.backend == "vllm" else None
             job["server"] = {"url": up.url, "name": up.name} if up else None
             try:
-                result = process.call_worker("quantpress_evaluate.score_worker", job, staged, console, title, log)
+                result = worker.call_worker("quantpress_evaluate.score_worker", job, staged, title, log)
             except StageError as error:
                 if up and up.log and not server.healthy(up.url):
                     raise StageError(f"vLLM died while scoring: {causes.explain(up.log)}", log=up.log) from error
@@ -87,8 +87,8 @@ def score(subject: Subject, request: Request, console: Console, reference: Path 
             "server": up.command if up else None,
             "command": by_hand(job, final),
         }
-        files.write_json(staged / "score.json", done)
-        files.publish(staged, final)
+        atomic.write_json(staged / "score.json", done)
+        atomic.publish(staged, final)
     return done
 
 
@@ -115,17 +115,17 @@ def _job(subject: Subject, request: Request, staged: Path, requests: Path, refer
     }
 
 
-def _server(subject: Subject, request: Request, job: dict[str, Any], console: Console) -> Any:
+def _server(subject: Subject, request: Request, job: dict[str, Any]) -> Any:
     """The context of a vLLM server on the subject, with as much context as lm-eval's client counts on."""
     launch = server.Launch(
-        vllm=environment.find_vllm(request.vllm),
+        vllm=find_vllm(request.vllm),
         path=subject.path.resolve(),
         name=subject.role,
         engine=Engine(),
         model_len=job["max_length"] + 2,
         trust_remote_code=subject.trust_remote_code,
     )
-    return server.serving(launch, _log(subject, "evaluate-vllm"), console)
+    return server.serving(launch, _log(subject, "evaluate-vllm"))
 
 
 def by_hand(job: dict[str, Any], final: Path) -> str:

@@ -11,8 +11,7 @@ from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import Results
 from quantpress.errors import GateError
 from quantpress.model.source import Model
-from quantpress.runtime import environment, files
-from quantpress.runtime.console import Console
+from quantpress.runtime import console, digests, environment
 from quantpress_evaluate import scoring
 from quantpress_evaluate.comparison import compare, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
@@ -39,7 +38,7 @@ class Look:
         return 1 - (1 - CONFIDENCE) / self.planned
 
 
-def evaluate(artifact: Artifact, model: Model, request: Request, console: Console) -> dict[str, Any]:
+def evaluate(artifact: Artifact, model: Model, request: Request) -> dict[str, Any]:
     """Scores the model (once, shared by all its recipes) and the checkpoint, and writes accuracy.json.
 
     With `request.extend` on more and more documents, until every gate is decided or there are no more.
@@ -49,10 +48,10 @@ def evaluate(artifact: Artifact, model: Model, request: Request, console: Consol
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
     if not request.extend:
-        return _look(artifact, model, request, Look(), console)
+        return _look(artifact, model, request, Look())
     limits = _limits(request)
     for number, limit in enumerate(limits, start=1):
-        result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)), console)
+        result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
         open_gates = [gate["gate"] for gate in result["gates"] if gate["decision"] == "inconclusive"]
         if not open_gates:
             break
@@ -73,7 +72,7 @@ def _documents(result: dict[str, Any]) -> int:
     return sum(int(row["documents"]) for row in result["tasks"].values())
 
 
-def _look(artifact: Artifact, model: Model, request: Request, look: Look, console: Console) -> dict[str, Any]:
+def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> dict[str, Any]:
     record, trust = artifact.finished(), model.trust_remote_code
     results = Results(artifact.folder, "accuracy", record["digest"])
     known = results.known(request.suite.name)
@@ -81,16 +80,16 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look, consol
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     base = Subject("baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", trust)
     own = Subject(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, trust)
-    runs = {"baseline": scoring.score(base, request, console)}
+    runs = {"baseline": scoring.score(base, request)}
     folders = {"baseline": base.place(request)[1], "candidate": own.place(request)[1]}
-    runs["candidate"] = scoring.score(own, request, console, folders["baseline"])
+    runs["candidate"] = scoring.score(own, request, folders["baseline"])
     other = request.in_other_batches()
     if request.noise_floor or base.is_scored(other):
-        runs["again"] = scoring.score(base, other, console, folders["baseline"])
+        runs["again"] = scoring.score(base, other, folders["baseline"])
         folders["again"] = base.place(other)[1]
     weighed = [[task["task"], task["weight"], task["metric"], task["filter"]] for task in request.tasks]
     keys = [run["key"] for run in runs.values()]
-    key = files.sha256_json([COMPARISON, weighed, request.count_no_signal, *keys])
+    key = digests.sha256_json([COMPARISON, weighed, request.count_no_signal, *keys])
     if known and known["key"] == key:
         result = dict(known)
     else:
@@ -104,11 +103,11 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look, consol
             **_compared(request, folders, "candidate"),
             "noise_floor": _compared(request, folders, "again")["overall"] if "again" in folders else None,
             "runs": runs,
-            "machine": environment.machine(),
+            "machine": environment.machine().dump(),
         }
     result["gates"] = _decided(request, folders, look, result)
     result = truth.mark(result, truth.served_of(artifact))
-    _warn_below_the_noise(request, result, console)
+    _warn_below_the_noise(request, result)
     if result == known:
         results.to_front(request.suite.name)
     else:
@@ -139,7 +138,7 @@ def _decided(request: Request, folders: dict[str, Path], look: Look, result: dic
     return [gates.decide(gate, result) | about for gate in request.gates]
 
 
-def _warn_below_the_noise(request: Request, result: dict[str, Any], console: Console) -> None:
+def _warn_below_the_noise(request: Request, result: dict[str, Any]) -> None:
     for gate in request.gates:
         if gates.is_below_the_noise(gate, result["noise_floor"]):
             console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")

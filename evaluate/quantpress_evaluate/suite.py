@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from quantpress.errors import InputError
-from quantpress.language import located_yaml, shipped
-from quantpress.recipe.modifiers import Strict
-from quantpress.runtime import files
+from quantpress.language import shipped
+from quantpress.language.document import load_yaml
+from quantpress.language.validation import Strict, validate
+from quantpress.runtime import atomic, digests
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
 
@@ -76,11 +77,11 @@ class Suite(Strict):
         return self
 
 
-def load(name: str) -> tuple[Suite, Path]:
+def load_suite(name: str) -> tuple[Suite, Path]:
     """Reads and validates a suite: a path or a shipped name. Raises InputError with every problem in the file."""
     path = shipped.find("suites", name)
-    document = located_yaml.load(path, files.read_input(path), HINT)
-    return located_yaml.validate(document, Suite, HINT), path
+    document = load_yaml(path, atomic.read_input(path), HINT)
+    return validate(document, Suite, HINT), path
 
 
 def resolve_tasks(
@@ -110,7 +111,7 @@ def resolve_tasks(
                 "documents": sorted(task.documents) if task.documents else None,
                 "weight": task.weight,
                 "data": str(path.resolve()) if path else None,
-                "sha256": files.sha256_file(path) if path else None,
+                "sha256": digests.sha256_file(path) if path else None,
             }
         )
     return resolved

@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, InputError, first_line
+from quantpress.errors import CapabilityError, InputError, first_line, nearest
 from quantpress.language import shipped
-from quantpress.language.located_yaml import nearest
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 Resolved = dict[str, Any]
 _OWN = str(shipped.folder("tasks"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class QuantpressError(Exception):
@@ -37,6 +40,12 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 def printable(text: str) -> str:
     """Text from files, models and tools as it may go to a terminal: what it would obey is written as an escape."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def first_line(error: BaseException) -> str:
@@ -87,3 +96,17 @@ def of_the_environment(error: BaseException) -> CapabilityError | None:
             hint="use a machine with more memory, or a smaller calibration.batch_size",
         )
     return None
+
+
+def slug(text: str) -> str:
+    """A name that is safe as one path component: letters of any script, digits, dot, dash and underscore."""
+    return re.sub(r"[^\w.-]+", "-", text.replace("/", "--")).strip(".-") or "unnamed"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Names the nearest known name, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {next(n for n in names if n.lower() == close[0])!r}?"
+    return f"known: {', '.join(names)}" if names else "nothing is known here"

@@ -60,10 +60,10 @@ def start() -> Callable[..., subprocess.Popen[bytes]]:
 def embedded_model() -> Path:
     """The folder of the embedded model."""
     from quantpress.model import source as model
-    from quantpress.runtime.console import Console
+    from quantpress.model.source import find_model
 
     os.environ["QUANTPRESS_CACHE"] = str(CACHE)
-    return model.resolve(model.EMBEDDED, Console()).path
+    return find_model(model.EMBEDDED).path
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from quantpress.model import architecture
-from quantpress.model import safetensors as headers
+from quantpress.model import architecture, headers
 from quantpress.plan import mappings
 
 pytestmark = pytest.mark.e2e

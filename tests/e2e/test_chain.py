@@ -17,8 +17,8 @@ import psutil
 import pytest
 from support import SERVED
 
-from quantpress.model import safetensors as headers
-from quantpress.runtime import environment, files
+from quantpress.model import headers
+from quantpress.runtime import digests, environment
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -73,7 +73,7 @@ def test_the_manifest_covers_every_file(artifact: Path) -> None:
     found = {str(p.relative_to(artifact / "checkpoint")) for p in (artifact / "checkpoint").rglob("*") if p.is_file()}
     assert set(manifest["files"]) == found
     for name, entry in manifest["files"].items():
-        assert files.sha256_file(artifact / "checkpoint" / name) == entry["sha256"]
+        assert digests.sha256_file(artifact / "checkpoint" / name) == entry["sha256"]
     assert manifest["modifiers"] == ["GPTQModifier" if CALIBRATED else "QuantizationModifier"]
     assert manifest["calibration"] is None or manifest["calibration"]["tokens"] == 1024
     assert manifest["bytes"]["checkpoint"] < 0.7 * manifest["bytes"]["model"]

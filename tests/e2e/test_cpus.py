@@ -16,6 +16,7 @@ from quantpress.errors import CapabilityError
 from quantpress.plan import hardware
 from quantpress.runtime import cpu, environment
 from quantpress_serve.probes import operators_probe as cpu_probe
+from quantpress_serve.vllm import find_vllm
 
 pytestmark = [
     pytest.mark.e2e,
@@ -31,7 +32,7 @@ AS_AVX2 = {
 
 def _asked(env: dict[str, str]) -> dict[str, Any]:
     try:
-        python = environment.find_vllm(None).parent / "python"
+        python = find_vllm(None).parent / "python"
     except CapabilityError:
         pytest.skip("vLLM is not installed beside this environment")
     done = subprocess.run(

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from support import Store, blocks
 
-from quantpress.runtime import environment
 from quantpress_serve.server.server import free_port
+from quantpress_serve.vllm import find_vllm
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ STAND_INS = {
     "=/models/mine": "=models/mine",
     "--data /data/benchmarks": "--data data --workload least.yaml",
     "/data/benchmarks": "data",
-    "/path/to/vllm": str(environment.find_vllm(None)),
+    "/path/to/vllm": str(find_vllm(None)),
     "WORKLOAD=chat": "WORKLOAD=least.yaml",
     "--workload chat": "--workload least.yaml",
     "WORKLOAD=glance": "WORKLOAD=least.yaml",

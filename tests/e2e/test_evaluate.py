@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from quantpress.model import source as model
+from quantpress.model.source import find_model
 from quantpress.runtime import environment
-from quantpress.runtime.console import Console
 from quantpress_evaluate import request, scoring, suite
 from quantpress_evaluate.comparison import samples
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
+from quantpress_evaluate.suite import load_suite
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., Any]
@@ -167,15 +167,13 @@ def test_both_backends_see_the_same_tokens_and_nearly_the_same_likelihoods(
     embedded_model: Path, tmp_path: Path
 ) -> None:
     """Median absolute difference per token: 0.02 nats seen by hand (bf16 on both sides)."""
-    loaded, path = suite.load("smoke")
-    asked = request.checked(Request(loaded, suite.resolve_tasks(loaded, path, None, limit=6)), Console(quiet=True))
-    subject = Subject(
-        "baseline", embedded_model, model.resolve("embedded", Console()).identity()["digest"], tmp_path, False
-    )
+    loaded, path = load_suite("smoke")
+    asked = request.checked(Request(loaded, suite.resolve_tasks(loaded, path, None, limit=6)))
+    subject = Subject("baseline", embedded_model, find_model("embedded").identity()["digest"], tmp_path, False)
     found = {}
     for backend in ("hf", "vllm"):
         one = Request(loaded, asked.tasks, backend=backend)
-        scoring.score(subject, one, Console(quiet=True))
+        scoring.score(subject, one)
         found[backend] = subject.place(one)[1]
     from transformers import AutoTokenizer
 

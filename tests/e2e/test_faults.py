@@ -33,8 +33,9 @@ needs_nobody = pytest.mark.skipif(not allowed(*NOBODY), reason="no user namespac
 BLIND = """
 import sys
 from quantpress.cli import main as cli
-from quantpress.runtime import files
-files.require_space = lambda *_: None
+from quantpress.runtime import atomic
+from quantpress.runtime import disk
+disk.require_space = lambda *_: None
 sys.exit(cli.main(sys.argv[1:]))
 """
 

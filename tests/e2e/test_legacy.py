@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quantpress.quantize.to_llmcompressor import modifiers_of
-from quantpress.recipe import recipe
+from quantpress.recipe.loading import load_recipe
 
 pytestmark = pytest.mark.e2e
 RECIPES = {
@@ -62,7 +62,7 @@ def test_we_read_a_recipe_as_llmcompressor_does(name: str, tmp_path: Path) -> No
     path = tmp_path / "theirs.yaml"
     path.write_text(f"quant_stage:\n  quant_modifiers:\n    {RECIPES[name]}\n")
     theirs = Recipe.create_instance(str(path)).modifiers
-    ours = modifiers_of(recipe.load(str(path)), None)
+    ours = modifiers_of(load_recipe(str(path)), None)
     assert [_facts(modifier) for modifier in ours] == [_facts(modifier) for modifier in theirs]
 
 

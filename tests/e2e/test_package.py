@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantpress.runtime import environment
+from quantpress_serve.vllm import find_vllm
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -34,7 +34,7 @@ def test_a_package_of_a_real_checkpoint(real: Run, two_layers: Path, tmp_path: P
     assert real("verify", str(folder)).stdout == f"{folder}: as packaged; not signed\n"
     assert "Not measured." in (folder / "README.md").read_text()
     service = yaml.safe_load((folder / "deploy" / "docker-compose.yaml").read_text())["services"]["vllm"]
-    python = environment.find_vllm(None).parent / "python"
+    python = find_vllm(None).parent / "python"
     if not python.exists():
         pytest.skip("the vLLM here is not an environment of its own")
     command = [str(python), "-c", _PARSE, *service["command"]]

@@ -14,16 +14,14 @@ import pytest
 
 from quantpress.errors import CapabilityError, InputError
 from quantpress.language import shipped
-from quantpress.model import safetensors as headers
-from quantpress.model import source as model
-from quantpress.plan import hardware, sizes
-from quantpress.plan import resolve as plan
-from quantpress.plan import servable as serving
-from quantpress.plan.resolve import Plan
+from quantpress.model import headers
+from quantpress.model.source import find_model
+from quantpress.plan import hardware, servable, sizes
+from quantpress.plan.resolve import Plan, plan_of
 from quantpress.recipe import presets as schemes
 from quantpress.recipe import recipe
-from quantpress.runtime import environment
-from quantpress.runtime.console import Console
+from quantpress.recipe.loading import load_recipe
+from quantpress_serve.vllm import find_vllm
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,7 +59,7 @@ def odd_widths(make_llama: Callable[..., Path]) -> Path:
 
 def _recipe(name: str) -> recipe.Recipe:
     if name not in FEWER:
-        return recipe.load(name, SMALL)
+        return load_recipe(name, SMALL)
     then = [] if name in ("autoround", "imatrix", "block-explicit", "sparsegpt") else [{"rtn": {"scheme": "W4A16"}}]
     data = {"name": name, "description": "d", "modifiers": [FEWER[name], *then]}
     made = recipe.Recipe.model_validate(data)
@@ -74,8 +72,8 @@ Made = dict[str, tuple[Plan, Path]]
 
 def _make(names: list[str], folder: Path, out: Path, worker: str = "oneshot") -> Made:
     """Plans and makes each recipe's checkpoint; one process for all, since its imports cost more than the work."""
-    source = model.resolve(str(folder), Console(quiet=True))
-    plans = {name: plan.make(_recipe(name), source) for name in names}
+    source = find_model(str(folder))
+    plans = {name: plan_of(_recipe(name), source) for name in names}
     jobs = {
         name: {
             "recipe": made.recipe.dump(),
@@ -198,9 +196,9 @@ def test_widths_that_do_not_divide(name: str, odd_checkpoints: Made) -> None:
 
 
 def test_widths_that_a_scheme_cannot_divide_are_refused(odd_widths: Path) -> None:
-    source = model.resolve(str(odd_widths), Console(quiet=True))
+    source = find_model(str(odd_widths))
     with pytest.raises(InputError, match="group_size 128 does not divide the 352 input features"):
-        plan.make(recipe.load("w4afp8"), source)
+        plan_of(load_recipe("w4afp8"), source)
 
 
 def test_the_command_makes_the_same_checkpoint_twice(even_widths: Path, tmp_path: Path, real: Run) -> None:
@@ -229,16 +227,16 @@ def test_the_command_takes_a_recipe_that_leaves_the_weights_alone(even_widths: P
 def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
     """What vLLM says: the scheme that it picks for each GPU, and the answers of what this machine serves."""
     try:
-        python = environment.find_vllm(None).parent / "python"
+        python = find_vllm(None).parent / "python"
     except CapabilityError:
         pytest.skip("vLLM is not installed beside this environment")
     if not python.is_file():
         pytest.skip("the vllm on the path is no environment of Python's")
     names = [name for name, (made, _) in checkpoints.items() if made.layers or name == "kv-fp8"]
     target = hardware.this_machine()
-    here = [name for name in names if serving.table(checkpoints[name][0])[target]["support"] != "no"]
+    here = [name for name in names if servable.table(checkpoints[name][0])[target]["support"] != "no"]
     # One of each kind: recipes of a kind differ in how their numbers were found, not in how they are served.
-    kinds = {"+".join(serving.kinds_of(checkpoints[name][0])): name for name in reversed(here)}
+    kinds = {"+".join(servable.kinds_of(checkpoints[name][0])): name for name in reversed(here)}
     folder = checkpoints[names[0]][1].parent
     command = [str(python), str(HERE / "vllm_probe.py"), str(folder), *names, "--load", *kinds.values()]
     done = subprocess.run(
@@ -260,7 +258,7 @@ LATER = {("W8A8", "sm_100")}
 
 def test_our_table_of_hardware_is_what_vllm_says(checkpoints: Made, asked_of_vllm: dict[str, Any]) -> None:
     for name, by_target in asked_of_vllm["schemes"].items():
-        kinds = set(serving.kinds_of(checkpoints[name][0])) - {hardware.KV_CACHE, hardware.ROTATIONS}
+        kinds = set(servable.kinds_of(checkpoints[name][0])) - {hardware.KV_CACHE, hardware.ROTATIONS}
         for target, picked in by_target.items():
             ours = all(hardware.cell(kind, target).support != "no" for kind in kinds)
             theirs = not any(scheme.startswith("no:") for scheme in picked)

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from quantpress.artifact import manifest
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import Artifact, artifact_of
 from quantpress.model.source import Model
-from quantpress.package import build as package
-from quantpress.runtime import files
-from quantpress.runtime.console import Console
+from quantpress.package import build
+from quantpress.runtime import atomic
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +27,7 @@ def results() -> Callable[[str], Any]:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Artifact:
-    artifact = manifest.artifact(tmp_path / "artifacts", "SmolLM2-135M-Instruct", "rtn-w4a16")
+    artifact = artifact_of(tmp_path / "artifacts", "SmolLM2-135M-Instruct", "rtn-w4a16")
     artifact.checkpoint.mkdir(parents=True)
     shutil.copyfile(RESULTS / "config.json", artifact.checkpoint / "config.json")
     (artifact.checkpoint / "tokenizer.json").write_text("{}")
@@ -36,7 +35,7 @@ def made(tmp_path: Path) -> Artifact:
         (artifact.checkpoint / f"model-{number}.safetensors").write_bytes(bytes([number]) * 100_000)
     record = json.loads((RESULTS / "manifest.json").read_text())
     record["files"] = manifest.file_table(artifact.checkpoint)
-    files.write_json(artifact.manifest_file, record)
+    atomic.write_json(artifact.manifest_file, record)
     (artifact.folder / "recipe.resolved.yaml").write_text("name: rtn-w4a16\n")
     for name in ("accuracy", "throughput"):
         shutil.copyfile(RESULTS / f"{name}.json", artifact.folder / f"{name}.json")
@@ -55,9 +54,9 @@ def origin_model(tmp_path: Path) -> Model:
 def pack(made: Artifact, origin_model: Model) -> Callable[..., Path]:
     """Makes the package and returns its folder."""
 
-    def build(**order: Any) -> Path:
-        asked = package.Order(**order)
-        package.build(made, origin_model, asked, Console(quiet=True))
-        return package.folder_of(made, asked)
+    def packed(**order: Any) -> Path:
+        asked = build.Order(**order)
+        build.build(made, origin_model, asked)
+        return build.folder_of(made, asked)
 
-    return build
+    return packed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import StageError, first_line
-from quantpress.runtime import files
+from quantpress.runtime import atomic, digests
 
 SCHEMA_VERSION = 4
 
@@ -37,7 +37,7 @@ _MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "crea
 
 def _read(path: Path, keys: set[str]) -> dict[str, Any]:
     """A result of ours. Raises StageError if the file is something else, or of a version that is not known."""
-    value = files.read_json(path)
+    value = atomic.read_json(path)
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION or not keys <= value.keys():
         raise StageError(
             f"{path} is not a result of this version of quantpress (schema_version {SCHEMA_VERSION})",
@@ -83,7 +83,7 @@ class Artifact:
         return result if result and manifest and result["checkpoint_digest"] == manifest["digest"] else None
 
 
-def artifact(out: Path, model_name: str, recipe_name: str) -> Artifact:
+def artifact_of(out: Path, model_name: str, recipe_name: str) -> Artifact:
     return Artifact(out / model_name / recipe_name)
 
 
@@ -95,8 +95,8 @@ def artifacts_of(model_folder: Path) -> list[Artifact]:
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file below `folder`, by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = files.sha256_files(paths)
-    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digests[path]} for path in paths}
+    known = digests.sha256_files(paths)
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": known[path]} for path in paths}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Results:
     def put(self, result: dict[str, Any]) -> None:
         """Writes the result to the front, and sets one of another name aside."""
         self._make_room(name_of(result))
-        files.write_json(self.front, result)
+        atomic.write_json(self.front, result)
         self.aside(name_of(result)).unlink(missing_ok=True)
 
     def to_front(self, name: str) -> None:

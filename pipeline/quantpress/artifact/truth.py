@@ -6,7 +6,7 @@ from typing import Any
 
 from quantpress.artifact import results
 from quantpress.artifact.manifest import Artifact
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY = "transformers only"
@@ -59,4 +59,4 @@ def mark_scores(artifact: Artifact, served: dict[str, Any]) -> None:
     scored = results.of(artifact, "accuracy")
     for path in scored.files():
         if (score := scored.current(path)) and (marked := mark(score, served)) != score:
-            files.write_json(path, marked)
+            atomic.write_json(path, marked)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantpress.artifact import manifest, results, truth
 from quantpress.artifact.manifest import Artifact
 from quantpress.errors import StageError
-from quantpress.runtime import files
+from quantpress.runtime import locks
 
 _LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
 
@@ -21,38 +22,56 @@ def artifacts(out: Path) -> list[Artifact]:
     return [artifact for model in sorted(out.glob("*")) for artifact in manifest.artifacts_of(model)]
 
 
-def status(out: Path) -> list[dict[str, Any]]:
-    """One row for each artifact: its model, recipe, digest, age, results, and who is writing it at the moment."""
-    return [_row(artifact) for artifact in artifacts(out)]
+@dataclass(frozen=True)
+class Status:
+    """What is known of one artifact; all that its manifest would tell is None where `problem` says why it does not.
+
+    `stage` is the last one that was run, `accuracy` and `throughput` name suites and workloads, `held_by` is the
+    process that writes it at the moment.
+    """
+
+    model: str
+    recipe: str
+    age_s: int
+    held_by: str | None
+    problem: str | None = None
+    digest: str | None = None
+    created: str | None = None
+    bytes: int | None = None
+    stage: str | None = None
+    accuracy: str | None = None
+    throughput: str | None = None
+    gates: str | None = None
 
 
-def _row(artifact: Artifact) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "model": artifact.folder.parent.name,
-        "recipe": artifact.name,
-        "age_s": round(time.time() - artifact.manifest_file.stat().st_mtime),
-        "held_by": files.lock_owner(artifact.folder),
-        "problem": None,
-    }
+def status(out: Path) -> list[Status]:
+    """One row for each artifact below the root folder."""
+    return [_status(artifact) for artifact in artifacts(out)]
+
+
+def _status(artifact: Artifact) -> Status:
+    age = round(time.time() - artifact.manifest_file.stat().st_mtime)
+    known = Status(artifact.folder.parent.name, artifact.name, age, locks.lock_owner(artifact.folder))
     try:
         with manifest.readable(artifact.folder):
-            return row | _stages(artifact)
+            return _with_results(known, artifact)
     except StageError as error:  # one damaged artifact must not hide the others
-        return row | {"problem": error.message}
+        return replace(known, problem=error.message)
 
 
-def _stages(artifact: Artifact) -> dict[str, Any]:
+def _with_results(known: Status, artifact: Artifact) -> Status:
     record = artifact.finished()
     scored, measured = (results.of(artifact, stage).all() for stage in ("accuracy", "throughput"))
-    return {
-        "digest": str(record["digest"]),
-        "created": record["created"],
-        "bytes": int(record["bytes"]["checkpoint"]),
-        "stage": "benched" if measured else "evaluated" if scored else "quantized",
-        "accuracy": ", ".join(map(results.name_of, scored)) or None,
-        "throughput": ", ".join(map(results.name_of, measured)) or None,
-        "gates": gates_of(scored),
-    }
+    return replace(
+        known,
+        digest=str(record["digest"]),
+        created=record["created"],
+        bytes=int(record["bytes"]["checkpoint"]),
+        stage="benched" if measured else "evaluated" if scored else "quantized",
+        accuracy=", ".join(map(results.name_of, scored)) or None,
+        throughput=", ".join(map(results.name_of, measured)) or None,
+        gates=gates_of(scored),
+    )
 
 
 def gates_of(scored: list[dict[str, Any]]) -> str | None:
@@ -92,7 +111,7 @@ def garbage(out: Path) -> list[Path]:
     """
     found = []
     for model in sorted(path for path in out.glob("*") if path.is_dir()):
-        if not any(map(files.lock_owner, _lockable(model))):
+        if not any(map(locks.lock_owner, _lockable(model))):
             found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
             found += sorted(model.glob("*/scores/.requests-*"))
             named = _named(model)

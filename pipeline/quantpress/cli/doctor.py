@@ -1,67 +1,30 @@
-"""What this machine is good for, in facts and in sentences."""
+"""`quantpress doctor`: show what this machine can do."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-from quantpress.plan import hardware
-from quantpress.runtime import cpu, environment
-
-
-def facts(vllm: dict[str, Any] | None) -> dict[str, Any]:
-    """For machines. `vllm` has `executable` and `version`, or is None where there is none."""
-    target = hardware.this_machine()
-    kinds = [kind for kind in hardware.TABLE if kind != hardware.UNSERVED]
-    return {
-        "machine": environment.machine(),
-        "instruction_sets": cpu.described(),
-        "target": target,
-        "serves": {kind: vars(_seen(hardware.cell(kind, target))) for kind in kinds},
-        "vllm": vllm,
-        "versions": environment.versions(environment.DECISIVE),
-        "serving_environment": environment.serving_environment(),
-    }
+from quantpress.cli.options import Commands, add_flags
 
 
-def _seen(cell: hardware.Cell) -> hardware.Cell:
-    """The cell without what it would be on another CPU."""
-    return hardware.Cell(cell.support, cell.kernel)
+@dataclass(frozen=True)
+class Options:
+    """It takes none."""
 
 
-def text(found: dict[str, Any]) -> str:
-    """The facts as sentences."""
-    machine, vllm = found["machine"], found["vllm"]
-    gpus = f"GPUs: {', '.join(machine['gpus'])}." if machine["gpus"] else "It has no GPU that vLLM could use."
-    lines = [
-        f"This machine: {machine['processor']}, {machine['cores']} cores with {found['instruction_sets']}, "
-        f"{machine['memory_gb']} GB of memory. {gpus}",
-        f"vLLM {vllm['version']} serves: {vllm['executable']}."
-        if vllm
-        else "vLLM was not found: make setup installs it, VLLM=/path/to/vllm names yours.",
-        _served(found, "full", "As the recipe says"),
-        _served(found, "fallback", "Slowly, or as something else"),
-        _served(found, "inexact", "Inexactly"),
-        _served(found, "no", "Not at all"),
-        _arithmetic(machine),
-        "Installed: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".",
-    ]
-    return "\n".join(line for line in lines if line)
+def add(commands: Commands) -> None:
+    add_flags(commands.add_parser("doctor", help="show what this machine can do"))
 
 
-def _served(found: dict[str, Any], support: str, words: str) -> str:
-    rows = {kind: row["kernel"] for kind, row in found["serves"].items() if row["support"] == support}
-    if not rows:
-        return ""
-    if support == "full":
-        return f"{words} it serves {', '.join(rows)}."
-    return f"{words}:\n" + "\n".join(f"  {kind}: {kernel}" for kind, kernel in rows.items())
+def run(_: Options) -> None:
+    from quantpress.cli import this_machine
+    from quantpress.runtime.console import show
+    from quantpress_serve.vllm import find_vllm, vllm_version
 
-
-def _arithmetic(machine: dict[str, Any]) -> str:
-    if machine["gpus"]:
-        return "Calibration and scoring run in the model's own type."
-    if cpu.FAST_PRODUCTS["bfloat16"] & cpu.features():
-        return "Calibration and scoring of bf16 models run in bf16, for which this CPU has instructions."
-    return (
-        "This CPU has no instructions for bf16: calibration and scoring of bf16 models run in float32 if it is faster."
-    )
+    vllm = None
+    try:
+        found = find_vllm(None)
+        vllm = {"executable": str(found), "version": vllm_version(found)}
+    finally:
+        facts = this_machine.facts(vllm)
+        show(facts, this_machine.text(facts))

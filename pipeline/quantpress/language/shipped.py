@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from quantpress.errors import InputError
-from quantpress.language.located_yaml import nearest
+from quantpress.errors import InputError, nearest
 
 Kind = Literal["recipes", "suites", "tasks", "workloads"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
-from quantpress.model import safetensors as headers
-from quantpress.model.safetensors import Tensor
+from quantpress.model import headers
+from quantpress.model.headers import Tensor
 
 _DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3", "granite", "gemma2", "phi3", "mixtral", "qwen2_moe", "qwen3_moe")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 
 def convert(job: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from quantpress.model.safetensors import Tensor
+from quantpress.model.headers import Tensor
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
 # Routers hold a plain weight in transformers 5, not a Linear layer: llmcompressor leaves them alone.

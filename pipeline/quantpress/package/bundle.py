@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from quantpress.errors import CapabilityError, InputError
+from quantpress.errors import CapabilityError, InputError, slug
 from quantpress.language import shipped
 from quantpress.model.source import EMBEDDED, Model, cache_folder
-from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, process, worker
 
 _TREE = Path(__file__).resolve().parents[3]
 _SOURCES = ("Makefile", "pyproject.toml", "README.md", "LICENSE")
@@ -53,7 +52,7 @@ class Contents:
     wheels: bool
 
 
-def bundle(contents: Contents, target: Path, console: Console) -> dict[str, Any]:
+def bundle(contents: Contents, target: Path) -> dict[str, Any]:
     """Writes the folder `target`, complete or not at all, and returns what its bundle.json says.
 
     Raises InputError if `target` is something else than a bundle, CapabilityError if something cannot be fetched.
@@ -66,35 +65,35 @@ def bundle(contents: Contents, target: Path, console: Console) -> dict[str, Any]
             hint="add --no-wheels, or run it from a clone",
         )
     target = target.absolute()
-    files.require_writable(target)
-    with files.lock(target), files.staging(target) as staged:
+    disk.require_writable(target)
+    with locks.lock(target), atomic.staging(target) as staged:
         model = _add_model(contents.model, staged)
-        recipes = [_add_recipe(recipe, contents.model, staged, console) for recipe in contents.recipes]
+        recipes = [_add_recipe(recipe, contents.model, staged) for recipe in contents.recipes]
         suite = _add_suite(contents.suite, staged)
         workload = _add_file(contents.workload, staged / "workloads", shipped.folder("workloads"))
         for task, path in contents.documents.items():
             _copy(path, staged / "benchmarks" / f"{task}.jsonl")
         if contents.on_the_hub:
-            _fetch_documents(contents.on_the_hub, staged / "benchmarks", console)
+            _fetch_documents(contents.on_the_hub, staged / "benchmarks")
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
         arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
-            _add_wheels(staged, console)
+            _add_wheels(staged)
         about = _about(contents, staged)
-        files.write_json(staged / "bundle.json", about)
-        files.publish(staged, target)
+        atomic.write_json(staged / "bundle.json", about)
+        atomic.publish(staged, target)
     return about
 
 
 def _about(contents: Contents, staged: Path) -> dict[str, Any]:
     paths = sorted(path for path in staged.rglob("*") if path.is_file())
-    digests = files.sha256_files(paths)
+    measured = digests.sha256_files(paths)
     return {
         "recipes": [recipe.name for recipe in contents.recipes],
         "model": contents.model.identity(),
         "bytes": sum(path.stat().st_size for path in paths),
-        "files": {str(path.relative_to(staged)): digests[path] for path in paths},
+        "files": {str(path.relative_to(staged)): measured[path] for path in paths},
     }
 
 
@@ -119,33 +118,31 @@ def _add_model(model: Model, staged: Path) -> str:
     return named
 
 
-def _add_recipe(recipe: Recipe, model: Model, staged: Path, console: Console) -> str:
+def _add_recipe(recipe: Recipe, model: Model, staged: Path) -> str:
     """Writes the recipe as it was resolved, its data beside it, and returns its path in the bundle."""
     if recipe.calibration:
-        sources = [
-            _add_source(source, recipe.calibration, model, staged, console) for source in recipe.calibration.sources
-        ]
+        sources = [_add_source(source, recipe.calibration, model, staged) for source in recipe.calibration.sources]
         recipe = recipe.model_copy(update={"calibration": recipe.calibration.with_sources(sources)})
     text = yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True)
-    files.write_text(staged / "recipes" / f"{recipe.name}.yaml", text)
+    atomic.write_text(staged / "recipes" / f"{recipe.name}.yaml", text)
     return f"recipes/{recipe.name}.yaml"
 
 
-def _add_source(source: Source, calibration: Calibration, model: Model, staged: Path, console: Console) -> Source:
+def _add_source(source: Source, calibration: Calibration, model: Model, staged: Path) -> Source:
     """The source as a file of the bundle. The shipped chats need none."""
     if source.dataset == SHIPPED_DATASET:
         return source
     path = calibration_data.local_file(source)
     if path:
-        name = f"{files.sha256_file(path)[:8]}-{files.slug(path.name)}"
+        name = f"{digests.sha256_file(path)[:8]}-{slug(path.name)}"
         _copy(path, staged / "data" / name)
     else:
-        name = f"{files.slug(source.dataset)}-{str(source.revision)[:8]}-{calibration.seed}.jsonl"
-        _fetch(source, calibration, model, staged / "data" / name, console)
+        name = f"{slug(source.dataset)}-{str(source.revision)[:8]}-{calibration.seed}.jsonl"
+        _fetch(source, calibration, model, staged / "data" / name)
     return Source(dataset=f"data/{name}", weight=source.weight)
 
 
-def _fetch(source: Source, calibration: Calibration, model: Model, target: Path, console: Console) -> None:
+def _fetch(source: Source, calibration: Calibration, model: Model, target: Path) -> None:
     """As many documents of a hub data set as its share of the sequences needs, in the order of the seed."""
     job = {
         "source": source.model_dump(),
@@ -158,7 +155,7 @@ def _fetch(source: Source, calibration: Calibration, model: Model, target: Path,
     target.parent.mkdir(parents=True, exist_ok=True)
     title = f"fetching documents of {source.dataset}"
     log = target.parent / "fetch.log"
-    process.call_worker("quantpress.quantize.documents_worker", job, target.parent, console, title, log)
+    worker.call_worker("quantpress.quantize.documents_worker", job, target.parent, title, log)
     log.unlink()
 
 
@@ -184,11 +181,11 @@ def _add_suite(path: Path, staged: Path) -> str:
     return named
 
 
-def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, console: Console) -> None:
+def _fetch_documents(tasks: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     job = {"tasks": tasks, "output": str(folder), "cache": str((cache_folder() / "datasets").resolve())}
     title, log = "fetching the suite's documents", folder / "fetch.log"
-    process.call_worker("quantpress_evaluate.documents_worker", job, folder, console, title, log)
+    worker.call_worker("quantpress_evaluate.documents_worker", job, folder, title, log)
     log.unlink()
     shutil.rmtree(folder / "tasks")
 
@@ -204,7 +201,7 @@ def _build() -> str:
     return "cuda" if environment.gpus() else "cpu"
 
 
-def _add_wheels(staged: Path, console: Console) -> None:
+def _add_wheels(staged: Path) -> None:
     """The source tree and, by its locks, a wheel of everything that `make setup` installs."""
     tree = staged / "quantpress"
     tree.mkdir()

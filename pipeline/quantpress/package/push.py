@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, first_line
-from quantpress.package import build as package
-from quantpress.package import signing
-from quantpress.runtime import files, process
-from quantpress.runtime.console import Console
+from quantpress.package import build, signing
+from quantpress.runtime import console, digests
+from quantpress.runtime.secrets import secrets
 
 _DESTINATION = re.compile(r"^(?P<scheme>hf|s3|oci)://(?P<place>[^\s?#]+?)/*$")
 _HINT = "s3://bucket/prefix, hf://org/name, or oci://registry/repository:tag"
@@ -29,7 +28,7 @@ class Upload:
     files: dict[str, str]
 
 
-def push(folder: Path, destination: str, public: bool, console: Console) -> dict[str, Any]:
+def push(folder: Path, destination: str, public: bool) -> dict[str, Any]:
     """Uploads a package and returns what was sent and what was there already.
 
     Raises InputError for a wrong destination or a folder that is no package, StageError if the package is not as
@@ -39,30 +38,30 @@ def push(folder: Path, destination: str, public: bool, console: Console) -> dict
     if not found or "@" in found["place"].partition("/")[0]:
         raise InputError("that is not a destination, or it has a user name in it", hint=_HINT)
     send = importlib.import_module(f"quantpress.package.push_{found['scheme']}").send
-    upload = _checked(folder, console)
+    upload = _checked(folder)
     try:
-        done: dict[str, Any] = send(upload, found["place"], public, console)
+        done: dict[str, Any] = send(upload, found["place"], public)
     except QuantpressError as error:
         raise type(error)(scrubbed(error.message), hint=error.hint) from error
     return {"destination": destination, **done}
 
 
-def _checked(folder: Path, console: Console) -> Upload:
-    if not package.is_package(folder):
+def _checked(folder: Path) -> Upload:
+    if not build.is_package(folder):
         raise InputError(f"{folder} is not a package", hint="quantpress package RECIPE makes one")
     with console.step(f"checking {folder}"):
-        problems = package.verify(folder)
+        problems = build.verify(folder)
     if problems:
         raise StageError(
             f"{folder} is not what was packaged: {'; '.join(problems[:3])}",
             hint="quantpress package RECIPE makes it again",
         )
-    about = package.read(folder) or {}
-    digests = {name: str(entry["sha256"]) for name, entry in about["files"].items()}
+    about = build.read(folder) or {}
+    known = {name: str(entry["sha256"]) for name, entry in about["files"].items()}
     last = [signing.SIGNATURE] if (folder / signing.SIGNATURE).is_file() else []
-    for name in [*last, package.MANIFEST]:
-        digests[name] = files.sha256_file(folder / name)
-    return Upload(folder, about, digests)
+    for name in [*last, build.MANIFEST]:
+        known[name] = digests.sha256_file(folder / name)
+    return Upload(folder, about, known)
 
 
 def library(name: str, requirement: str) -> Any:
@@ -78,7 +77,7 @@ def library(name: str, requirement: str) -> Any:
 
 def scrubbed(text: str) -> str:
     """The text without the values of variables that are named like secrets."""
-    for secret in process.secrets():
+    for secret in secrets():
         text = text.replace(secret, "***")
     return text
 

@@ -7,10 +7,10 @@ from typing import Any
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.package import push
 from quantpress.package.push import Upload
-from quantpress.runtime.console import Console
+from quantpress.runtime import console
 
 
-def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
     """Makes the repository (private unless `public`) and one commit that turns its contents into the package.
 
     The client sends large files ahead of the commit and skips those that the hub has; files of an earlier package

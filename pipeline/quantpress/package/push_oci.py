@@ -11,7 +11,7 @@ from typing import Any
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.package import push
 from quantpress.package.push import Upload
-from quantpress.runtime.console import Console
+from quantpress.runtime import console
 
 _PLACE = re.compile(r"^[a-zA-Z0-9.-]+(:\d+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[\w][\w.-]{0,127}$")
 _EMPTY = "application/vnd.oci.empty.v1+json"
@@ -19,7 +19,7 @@ _FILE = "application/octet-stream"
 ARTIFACT = "application/vnd.quantpress.package.v1"
 
 
-def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
     """Sends each file as a blob under its own name, unless the registry has it, then the manifest under the tag."""
     push.library("oras", "oras>=0.2.38")
     import oras.oci
@@ -43,8 +43,8 @@ def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str
             layer = _layer(_FILE, path.stat().st_size, digest)
             layer["annotations"] = {"org.opencontainers.image.title": name}
             manifest["layers"].append(layer)
-            (kept if _blob(registry, container, path, layer, console) else sent).append(name)
-        manifest["config"] = _empty(registry, container, console)
+            (kept if _blob(registry, container, path, layer) else sent).append(name)
+        manifest["config"] = _empty(registry, container)
         response = registry.upload_manifest(manifest, container)
         _require(response, "the manifest")
     except (RequestException, ValueError, OSError) as error:
@@ -86,7 +86,7 @@ def _layer(kind: str, size: int, sha256: str) -> dict[str, Any]:
     return {"mediaType": kind, "size": size, "digest": f"sha256:{sha256}"}
 
 
-def _blob(registry: Any, container: Any, path: Path, layer: dict[str, Any], console: Console) -> bool:
+def _blob(registry: Any, container: Any, path: Path, layer: dict[str, Any]) -> bool:
     """Sends a blob; True if the registry had it."""
     if registry.blob_exists(layer, container):
         return True
@@ -95,13 +95,13 @@ def _blob(registry: Any, container: Any, path: Path, layer: dict[str, Any], cons
     return False
 
 
-def _empty(registry: Any, container: Any, console: Console) -> dict[str, Any]:
+def _empty(registry: Any, container: Any) -> dict[str, Any]:
     """The empty configuration that artifacts have."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps({}))
         layer = _layer(_EMPTY, 2, "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
-        _blob(registry, container, path, layer, console)
+        _blob(registry, container, path, layer)
     return layer
 
 

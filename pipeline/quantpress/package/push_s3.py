@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, QuantpressError, first_line
-from quantpress.package import build as package
-from quantpress.package import push
+from quantpress.package import build, push
 from quantpress.package.push import Upload
-from quantpress.runtime.console import Console
+from quantpress.runtime import console
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403", "401"}
 
 
-def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
     """Sends every file that is not there with the same digest, then the manifest, whose presence means published.
 
     Raises InputError if something else lies below the prefix: a server that loads the prefix would load that too.
@@ -27,12 +26,12 @@ def send(upload: Upload, place: str, public: bool, console: Console) -> dict[str
     bucket, _, prefix = place.partition("/")
     try:
         client = boto3.client("s3")
-        return _send(client, upload, bucket, f"{prefix}/" if prefix else "", console)
+        return _send(client, upload, bucket, f"{prefix}/" if prefix else "")
     except (BotoCoreError, Boto3Error, ClientError) as error:
         raise _explained(error, bucket) from error
 
 
-def _send(client: Any, upload: Upload, bucket: str, prefix: str, console: Console) -> dict[str, Any]:
+def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> dict[str, Any]:
     there = _sizes(client, bucket, prefix)
     _require_own(client, upload, bucket, prefix, there)
     sent, kept = [], []
@@ -61,8 +60,8 @@ def _digest(client: Any, bucket: str, key: str) -> str | None:
 
 def _require_own(client: Any, upload: Upload, bucket: str, prefix: str, there: dict[str, int]) -> None:
     where = f"s3://{bucket}/{prefix}"
-    published = package.MANIFEST in there and _digest(client, bucket, prefix + package.MANIFEST)
-    if published is not False and published != upload.files[package.MANIFEST]:
+    published = build.MANIFEST in there and _digest(client, bucket, prefix + build.MANIFEST)
+    if published is not False and published != upload.files[build.MANIFEST]:
         raise InputError(
             f"{where} holds another package already; replacing it file by file would break whoever loads it",
             hint="push to another prefix, for example one that ends in a version",

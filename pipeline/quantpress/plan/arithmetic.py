@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from quantpress.model.source import Model, cache_folder
 from quantpress.plan.sizes import text_config
-from quantpress.runtime import cpu, environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, cpu, digests, environment, worker
 
 ComputeDtype = Literal["stored", "float32"]
 CHOICES = ("auto", "stored", "float32")
@@ -19,7 +18,7 @@ CHOICES = ("auto", "stored", "float32")
 WORTH = 1.5
 
 
-def compute_dtype(model: Model, asked: str, console: Console) -> ComputeDtype:
+def compute_dtype(model: Model, asked: str) -> ComputeDtype:
     """What `asked` (auto, stored or float32) means for this model on this machine.
 
     `auto` is `stored` on GPUs, for float32 models, and on CPUs with instructions for the model's type. On other CPUs
@@ -31,7 +30,7 @@ def compute_dtype(model: Model, asked: str, console: Console) -> ComputeDtype:
     fast = cpu.FAST_PRODUCTS.get(dtype)
     if environment.gpus() or fast is None or fast & cpu.features():
         return "stored"
-    speeds = _measured(dtype, console)
+    speeds = _measured(dtype)
     return "float32" if speeds["float32"] > WORTH * speeds[dtype] else "stored"
 
 
@@ -41,17 +40,15 @@ def stored_dtype(config: dict[str, Any]) -> str:
     return next((str(part[key]) for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "")
 
 
-def _measured(dtype: str, console: Console) -> dict[str, float]:
+def _measured(dtype: str) -> dict[str, float]:
     """GFLOP/s of matrix products in `dtype` and in float32 on this machine, measured once for each processor."""
-    known = [environment.machine()["processor"], sorted(cpu.features()), environment.versions(("torch",)), dtype]
-    kept = cache_folder() / "products" / f"{files.sha256_json(known)[:16]}.json"
+    known = [environment.machine().processor, sorted(cpu.features()), environment.versions(("torch",)), dtype]
+    kept = cache_folder() / "products" / f"{digests.sha256_json(known)[:16]}.json"
     if not kept.is_file():
-        with files.staging(kept.with_suffix("")) as staged:
+        with atomic.staging(kept.with_suffix("")) as staged:
             log = kept.with_suffix(".log")
             title = f"trying how fast this CPU multiplies in {dtype} and in float32"
-            found = process.call_worker(
-                "quantpress.plan.products_worker", {"dtype": dtype}, staged, console, title, log
-            )
+            found = worker.call_worker("quantpress.plan.products_worker", {"dtype": dtype}, staged, title, log)
             log.unlink(missing_ok=True)
-            files.write_json(kept, found)
-    return dict(files.read_json(kept))
+            atomic.write_json(kept, found)
+    return dict(atomic.read_json(kept))

@@ -8,9 +8,9 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model import layers
+from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
-from quantpress.model.safetensors import Tensor
 from quantpress.plan import mappings
 from quantpress.plan.sizes import number_in, text_config
 from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 SECONDS = 0.4
 _SHAPE = (512, 1536, 576)  # tokens, outputs, inputs: of a small model's widest layers

@@ -9,9 +9,9 @@ from typing import Any
 
 from quantpress.errors import InputError
 from quantpress.model import architecture, layers
+from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
-from quantpress.model.safetensors import Tensor
 from quantpress.model.source import Model
 from quantpress.plan import preflight, sizes
 from quantpress.plan.arithmetic import ComputeDtype
@@ -60,7 +60,7 @@ class _Chosen:
     size: int | None
 
 
-def make(recipe: Recipe, model: Model) -> Plan:
+def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
     return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
 

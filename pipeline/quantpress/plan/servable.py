@@ -29,7 +29,7 @@ def kinds_of(plan: Plan) -> list[str]:
     return sorted(kinds)
 
 
-def check(plan: Plan, target: str) -> None:
+def require_served(plan: Plan, target: str) -> None:
     """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
     hardware.require(kinds_of(plan), target)
     if odd := _odd_for_blocks(plan):
@@ -100,7 +100,7 @@ def table(plan: Plan) -> dict[str, dict[str, Any]]:
             worst = "fallback"
             kernels["groups"] = f"Marlin has no groups of {size}: what else vLLM has installed, or nothing"
         try:
-            check(plan, target)
+            require_served(plan, target)
         except CapabilityError as error:
             worst = "no"
             kernels["why not"] = error.message

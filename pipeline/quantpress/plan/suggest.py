@@ -7,11 +7,10 @@ from typing import Any
 from quantpress.errors import QuantpressError
 from quantpress.language import shipped
 from quantpress.model.source import Model
-from quantpress.plan import hardware
-from quantpress.plan import resolve as planning
-from quantpress.plan import servable as serving
-from quantpress.plan.resolve import Plan
-from quantpress.recipe import recipe
+from quantpress.plan import hardware, servable
+from quantpress.plan.resolve import Plan, plan_of
+from quantpress.plan.servable import require_served
+from quantpress.recipe.loading import load_recipe
 
 _TABLE = "table of kernels, read from vLLM 0.32.0's source"
 _PLAN = "this model's plan"
@@ -28,13 +27,13 @@ def suggest(model: Model, target: str, goal: str) -> list[dict[str, Any]]:
 
 def _row(name: str, model: Model, target: str, goal: str) -> dict[str, Any]:
     try:
-        plan = planning.make(recipe.load(name), model)
-        serving.check(plan, target)
+        plan = plan_of(load_recipe(name), model)
+        require_served(plan, target)
     except QuantpressError as error:
         return {"recipe": name, "possible": False, "rank": [], "reasons": [[error.message, "plan and table"]]}
-    support = serving.table(plan)[target]["support"]
+    support = servable.table(plan)[target]["support"]
     rank, reasons = _GOALS[goal](plan, target)
-    kernels = "; ".join(hardware.cell(kind, target).kernel for kind in serving.kinds_of(plan))
+    kernels = "; ".join(hardware.cell(kind, target).kernel for kind in servable.kinds_of(plan))
     reasons = [[f"{support}: {kernels}", _TABLE], *reasons]
     # What runs as something else is worth less than its name says, whatever the goal.
     return {"recipe": name, "possible": True, "rank": [hardware.SUPPORT.index(support), *rank], "reasons": reasons}

@@ -6,8 +6,7 @@ from collections import Counter
 from math import prod
 from typing import Any
 
-from quantpress.plan import servable as serving
-from quantpress.plan import sizes
+from quantpress.plan import servable, sizes
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
 
@@ -37,7 +36,7 @@ def report(plan: Plan, config: dict[str, Any], context: int, concurrency: int) -
             "concurrency": concurrency,
         },
         "tensor_parallel_sizes": sizes.tensor_parallel_sizes(config, plan.schemes, linears),
-        "hardware": serving.table(plan),
+        "hardware": servable.table(plan),
         "notes": [*plan.notes, *_too_little_data(plan), *_too_long(config, context)],
         "resolved": plan.recipe.dump(),
     }

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.model import safetensors as headers
+from quantpress.model import headers
 from quantpress.model.patterns import matching
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 # Relative RMS difference of a layer's weights after decompression. Rounding to 4 bits in groups moves weights by about
 # a tenth of their size, to 8 bits by one to three hundredths; two roundings that know nothing of each other differ by

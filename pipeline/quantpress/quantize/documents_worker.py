@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import Source
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantpress.errors import StageError
-from quantpress.model import safetensors as headers
+from quantpress.model import headers
 
 # Where a float of 16 bits or 32 has its exponent: all ones there is infinity or no number.
 _EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}

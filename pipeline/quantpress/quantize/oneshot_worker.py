@@ -12,11 +12,11 @@ from typing import Any
 
 from quantpress.errors import InputError, StageError
 from quantpress.plan.products_worker import float32_products
-from quantpress.quantize import calibration as calibration_data
+from quantpress.quantize import calibration_data
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.recipe.recipe import Calibration, Recipe
-from quantpress.runtime import files
-from quantpress.runtime.process import worker_main
+from quantpress.runtime import digests
+from quantpress.runtime.worker import worker_main
 
 
 def do_without_scikit_learn() -> None:
@@ -102,7 +102,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     with ThreadPoolExecutor(1) as hashing:
         hashing.submit(
-            files.cached_sha256, [Path(name) for name in job["digest"]["files"]], Path(job["digest"]["cache"])
+            digests.cached_sha256, [Path(name) for name in job["digest"]["files"]], Path(job["digest"]["cache"])
         )
         return quantize(job)
 

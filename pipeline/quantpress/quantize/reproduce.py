@@ -8,18 +8,18 @@ from typing import Any
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact
 from quantpress.errors import InputError, StageError
-from quantpress.model import safetensors as headers
-from quantpress.model import source as models
+from quantpress.model import headers
+from quantpress.model.source import find_model
+from quantpress.plan.resolve import plan_of
 from quantpress.quantize import stage as quantizing
 from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, disk, environment, locks, worker
 
 # What bits depend on beside the inputs that the digest covers.
 _MACHINE = ("processor", "cores", "gpus", "system")
 
 
-def reproduce(artifact: Artifact, console: Console, trust_remote_code: bool = False) -> dict[str, Any]:
+def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> dict[str, Any]:
     """Rebuilds the checkpoint beside the artifact, compares, and removes it again.
 
     Returns `identical`, the tensors that differ, those that differ by more than their bound, and `promised`: whether
@@ -32,8 +32,8 @@ def reproduce(artifact: Artifact, console: Console, trust_remote_code: bool = Fa
     with manifest.readable(artifact.folder):
         recipe = Recipe.model_validate(record["recipe"])
         source = _source(record["model"])
-    model = models.resolve(source, console, trust_remote_code)
-    plan = quantizing.prepare(recipe, model, record["inputs"].get("compute_dtype", "stored"), console)
+    model = find_model(source, trust_remote_code)
+    plan = quantizing.prepared(plan_of(recipe, model), model, record["inputs"].get("compute_dtype", "stored"))
     inputs = quantizing.inputs_of(plan, model)
     changed = manifest.differences(record["inputs"], inputs)
     decisive = [name for name in changed if not name.startswith("versions.")]
@@ -42,15 +42,15 @@ def reproduce(artifact: Artifact, console: Console, trust_remote_code: bool = Fa
             f"{artifact.folder} cannot be reproduced: {', '.join(decisive)} is no longer what it was",
             hint="restore these inputs, or quantize anew",
         )
-    machine = environment.machine()
+    machine = environment.machine().dump()
     here = [f"machine.{name}" for name in _MACHINE if machine[name] != record["machine"][name]]
     log = artifact.folder.parent / "logs" / f"{artifact.name}.reproduce.log"
     target = artifact.folder.with_name(f"{artifact.name}.reproduced")
-    files.require_space(artifact.folder, int(plan.weight_bytes * 1.5))
-    with files.lock(target), files.staging(target) as staged:
-        made = quantizing.make(plan, model, staged, log, console)
+    disk.require_space(artifact.folder, int(plan.weight_bytes * 1.5))
+    with locks.lock(target), atomic.staging(target) as staged:
+        made = quantizing.make(plan, model, staged, log)
         differing = compare(artifact.checkpoint, staged / "checkpoint")
-        far = _too_far(artifact.checkpoint, staged, log, console) if differing else {}
+        far = _too_far(artifact.checkpoint, staged, log) if differing else {}
     return {
         "artifact": str(artifact.folder),
         "identical": not differing,
@@ -66,12 +66,10 @@ def _fingerprint(record: dict[str, Any]) -> str | None:
     return record["calibration"]["fingerprint"] if record["calibration"] else None
 
 
-def _too_far(checkpoint: Path, staged: Path, log: Path, console: Console) -> dict[str, dict[str, float]]:
+def _too_far(checkpoint: Path, staged: Path, log: Path) -> dict[str, dict[str, float]]:
     """The tensors that differ by more than their bound (distance_worker states it), with distance and bound."""
     job = {"one": str(checkpoint.resolve()), "other": str((staged / "checkpoint").resolve())}
-    found = process.call_worker(
-        "quantpress.quantize.distance_worker", job, staged, console, "comparing what differs", log
-    )
+    found = worker.call_worker("quantpress.quantize.distance_worker", job, staged, "comparing what differs", log)
     return {name: row for name, row in found["tensors"].items() if not row["distance"] <= row["bound"]}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.recipe.recipe import Recipe
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

@@ -11,19 +11,17 @@ from typing import Any
 import yaml
 
 from quantpress.artifact import manifest
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import Artifact, artifact_of
 from quantpress.errors import InputError, StageError
-from quantpress.model import safetensors as headers
+from quantpress.model import headers
 from quantpress.model.source import Model, digest_cache
 from quantpress.plan import arithmetic
-from quantpress.plan import resolve as planning
 from quantpress.plan.resolve import Plan
-from quantpress.quantize import calibration as calibration_data
-from quantpress.quantize import integrity
-from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.quantize import calibration_data, integrity
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
 
+# The distributions whose versions decide a checkpoint's bytes.
+DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
 # Raise this when a change here or in oneshot_worker.py makes the same recipe give other bytes.
 STAGE = 1
 _LARGE = 2_000_000_000  # bytes; a second of hashing or two
@@ -36,18 +34,17 @@ class Quantized:
     reused: bool
 
 
-def prepare(recipe: Recipe, model: Model, compute_dtype: str, console: Console) -> Plan:
-    """The plan, with every hub data set at a commit, and the type for calibration if `compute_dtype` is auto.
+def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
+    """The plan with every hub data set at a commit, and the type for calibration if `compute_dtype` is auto.
 
-    Raises InputError or CapabilityError.
+    Raises InputError for data that cannot be had, CapabilityError where the type cannot be chosen.
     """
-    plan = planning.make(recipe, model)
     calibration = plan.recipe.calibration
     if calibration is None:
         return plan
     calibration_data.check_sources(calibration)
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
-    return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype, console))
+    return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
 
 
 def check_data(plan: Plan) -> None:
@@ -64,7 +61,7 @@ def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
         "recipe": plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
         "calibration": calibration_data.identity(calibration) if calibration else None,
         "model": model.digests(),
-        "versions": environment.versions(environment.DECISIVE),
+        "versions": environment.versions(DECISIVE),
     }
     # What is as usual is left out, so that it does not rename the artifacts that there are.
     unusual: dict[str, Any] = {"trust_remote_code": True} if model.trust_remote_code else {}
@@ -72,30 +69,30 @@ def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
     return inputs | unusual
 
 
-def quantize(plan: Plan, model: Model, out: Path, console: Console) -> Quantized:
+def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     """Makes `out/<model>/<recipe>/checkpoint` of a prepared plan, unless the same inputs made what is there.
 
     Raises InputError before anything is written, CapabilityError for lack of space or a library, StageError if
     llmcompressor fails or its checkpoint is not what the recipe says.
     """
-    files.require_writable(out)
-    artifact = manifest.artifact(out, model.name, plan.recipe.name)
-    existing = _existing(artifact, plan, model, console)
+    disk.require_writable(out)
+    artifact = artifact_of(out, model.name, plan.recipe.name)
+    existing = _existing(artifact, plan, model)
     if existing:
         return existing
     check_data(plan)
-    files.require_space(out, int(plan.weight_bytes * 1.5))
-    with files.lock(artifact.folder), files.staging(artifact.folder) as staged:
+    disk.require_space(out, int(plan.weight_bytes * 1.5))
+    with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
-        record = make(plan, model, staged, log, console)
+        record = make(plan, model, staged, log)
         inputs = inputs_of(plan, model)
-        record |= {"digest": files.sha256_json(inputs), "inputs": inputs, "model": model.identity()}
-        files.write_json(staged / "manifest.json", record)
-        files.publish(staged, artifact.folder)
+        record |= {"digest": digests.sha256_json(inputs), "inputs": inputs, "model": model.identity()}
+        atomic.write_json(staged / "manifest.json", record)
+        atomic.publish(staged, artifact.folder)
     return Quantized(artifact, record, reused=False)
 
 
-def _existing(artifact: Artifact, plan: Plan, model: Model, console: Console) -> Quantized | None:
+def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
     found = artifact.manifest()
     if found is None:
         return None
@@ -105,7 +102,7 @@ def _existing(artifact: Artifact, plan: Plan, model: Model, console: Console) ->
     if damaged:
         console.say(f"  {artifact.folder} is remade; missing or cut short: {', '.join(damaged)}")
         return None
-    if found["digest"] == files.sha256_json(inputs):
+    if found["digest"] == digests.sha256_json(inputs):
         console.say(f"✓ {artifact.folder} is up to date: same recipe, model, calibration data and versions")
         return Quantized(artifact, found, reused=True)
     console.say(f"  {artifact.folder} is remade; changed: {', '.join(manifest.differences(found['inputs'], inputs))}")
@@ -119,7 +116,7 @@ def _damaged(artifact: Artifact, record: dict[str, Any]) -> list[str]:
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
-def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) -> dict[str, Any]:
+def make(plan: Plan, model: Model, staged: Path, log: Path) -> dict[str, Any]:
     """Makes the checkpoint in the folder `staged`, checks it, and returns what its manifest says of it."""
     started = time.time()
     checkpoint = staged / "checkpoint"
@@ -136,7 +133,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
     }
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
-        result = process.call_worker("quantpress.quantize.oneshot_worker", job, staged, console, title, log)
+        result = worker.call_worker("quantpress.quantize.oneshot_worker", job, staged, title, log)
     except InputError:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         raise
@@ -148,7 +145,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
     if plan.checkpoint_bytes < plan.weight_bytes:  # a KV cache in 8 bits and a pruned model leave weights their size
         integrity.check_size(size, plan.weight_bytes)
     resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
-    files.write_text(staged / "recipe.resolved.yaml", resolved)
+    atomic.write_text(staged / "recipe.resolved.yaml", resolved)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back
     for path in checkpoint.iterdir():
         path.chmod(0o644)  # transformers writes weights for their owner only; a server often runs as someone else
@@ -163,7 +160,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) ->
         **result,
         "bytes": {"model": plan.weight_bytes, "checkpoint": size},
         "files": table,
-        "machine": environment.machine(),
+        "machine": environment.machine().dump(),
         "seconds": round(time.time() - started, 2),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

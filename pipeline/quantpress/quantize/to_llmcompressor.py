@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantpress.recipe import modifiers as language
+from quantpress.recipe import modifiers
 from quantpress.recipe.modifiers import Awq, Gptq, Group, KvCache, Modifier, Prunes, Quantizes
 from quantpress.recipe.recipe import Recipe
 
@@ -58,7 +58,7 @@ def _modifier_class(name: str) -> Any:
     }[name]
 
 
-def _options(body: language.Body) -> dict[str, Any]:
+def _options(body: modifiers.Body) -> dict[str, Any]:
     """A modifier's own fields, by the names that llmcompressor knows; what is left out is left to it."""
     shared = set(Quantizes.model_fields) if isinstance(body, Quantizes) else set()
     options = body.model_dump(exclude_none=True, exclude=shared)
@@ -66,7 +66,7 @@ def _options(body: language.Body) -> dict[str, Any]:
         from llmcompressor.modifiers.transform.awq import AWQMapping
 
         options["mappings"] = [AWQMapping(**mapping) for mapping in options["mappings"]]
-    if isinstance(body, language.SmoothQuant) and "mappings" in options:
+    if isinstance(body, modifiers.SmoothQuant) and "mappings" in options:
         options["mappings"] = [[item["balance_layers"], item["smooth_layer"]] for item in options["mappings"]]
     return options
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from quantpress.language.located_yaml import Document, Loc, nearest
+from quantpress.errors import nearest
+from quantpress.language.document import Document, Loc
 
 Body = dict[str, Any]
 _NO_EFFECT = "does nothing in oneshot; remove it"

@@ -8,19 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from quantpress.language import located_yaml
+from quantpress.errors import nearest
+from quantpress.language.validation import Strict
 from quantpress.recipe.presets import SCHEMES, Scheme
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _known_scheme(name: str) -> str:
     if name not in SCHEMES:
-        raise ValueError(f"{name!r} is not a scheme; {located_yaml.nearest(name, SCHEMES)}")
+        raise ValueError(f"{name!r} is not a scheme; {nearest(name, SCHEMES)}")
     return name
 
 
@@ -393,7 +390,7 @@ class Quip(Strict):
     transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "random-hadamard"
     transform_block_size: PowerOfTwo | None = Field(default=None, description="Left out: the whole width.")
     targets: Names = Field(default=["Linear"], min_length=1)
-    ignore: Names = ["lm_head"]
+    ignore: Names = Field(default=["lm_head"])
 
 
 class Prunes(Strict):
@@ -404,7 +401,7 @@ class Prunes(Strict):
         default=None, pattern=r"^[1-9]\d?:[1-9]\d?$", description='"2:4" in quotes; left out: anywhere.'
     )
     targets: Names = Field(default=["Linear"], min_length=1)
-    ignore: Names = ["lm_head"]
+    ignore: Names = Field(default=["lm_head"])
 
     @model_validator(mode="after")
     def _mask_agrees(self) -> Prunes:

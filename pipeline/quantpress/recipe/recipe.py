@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from quantpress.errors import InputError, printable
-from quantpress.language import located_yaml, shipped
-from quantpress.language.located_yaml import Document
-from quantpress.recipe import from_llmcompressor as legacy
-from quantpress.recipe.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes, Strict
-from quantpress.runtime import files
+from quantpress.language.validation import AtError, Strict
+from quantpress.recipe.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes
 
-HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
 RESERVED = ("baseline", "logs", "report.md", "report.html", "report.json")
 SHIPPED_DATASET = "quantpress-chat"
-_DEEPEST = 8  # recipes that extend one another
 
 
 def _not_reserved(name: str) -> str:
@@ -131,16 +123,16 @@ class Recipe(Strict):
             late = prepares and index > max(quantizing, default=-1)
             if late or (modifier.name in (*TRANSFORMS, *PRUNERS) and quantizing and index > quantizing[0]):
                 what = "awq without a scheme" if isinstance(modifier.body, Awq) else modifier.name
-                raise located_yaml.AtError(index, f"{what} must come before the modifier that quantizes")
+                raise AtError(index, f"{what} must come before the modifier that quantizes")
         caches = [i for i, m in enumerate(modifiers) if isinstance(m.body, Quantizes) and m.body.kv_cache]
         if len(caches) > 1:
-            raise located_yaml.AtError(caches[1], "kv_cache is given twice; one modifier is enough")
+            raise AtError(caches[1], "kv_cache is given twice; one modifier is enough")
         return modifiers
 
     @model_validator(mode="after")
     def _data_is_used(self) -> Recipe:
         if self.calibration and not self.needs_data:
-            raise located_yaml.AtError("calibration", "calibration is given, but no modifier here uses data; remove it")
+            raise AtError("calibration", "calibration is given, but no modifier here uses data; remove it")
         return self
 
     @property
@@ -150,118 +142,3 @@ class Recipe(Strict):
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data that validates to the same recipe."""
         return self.model_dump(exclude_none=True)
-
-
-def read(path: Path, above: tuple[Path, ...] = ()) -> Document:
-    """The recipe in a file, of our kind or llmcompressor's, with what it extends filled in; not validated yet.
-
-    Raises InputError for text that is no YAML, and for recipes that extend one another in a circle.
-    """
-    path_shown, resolved = path, path.resolve()
-    if resolved in above or len(above) >= _DEEPEST:
-        chain = " -> ".join(file.name for file in (*above, resolved))
-        raise InputError(f"{path_shown}: recipes extend one another without end: {chain}", hint=HINT)
-    document = located_yaml.load(path, files.read_input(path), HINT)
-    if legacy.is_llmcompressors(document.data):
-        return legacy.translated(document)
-    if not isinstance(document.data, dict) or not {"extends", "overrides"} & document.data.keys():
-        return document
-    return _extended(document, path, (*above, resolved))
-
-
-def _extended(document: Document, path: Path, above: tuple[Path, ...]) -> Document:
-    overrides = document.part(("overrides",)) if "overrides" in document.data else None
-    base, _ = (document.data.pop(key, None) for key in ("extends", "overrides"))
-    if not isinstance(base, str):
-        document.problem(("extends",), "overrides change a recipe that this one extends; name it with `extends: NAME`")
-        document.raise_problems(HINT)
-    if "name" not in document.data:
-        document.problem(("extends",), "a recipe that extends another needs a `name` of its own")
-    local = path.parent / base
-    merged = read(local if "/" in base or local.suffix in (".yaml", ".yml") else shipped.find("recipes", base), above)
-    if not isinstance(merged.data, dict):
-        merged.problem((), f"is no recipe to extend: found {type(merged.data).__name__}, not a mapping")
-        merged.raise_problems(HINT)
-    merged.source = document.source
-    if isinstance(own := document.data.get("calibration"), dict):
-        _give_way(merged.data.get("calibration"), {str(key) for key in own})
-    located_yaml.merge(merged, document)
-    if overrides is not None:
-        _apply(overrides, merged)
-    return merged
-
-
-def _apply(overrides: Document, merged: Document) -> None:
-    if not isinstance(overrides.data, dict):
-        overrides.problem((), "overrides is a mapping such as {modifiers.0.gptq.block_size: 64}")
-        overrides.raise_problems(HINT)
-    refused = []
-    for key in overrides.data:
-        try:
-            located_yaml.put_at(merged, key.split("."), overrides.part((key,)), f"{overrides.mark((key,))}: {key!r}")
-        except InputError as error:
-            refused.append(error)
-    if refused:
-        raise InputError("\n       ".join(error.message for error in refused), hint=refused[0].hint)
-
-
-def load(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """Reads and validates a recipe: a path or a shipped name; `settings` are `key.key=value` overrides.
-
-    Overrides of `calibration` do not touch a recipe that uses no data, so that one command can run several recipes.
-    Raises InputError with file, line, value and rule of every problem in the file.
-    """
-    path = shipped.find("recipes", name)
-    document = read(path)
-    of_data = [setting for setting in settings if setting.startswith("calibration.")]
-    located_yaml.override(document, [setting for setting in settings if setting not in of_data])
-    recipe = located_yaml.validate(document, Recipe, HINT, _early_problems)
-    if of_data:
-        _check_data_settings(path, of_data)
-    if recipe.needs_data and of_data:
-        _give_way(document.data.get("calibration"), {setting.partition("=")[0].split(".")[1] for setting in of_data})
-        located_yaml.override(document, of_data)
-        recipe = located_yaml.validate(document, Recipe, HINT, _early_problems)
-    for notice in document.notices:
-        print(printable(f"note: {path}: {notice}"), file=sys.stderr)
-    if recipe.needs_data:
-        recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
-    return recipe
-
-
-def _early_problems(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Rules between fields and between modifiers, on data that may be wrong in any other way."""
-    entries = data.get("modifiers")
-    quantized = False
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        for name, body in entry.items() if isinstance(entry, dict) else ():
-            if isinstance(body, dict) and {"scheme", "weights"} <= body.keys():
-                message = "give either scheme (a preset) or weights (explicit arguments)"
-                yield ("modifiers", index, name), f"modifiers.{index}.{name}: {message}"
-            if quantized and name in (*TRANSFORMS, *PRUNERS):
-                yield ("modifiers", index), f"{name} must come before the modifier that quantizes"
-            quantized |= name in _QUANTIZING or (name == "awq" and isinstance(body, dict) and "scheme" in body)
-
-
-_QUANTIZING = ("gptq", "rtn", "autoround")
-
-# A setting, or a recipe that extends another, replaces the other ways to say the same thing.
-_REPLACES = {
-    "tokens": ("samples",),
-    "samples": ("tokens",),
-    "dataset": ("mixture", "subset", "split", "revision"),
-    "mixture": ("dataset", "subset", "split", "revision"),
-}
-
-
-def _give_way(calibration: Any, named: set[str]) -> None:
-    for name in named & _REPLACES.keys() if isinstance(calibration, dict) else ():
-        for other in set(_REPLACES[name]) - named:
-            calibration.pop(other, None)
-
-
-def _check_data_settings(path: Path, settings: Sequence[str]) -> None:
-    """Raises InputError for overrides of `calibration` that no recipe would take, also where they have no effect."""
-    document = located_yaml.Document(Path("--set"), {})
-    located_yaml.override(document, [setting.removeprefix("calibration.") for setting in settings])
-    located_yaml.validate(document, Calibration, "correct the --set option")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantpress.report.facts import accuracy, speed
-from quantpress.report.facts import comparable as compared
+from quantpress.report.facts import accuracy, comparable, speed
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import markdown, tables
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 NAMES = ("report.html", "report.md", "report.json")
 
@@ -17,9 +16,9 @@ def write(folder: Path, data: Data) -> Path:
     """Writes the three views into the model's folder and returns the path of report.html."""
     from quantpress.report.views import page
 
-    files.write_text(folder / "report.md", markdown.render(data))
-    files.write_text(folder / "report.html", page.render(data))
-    files.write_json(folder / "report.json", data)
+    atomic.write_text(folder / "report.md", markdown.render(data))
+    atomic.write_text(folder / "report.html", page.render(data))
+    atomic.write_json(folder / "report.json", data)
     return folder / "report.html"
 
 
@@ -42,7 +41,7 @@ def accuracy_section(name: str, result: Data) -> str:
 def throughput_section(results: dict[str, Data]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     found = [(name, speed.speed(result)) for name, result in results.items()]
-    return "\n\n".join([f"Served on {compared.where(found[0][1])}.", *markdown.speed(found)]).strip()
+    return "\n\n".join([f"Served on {comparable.where(found[0][1])}.", *markdown.speed(found)]).strip()
 
 
 def answers_table(name: str, result: Data) -> str:

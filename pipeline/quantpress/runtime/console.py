@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,6 @@ def last_activity(log: Path) -> str:
     return ""
 
 
-def show(as_json: bool, result: Any, text: str) -> None:
-    """A command's result on standard output: JSON for machines, or the text for people."""
-    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else printable(text))
-
-
 class Step:
     """One step under way; `result` is what stays beside its title when it is done."""
 
@@ -68,14 +64,18 @@ class Step:
 class Console:
     """Writes progress. On a terminal a live line with the elapsed time, elsewhere a line a step and a heartbeat."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
+        self.as_json = as_json
 
     @cached_property
     def _rich(self) -> RichConsole:
         from rich.console import Console as RichConsole  # 60 ms: only where something is shown
 
         return RichConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, result: Any, text: str) -> None:
+        print(json.dumps(result, indent=2, ensure_ascii=False) if self.as_json else printable(text))
 
     def say(self, text: str, style: str = "") -> None:
         if not self.quiet:
@@ -135,6 +135,40 @@ class Console:
         finally:
             stop.set()
             ticker.join()
+
+
+_CURRENT: ContextVar[Console] = ContextVar("console")
+
+
+def use(quiet: bool = False, as_json: bool = False) -> None:
+    """Chooses how this program shows progress and results, from here on: `quiet` shows no progress."""
+    _CURRENT.set(Console(quiet, as_json))
+
+
+def _current() -> Console:
+    if (found := _CURRENT.get(None)) is None:
+        _CURRENT.set(found := Console())
+    return found
+
+
+def show(result: Any, text: str) -> None:
+    """A command's result on standard output: JSON for machines, or the text for people."""
+    _current().show(result, text)
+
+
+def say(text: str, style: str = "") -> None:
+    """A line of progress; --quiet leaves it out."""
+    _current().say(text, style)
+
+
+def warn(text: str) -> None:
+    """A warning, which --quiet does not hide."""
+    _current().warn(text)
+
+
+def step(title: str, log: Path | None = None, source: Callable[[], str] | None = None) -> AbstractContextManager[Step]:
+    """Shows that `title` is under way until the block ends; progress comes from `source` or the log's end."""
+    return _current().step(title, log, source)
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantpress.errors import StageError
-from quantpress.runtime.console import Console
+from quantpress.runtime import console
 from quantpress_serve.bench import likelihoods
 from quantpress_serve.server.server import Server, request
 
@@ -41,7 +41,7 @@ class Answer:
     problem: str | None
 
 
-def check(servers: dict[str, Server], console: Console, served: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def check(servers: dict[str, Server], served: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and its
     likelihoods (`served`, of likelihoods.check) do not say otherwise; it then says who is to blame.
 
@@ -51,11 +51,11 @@ def check(servers: dict[str, Server], console: Console, served: dict[str, Any]) 
     first = {role: given[0] for role, given in answers.items()}
     for role, answer in first.items():
         console.say(f"  {role}: {answer.question} -> {' '.join(answer.answer.split())}")
-    judge(answers, servers["candidate"], console, served)
+    judge(answers, servers["candidate"], served)
     return {role: [asdict(answer) for answer in given] for role, given in answers.items()}
 
 
-def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console, served: dict[str, Any]) -> None:
+def judge(answers: dict[str, list[Answer]], candidate: Server, served: dict[str, Any]) -> None:
     """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not.
 
     One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning.
@@ -65,7 +65,7 @@ def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console,
         if own.problem and not (baseline and baseline[number].problem):
             beside = f"; the unquantized model says {baseline[number].answer[:80]!r}" if baseline else ""
             said = f"{candidate.name} answers {own.question!r} with {own.answer[:80]!r} ({own.problem}){beside}"
-            _blame(said, likelihoods.to_blame(served), served, candidate, console)
+            _blame(said, likelihoods.to_blame(served), served, candidate)
     if broken := [answer for answer in baseline if answer.problem]:
         console.warn(
             f"the unquantized model itself answers {broken[0].question!r} with {broken[0].answer[:40]!r} "
@@ -73,7 +73,7 @@ def judge(answers: dict[str, list[Answer]], candidate: Server, console: Console,
         )
 
 
-def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server, console: Console) -> None:
+def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server) -> None:
     if who == "neither":
         console.warn(f"{said}. Its likelihoods are sound, so it is not called broken: {likelihoods.sentence(served)}")
         return

@@ -7,57 +7,55 @@ from typing import Any
 
 from quantpress.errors import InputError
 from quantpress.model import source as models
-from quantpress.model.source import Model
+from quantpress.model.source import Model, find_model
 from quantpress.plan.resolve import Plan
+from quantpress.quantize.stage import DECISIVE
 from quantpress.recipe.modifiers import Prunes, Quip, Reap, SpinQuant
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
 from quantpress_serve.bench import stage
-from quantpress_serve.bench.stage import Sides, Subject
+from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload
 
 
-def bench(
-    plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, console: Console, fresh: bool
-) -> dict[str, Any]:
+def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fresh: bool) -> dict[str, Any]:
     """Measures the recipe's scheme on the model's shapes and writes OUT/<model>/dummy/<recipe>/throughput.json.
 
     Raises InputError for a recipe that does more than store layers in another scheme, else what stage.bench raises.
     """
-    files.require_writable(out)
+    disk.require_writable(out)
     _require_schemes_only(plan)
     folder = out / model.name / "dummy" / plan.recipe.name
     inputs = _inputs(plan, model)
-    digest = files.sha256_json(inputs)
+    digest = digests.sha256_json(inputs)
     checkpoint = folder / "checkpoint"
     if not _is_made(folder, digest):
         folder.mkdir(parents=True, exist_ok=True)
-        with files.lock(folder), files.staging(checkpoint) as staged:
-            _make(plan, model, staged, folder / "logs" / "shapes.log", console)
-            files.publish(staged, checkpoint)
-        files.write_json(folder / "shapes.json", {"digest": digest, "inputs": inputs})
+        with locks.lock(folder), atomic.staging(checkpoint) as staged:
+            _make(plan, model, staged, folder / "logs" / "shapes.log")
+            atomic.publish(staged, checkpoint)
+        atomic.write_json(folder / "shapes.json", {"digest": digest, "inputs": inputs})
     subject = Subject(
         *(plan.recipe.name, folder, digest, checkpoint.resolve(), model),
-        model_digest=files.sha256_json(model.config),
+        model_digest=digests.sha256_json(model.config),
         weight_bytes=plan.weight_bytes + plan.checkpoint_bytes,
         weights="dummy",
-        tokenizer=tokenizer_for(model, console),
+        tokenizer=tokenizer_for(model),
     )
-    return stage.measure(subject, load, sides, console, fresh)
+    return stage.measure(subject, load, sides, fresh)
 
 
 def _inputs(plan: Plan, model: Model) -> dict[str, Any]:
     recipe = plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"})
     return {
         "recipe": recipe,
-        "model": files.sha256_json(model.config),
-        "versions": environment.versions(environment.DECISIVE),
+        "model": digests.sha256_json(model.config),
+        "versions": environment.versions(DECISIVE),
     }
 
 
 def _is_made(folder: Path, digest: str) -> bool:
     known = folder / "shapes.json"
-    return known.is_file() and files.read_json(known).get("digest") == digest and (folder / "checkpoint").is_dir()
+    return known.is_file() and atomic.read_json(known).get("digest") == digest and (folder / "checkpoint").is_dir()
 
 
 def _require_schemes_only(plan: Plan) -> None:
@@ -70,7 +68,7 @@ def _require_schemes_only(plan: Plan) -> None:
             )
 
 
-def _make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) -> None:
+def _make(plan: Plan, model: Model, staged: Path, log: Path) -> None:
     log.unlink(missing_ok=True)
     job = {
         "recipe": plan.recipe.dump(),
@@ -79,17 +77,17 @@ def _make(plan: Plan, model: Model, staged: Path, log: Path, console: Console) -
         "trust_remote_code": model.trust_remote_code,
     }
     title = f"the config that {plan.recipe.name} makes of {model.name}"
-    process.call_worker("quantpress.quantize.shapes_worker", job, staged, console, title, log)
+    worker.call_worker("quantpress.quantize.shapes_worker", job, staged, title, log)
 
 
-def tokenizer_for(model: Model, console: Console) -> Path:
+def tokenizer_for(model: Model) -> Path:
     """The folder of the model's tokenizer, or of the embedded model's where it brings none: prompts are random anyway.
 
     Raises InputError if the embedded model's has more tokens than this model.
     """
     if any((model.path / name).is_file() for name in models.TOKENIZERS):
         return model.path
-    embedded = models.resolve(models.EMBEDDED, console)
+    embedded = find_model(models.EMBEDDED)
     ours, its = embedded.config["vocab_size"], model.config.get("vocab_size", 0)
     if its < ours:
         raise InputError(

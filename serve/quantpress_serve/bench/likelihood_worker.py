@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.process import worker_main
+from quantpress.runtime.worker import worker_main
 from quantpress_serve.bench.likelihoods import TEXT, Likelihoods, Row
 
 

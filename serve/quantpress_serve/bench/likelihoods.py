@@ -15,8 +15,7 @@ from typing import Any, TypedDict
 
 from quantpress.artifact.truth import DIFFERS, SAME
 from quantpress.plan import sizes
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, digests, environment, worker
 from quantpress_serve.server.server import Server, request
 
 TEXT = Path(__file__).with_name("likelihood_text.txt")
@@ -50,24 +49,22 @@ class Scored:
     @property
     def window(self) -> int:
         """Tokens of a window: fewer for a model that was made for fewer."""
-        longest = sizes.positions(files.read_json(self.path / "config.json"))
+        longest = sizes.positions(atomic.read_json(self.path / "config.json"))
         return min(WINDOW, longest - 1) if longest else WINDOW
 
     def place(self, compute_dtype: str) -> Path:
         """The file for what transformers computes in this type."""
         versions = environment.versions(("torch", "transformers", "compressed-tensors"))
-        key = [self.digest, files.sha256_file(TEXT), self.window, compute_dtype, versions]
-        return self.keeps / "likelihoods" / f"{files.sha256_json(key)[:12]}.json"
+        key = [self.digest, digests.sha256_file(TEXT), self.window, compute_dtype, versions]
+        return self.keeps / "likelihoods" / f"{digests.sha256_json(key)[:12]}.json"
 
     def keep(self, compute_dtype: str, found: Likelihoods) -> None:
         place = self.place(compute_dtype)
         place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(place, found)
+        atomic.write_json(place, found)
 
 
-def by_transformers(
-    models: dict[str, Scored], compute_dtype: str, log: Path, console: Console
-) -> dict[str, Likelihoods]:
+def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) -> dict[str, Likelihoods]:
     """The likelihoods of each model, by role; computed only where they are not kept. Raises StageError."""
     missing = {role: one for role, one in models.items() if not one.place(compute_dtype).is_file()}
     if missing:
@@ -85,12 +82,12 @@ def by_transformers(
             "device": "cuda" if environment.gpus() else "cpu",
         }
         first.keeps.mkdir(parents=True, exist_ok=True)
-        with files.staging(first.keeps / "likelihoods-job") as staged:
+        with atomic.staging(first.keeps / "likelihoods-job") as staged:
             title = f"likelihoods of a fixed text by transformers ({', '.join(missing)})"
-            found = process.call_worker("quantpress_serve.bench.likelihood_worker", job, staged, console, title, log)
+            found = worker.call_worker("quantpress_serve.bench.likelihood_worker", job, staged, title, log)
         for role, one in missing.items():
             one.keep(compute_dtype, found[role])
-    return {role: files.read_json(one.place(compute_dtype)) for role, one in models.items()}
+    return {role: atomic.read_json(one.place(compute_dtype)) for role, one in models.items()}
 
 
 def by_server(server: Server, windows: list[list[int]]) -> list[Row]:

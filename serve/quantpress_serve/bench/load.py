@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import StageError
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
-from quantpress_serve.bench import interference as watch
+from quantpress.runtime import atomic, console, process
+from quantpress_serve.bench import interference
 from quantpress_serve.server.server import Server
+from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
 
 PERCENTILES = "50,90,99"
@@ -48,7 +48,6 @@ class Generator:
     workload: Workload
     folder: Path
     log: Path
-    console: Console
     on_gpu: frozenset[str] = frozenset()
 
     def command(self, server: Server, cell: Cell, name: str) -> list[str]:
@@ -79,8 +78,8 @@ class Generator:
         name = f"{cell.role}-{cell.level.label.replace(' ', '-').replace('/', '-')}-r{cell.round}.json"
         asked = self.command(server, cell, name)
         title = f"load on {cell.role}: {cell.level.label}, round {cell.round + 1} of {self.workload.rounds}"
-        with self.console.step(title, self.log) as step:
-            with watch.watching(self.folder, self.on_gpu) as seen:
+        with console.step(title, self.log) as step:
+            with interference.watching(self.folder, self.on_gpu) as seen:
                 code = _run(asked, self.log, (server, *others))
             raw = self._result(name, code, server)
             step.result = f"{raw['output_throughput']:.1f} output tokens/s"
@@ -110,7 +109,7 @@ class Generator:
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first
-        return files.read_json(self.folder / name)
+        return atomic.read_json(self.folder / name)
 
 
 def _is_number(value: Any) -> bool:
@@ -119,7 +118,7 @@ def _is_number(value: Any) -> bool:
 
 def _run(asked: list[str], log: Path, servers: Sequence[Server]) -> int:
     """Runs the load generator, and stops it if a server goes away: it would wait for answers that never come."""
-    with process.guarded(asked, log, environment.serving_environment()) as running:
+    with process.guarded(asked, log, serving_environment()) as running:
         while (code := running.poll()) is None:
             for server in servers:
                 server.require_running()

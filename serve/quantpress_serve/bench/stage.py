@@ -11,94 +11,33 @@ from typing import Any
 
 from quantpress.artifact import manifest, truth
 from quantpress.artifact.manifest import Artifact
-from quantpress.artifact.results import Results
-from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, QuantpressError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic, sizes
-from quantpress.runtime import environment, files, process
-from quantpress.runtime.console import Console
-from quantpress_serve.bench import chat, likelihoods, summary
-from quantpress_serve.bench import interference as watch
-from quantpress_serve.bench.likelihoods import Likelihoods, Scored
+from quantpress.runtime import atomic, console, environment, locks
+from quantpress_serve.bench import chat, interference, likelihoods, summary
+from quantpress_serve.bench.likelihoods import Likelihoods
 from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.probes import asking
 from quantpress_serve.server import memory, server
 from quantpress_serve.server.server import Launch, Server
+from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload import engine, workload
 from quantpress_serve.workload.workload import Engine, Workload
 
 
-@dataclass(frozen=True)
-class Sides:
-    """How to reach the two servers: an executable to start them with, or URLs of servers that run already."""
-
-    vllm: str | None = None
-    port: int | None = None
-    vllm_url: str | None = None
-    baseline_url: str | None = None
-
-    def check(self) -> Path:
-        """The vllm executable (it also generates the load). Raises CapabilityError, or InputError for a taken port."""
-        if self.port is not None:
-            server.require_free(self.port)
-        if self.baseline_url and not self.vllm_url:
-            raise InputError("--baseline-url goes with --vllm-url", hint="name the candidate's server too")
-        for url in filter(None, (self.vllm_url, self.baseline_url)):
-            server.attach(url, Path())
-        return environment.find_vllm(self.vllm)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: two folders that vLLM serves, and where the result goes.
-
-    `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
-    `compute_dtype` is the type in which transformers computes, `untruthful` says why its likelihoods are not the
-    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand.
-    """
-
-    name: str
-    folder: Path
-    digest: str
-    candidate: Path
-    model: Model
-    model_digest: str
-    weight_bytes: int
-    weights: str = "real"
-    tokenizer: Path | None = None
-    compute_dtype: str = "stored"
-    untruthful: str | None = None
-    inexact: str | None = None
-
-    @property
-    def logs(self) -> Path:
-        return (self.folder.parent if self.weights == "real" else self.folder) / "logs"
-
-    @property
-    def scored(self) -> dict[str, Scored]:
-        """Both sides, as transformers computes them."""
-        trust, beside = self.model.trust_remote_code, self.folder.parent / "baseline"
-        return {
-            "candidate": Scored(self.candidate, self.digest, self.folder, trust),
-            "baseline": Scored(self.model.path, self.model_digest, beside, trust),
-        }
-
-    @property
-    def results(self) -> Results:
-        return Results(self.folder, "throughput", self.digest)
-
-
-def check_engine(load: Workload, sides: Sides, console: Console) -> None:
+def check_engine(load: Workload, sides: Sides) -> None:
     """Raises InputError for an engine setting that the installed vLLM does not take. It is asked only if any is set."""
     if load.engine == Engine(max_model_len=load.engine.max_model_len) or sides.vllm_url:
         return
     vllm = sides.check()
     try:
-        known = asking.arguments(vllm, console)
+        known = asking.arguments(vllm)
     except CapabilityError as error:
         console.warn(f"{error.message}; the workload's engine settings go to it unchecked")
         return
-    engine.check(load.engine, known, environment.vllm_version(vllm))
+    engine.check(load.engine, known, vllm_version(vllm))
 
 
 @dataclass(frozen=True)
@@ -114,7 +53,6 @@ def bench(
     model: Model,
     load: Workload,
     sides: Sides,
-    console: Console,
     fresh: bool = False,
     known: Beforehand = Beforehand(),
 ) -> dict[str, Any]:
@@ -128,38 +66,38 @@ def bench(
         *(artifact.name, artifact.folder, record["digest"], artifact.checkpoint.resolve(), model),
         model_digest=model.identity()["digest"],
         weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
-        compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype, console),
+        compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
         untruthful=truth.untruthful(record["recipe"]),
         inexact=known.inexact,
     )
-    result = measure(subject, load, sides, console, fresh)
+    result = measure(subject, load, sides, fresh)
     if served := result.get("served"):  # none in results of earlier versions
         truth.mark_scores(artifact, served)
     return result
 
 
-def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fresh: bool) -> dict[str, Any]:
+def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> dict[str, Any]:
     vllm = sides.check()
     inputs = _inputs(subject, load, vllm, sides)
     known = subject.results.known(load.name)
     if known and known.get("complete") and known["inputs"] == inputs and not (fresh or sides.vllm_url):
-        with files.lock(subject.folder):
+        with locks.lock(subject.folder):
             subject.results.to_front(load.name)
         console.say(f"✓ {subject.name} under {load.name}: measured before, nothing to do (--fresh measures again)")
         return known
     if known and (changed := manifest.differences(known["inputs"], inputs)):
         console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
     subject.folder.mkdir(parents=True, exist_ok=True)
-    with files.lock(subject.folder), files.staging(subject.folder / "bench") as staged, ExitStack() as stack:
+    with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged, ExitStack() as stack:
         # Everything up first, then the load in turns: whatever else the machine does hits both sides alike.
-        before = watch.on_gpu()
-        scored = _scored(subject, console)
-        servers = stack.enter_context(_servers(subject, load, sides, vllm, console))
-        served = _served(subject, servers, scored, console)
-        answers = chat.check(servers, console, served) if subject.weights == "real" else {}
+        before = interference.on_gpu()
+        scored = _scored(subject)
+        servers = stack.enter_context(_servers(subject, load, sides, vllm))
+        served = _served(subject, servers, scored)
+        answers = chat.check(servers, served) if subject.weights == "real" else {}
         log = subject.logs / f"{subject.name}.bench.log"
         log.unlink(missing_ok=True)
-        generator = Generator(vllm, load, staged, log, console, watch.on_gpu() - before)
+        generator = Generator(vllm, load, staged, log, interference.on_gpu() - before)
         run = Run(generator, servers)
         run.measure()
         result = _result(subject, inputs, run, answers) | {"served": served}
@@ -173,7 +111,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, console: Console, fr
     return result
 
 
-def _scored(subject: Subject, console: Console) -> dict[str, Likelihoods] | str:
+def _scored(subject: Subject) -> dict[str, Likelihoods] | str:
     """Both sides' likelihoods of a fixed text by transformers, or why there are none; before a server takes memory."""
     if subject.weights != "real":
         return "the weights are random"
@@ -182,14 +120,12 @@ def _scored(subject: Subject, console: Console) -> dict[str, Likelihoods] | str:
     log = subject.logs / f"{subject.name}.likelihoods.log"
     log.unlink(missing_ok=True)
     try:
-        return likelihoods.by_transformers(subject.scored, subject.compute_dtype, log, console)
+        return likelihoods.by_transformers(subject.scored, subject.compute_dtype, log)
     except QuantpressError as error:
         return f"transformers gave no likelihoods: {error.message}"
 
 
-def _served(
-    subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str, console: Console
-) -> dict[str, Any]:
+def _served(subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str) -> dict[str, Any]:
     """Whether the engine computes what transformers scored; it is said here, whichever it is."""
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
@@ -242,7 +178,7 @@ class Run:
             return False
         left_out = [level.concurrency for level in levels[index + 1 :]]
         self.saturated = {"concurrency": now, "gained": gained, "left_out": left_out}
-        self.generator.console.say(
+        console.say(
             f"  saturated: from concurrency {before} to {now} output tokens/s changed by {gained:+.1%} at best"
             + (f"; {', '.join(map(str, left_out))} are left out" if left_out else "")
         )
@@ -261,7 +197,7 @@ def _result(subject: Subject, inputs: dict[str, Any], run: Run, answers: dict[st
         "ended": run.lost.message if run.lost else None,
         "inputs": inputs,
         "workload": inputs["workload"],
-        "vllm": {"executable": str(vllm), "version": environment.vllm_version(vllm)},
+        "vllm": {"executable": str(vllm), "version": vllm_version(vllm)},
         "environment": inputs["environment"],
         "servers": {role: _about(one, subject) for role, one in run.servers.items()},
         "answers": {role: {"question": one["question"], "answer": one["answer"]} for role, one in first.items()},
@@ -270,13 +206,13 @@ def _result(subject: Subject, inputs: dict[str, Any], run: Run, answers: dict[st
         "cells": run.cells,
         "saturated": run.saturated,
         "summary": summary.summarize(run.cells),
-        "machine": environment.machine(),
+        "machine": environment.machine().dump(),
     }
 
 
 def _weight_bits(folder: Path) -> list[int]:
     """Bits of the weights of each of the checkpoint's schemes, as its config names them."""
-    config = files.read_json(folder / "config.json").get("quantization_config") or {}
+    config = atomic.read_json(folder / "config.json").get("quantization_config") or {}
     groups = (config.get("config_groups") or {}).values()
     return sorted({group["weights"]["num_bits"] for group in groups if group.get("weights")})
 
@@ -296,7 +232,7 @@ def _write(subject: Subject, result: dict[str, Any]) -> Path:
     there = results.current(results.front)
     if not result["complete"] and there and there["complete"]:
         path = results.front.with_name("throughput-incomplete.json")
-        files.write_json(path, result)
+        atomic.write_json(path, result)
         return path
     results.put(result)
     return results.front
@@ -309,17 +245,15 @@ def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> dict[
         "model": subject.model_digest,
         "weights": subject.weights,
         "workload": workload.record(load),
-        "vllm": {"executable": str(vllm.resolve()), "version": environment.vllm_version(vllm)},
+        "vllm": {"executable": str(vllm.resolve()), "version": vllm_version(vllm)},
         "servers": {"candidate": sides.vllm_url, "baseline": sides.baseline_url},
-        "environment": environment.serving_environment(),
-        "machine": environment.machine(),
+        "environment": serving_environment(),
+        "machine": environment.machine().dump(),
     }
 
 
 @contextmanager
-def _servers(
-    subject: Subject, load: Workload, sides: Sides, vllm: Path, console: Console
-) -> Iterator[dict[str, Server]]:
+def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iterator[dict[str, Server]]:
     """The candidate's server and, unless only a foreign candidate was named, the baseline's."""
     model = subject.model
     paths = {"candidate": (subject.candidate, subject.name), "baseline": (model.path, model.name)}
@@ -327,12 +261,12 @@ def _servers(
         if sides.vllm_url:
             urls = {"candidate": sides.vllm_url, "baseline": sides.baseline_url}
             found = {role: server.attach(url, paths[role][0]) for role, url in urls.items() if url}
-            _warn_of_caches(found, console)
+            _warn_of_caches(found)
             yield found
             return
         space = None
         if not environment.gpus():
-            space = memory.kv_space(model.config, load, subject.weight_bytes, len(paths), console)
+            space = memory.kv_space(model.config, load, subject.weight_bytes, len(paths))
         found = {}
         for role, (path, name) in paths.items():
             launch = Launch(
@@ -345,7 +279,7 @@ def _servers(
             )
             log = subject.logs / f"{subject.name}.vllm-{role}.log"
             port = sides.port if role == "candidate" else None
-            found[role] = stack.enter_context(server.serving(launch, log, console, port))
+            found[role] = stack.enter_context(server.serving(launch, log, port))
         yield found
 
 
@@ -357,25 +291,7 @@ def _context(load: Workload, model: Model) -> int:
     return max(load.model_len, min(least, sizes.positions(model.config) or least))
 
 
-def _warn_of_caches(servers: dict[str, Server], console: Console) -> None:
+def _warn_of_caches(servers: dict[str, Server]) -> None:
     for role, one in servers.items():
         if one.about.get("prefix_caching"):
             console.warn(f"the {role}'s server caches prefixes; fresh prompts keep that out of the figures, mostly")
-
-
-def serve(artifact: Artifact, model: Model, vllm: Path, port: int, console: Console) -> None:
-    """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
-    record = artifact.finished()
-    launch = Launch(
-        *(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None),
-        prefix_caching=True,
-        trust_remote_code=model.trust_remote_code,
-        kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record["bytes"]["checkpoint"]),
-    )
-    console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
-    with process.guarded(launch.command(port), None, launch.environment()) as running:
-        code = running.wait()
-    if code == 127:
-        raise CapabilityError(f"{vllm} cannot be started", hint="make setup, or name yours with VLLM=/path/to/vllm")
-    if code != 0:
-        raise StageError(f"vLLM ended with exit code {code}", hint="read what it printed above")

@@ -9,12 +9,11 @@ from typing import Any
 
 from quantpress.errors import CapabilityError
 from quantpress.model.source import cache_folder
-from quantpress.plan import hardware
-from quantpress.plan import servable as serving
+from quantpress.plan import hardware, servable
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
-from quantpress.runtime import cpu, environment, files, process
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console, cpu, digests, process
+from quantpress_serve.vllm import serving_environment, vllm_version
 
 Answer = dict[str, dict[str, str]]
 
@@ -26,42 +25,42 @@ def _script(what: str) -> Path:
 
 def _kept(vllm: Path, script: Path) -> Path:
     machine = sorted(cpu.features())
-    known = files.sha256_json([str(vllm), environment.vllm_version(vllm), files.sha256_file(script), machine])
+    known = digests.sha256_json([str(vllm), vllm_version(vllm), digests.sha256_file(script), machine])
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 
-def ask(vllm: Path, console: Console) -> Answer:
+def ask(vllm: Path) -> Answer:
     """For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    return _answer(vllm, _script("schemes"), [json.dumps(sorted(SCHEMES))], "what it takes", console)
+    return _answer(vllm, _script("schemes"), [json.dumps(sorted(SCHEMES))], "what it takes")
 
 
-def arguments(vllm: Path, console: Console) -> dict[str, dict[str, Any]]:
+def arguments(vllm: Path) -> dict[str, dict[str, Any]]:
     """The arguments of `vllm serve` by name, as its own parser knows them (arguments_probe).
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    return _answer(vllm, _script("arguments"), [], "for its arguments", console)
+    return _answer(vllm, _script("arguments"), [], "for its arguments")
 
 
-def inexact_here(plan: Plan, vllm: Path, console: Console) -> str | None:
+def inexact_here(plan: Plan, vllm: Path) -> str | None:
     """Why the vLLM on this machine's CPU will not compute what the checkpoint says; None where it will.
 
     Its library for this processor is asked for its operators and for one INT8 product (operators_probe). Raises
     CapabilityError for an operator that it lacks. Where it cannot be asked, the table answers.
     """
-    by_table = serving.inexact(plan, cpu.THIS)
+    by_table = servable.inexact(plan, cpu.THIS)
     try:
-        answer = _answer(vllm, _script("operators"), [], "for its operators on this CPU", console)
+        answer = _answer(vllm, _script("operators"), [], "for its operators on this CPU")
     except CapabilityError:
         return by_table
-    for kind in serving.kinds_of(plan):
+    for kind in servable.kinds_of(plan):
         operator = hardware.cell(kind, cpu.THIS).operator
         if operator and operator not in answer["operators"]:
             raise CapabilityError(
-                f"{kind} needs {operator}, which vLLM {environment.vllm_version(vllm)} does not have for this CPU "
+                f"{kind} needs {operator}, which vLLM {vllm_version(vllm)} does not have for this CPU "
                 f"({cpu.described()})",
                 hint="quantpress plan RECIPE says what serves it",
             )
@@ -70,16 +69,16 @@ def inexact_here(plan: Plan, vllm: Path, console: Console) -> str | None:
     return None if answer["int8_is_exact"] else by_table
 
 
-def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Console) -> dict[str, Any]:
+def _answer(vllm: Path, script: Path, words: list[str], what: str) -> dict[str, Any]:
     """What a script printed in vLLM's environment, asked once for each vLLM."""
     kept = _kept(vllm, script)
     if kept.is_file():
-        return dict(files.read_json(kept))
+        return dict(atomic.read_json(kept))
     log = kept.with_suffix(".log")
     log.unlink(missing_ok=True)
     command = [str(vllm.parent / "python"), str(script), *words]
-    with console.step(f"asking vLLM {environment.vllm_version(vllm)} {what}", log):
-        code = process.run(command, log, environment.serving_environment())
+    with console.step(f"asking vLLM {vllm_version(vllm)} {what}", log):
+        code = process.run(command, log, serving_environment())
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if code != 0 or not lines or not lines[-1].startswith("{"):
         raise CapabilityError(
@@ -87,7 +86,7 @@ def _answer(vllm: Path, script: Path, words: list[str], what: str, console: Cons
             hint="name another vLLM with --vllm; the table in docs/reference/recipes.md answers without one",
         )
     answer: dict[str, Any] = json.loads(lines[-1])
-    files.write_json(kept, answer)
+    atomic.write_json(kept, answer)
     return answer
 
 
@@ -98,6 +97,6 @@ def require(answer: Answer, presets: Iterable[str], target: str, vllm: Path) -> 
         if said.startswith("no"):
             able = [name for name, row in answer.items() if not row.get(target, "no").startswith("no")]
             raise CapabilityError(
-                f"vLLM {environment.vllm_version(vllm)} does not take {preset} on {target}: {said}",
+                f"vLLM {vllm_version(vllm)} does not take {preset} on {target}: {said}",
                 hint=f"there it takes {', '.join(able)}",
             )

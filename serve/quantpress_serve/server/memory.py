@@ -8,7 +8,7 @@ from typing import Any
 
 from quantpress.errors import CapabilityError
 from quantpress.plan import sizes
-from quantpress.runtime.console import Console
+from quantpress.runtime import console
 from quantpress_serve.workload.workload import Workload
 
 GIB = 2**30
@@ -17,7 +17,7 @@ PER_SERVER = 2.5 * GIB  # what a server takes beside weights and KV cache, measu
 LARGEST = 16  # GiB, where nobody said how much is needed
 
 
-def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, sides: int, console: Console) -> int:
+def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, sides: int) -> int:
     """GiB for the KV cache of each of `sides` servers: what the workload needs, if the machine has it.
 
     The variable VLLM_CPU_KVCACHE_SPACE overrides it. Raises CapabilityError if not even one GiB is left for each.

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, StageError
-from quantpress.runtime import environment, process
-from quantpress.runtime.console import Console
-from quantpress_serve.server import causes
-from quantpress_serve.server import told as serverlog
+from quantpress.runtime import console, environment, process
+from quantpress_serve.server import causes, server_log
+from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.engine import Engine
 
 START_TIMEOUT_S = 1800.0
@@ -99,7 +98,7 @@ class Launch:
 
     def environment(self) -> dict[str, str]:
         """Environment variables of the server; on a CPU they size the KV cache."""
-        return environment.serving_environment(self.kv_space_gib)
+        return serving_environment(self.kv_space_gib)
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager
@@ -138,7 +137,7 @@ def require_free(port: int) -> None:
 
 
 @contextmanager
-def serving(launch: Launch, log: Path, console: Console, port: int | None = None) -> Iterator[Server]:
+def serving(launch: Launch, log: Path, port: int | None = None) -> Iterator[Server]:
     """Starts the server and waits until it is healthy.
 
     Raises StageError, naming the cause where it is a known one, if it dies first.
@@ -157,7 +156,7 @@ def serving(launch: Launch, log: Path, console: Console, port: int | None = None
             *(url, launch.name, launch.path, shown, round(startup, 1), log, launch.trust_remote_code),
             tokenizer=launch.tokenizer,
             running=running,
-            about=_told(url) | serverlog.facts(log.read_text(encoding="utf-8", errors="replace")),
+            about=_told(url) | server_log.facts(log.read_text(encoding="utf-8", errors="replace")),
         )
 
 
@@ -197,10 +196,10 @@ def _told(url: str) -> dict[str, Any]:
 
 
 def metrics_of(url: str) -> dict[str, Any]:
-    """What the server tells at /metrics (serverlog.metrics); nothing if it does not answer there."""
+    """What the server tells at /metrics (server_log.metrics); nothing if it does not answer there."""
     try:
         with _opener.open(f"{url}/metrics", timeout=20) as response:
-            return serverlog.metrics(response.read().decode("utf-8", "replace"))
+            return server_log.metrics(response.read().decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException):
         return {}
 

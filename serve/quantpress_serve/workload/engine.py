@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from quantpress.errors import InputError
-from quantpress.language.located_yaml import nearest
-from quantpress.recipe.modifiers import Strict
+from quantpress.errors import InputError, nearest
+from quantpress.language.validation import Strict
 
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 _SHAREGPT = 'ShareGPT-style JSON: [{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}, ...]'
 _JSONL = 'JSONL: {"prompt": "...", "output_tokens": 128} in each line'
@@ -18,7 +18,7 @@ def check(form: str, path: Path, has_output_len: bool) -> int:
     """The number of prompts that vLLM can use. Raises InputError for a file that it would refuse or stumble over."""
     if not path.is_file():
         raise InputError(f"prompts: {path}: no such file", hint="the path is relative to the workload's file")
-    text = files.read_input(path)
+    text = atomic.read_input(path)
     found = _sharegpt(path, text) if form == "sharegpt" else sum(1 for _ in _jsonl(path, text, has_output_len))
     if not found:
         raise InputError(f"prompts: {path} holds no prompt that can be used", hint=_expected(form))

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from quantpress.language import located_yaml, shipped
-from quantpress.recipe.modifiers import Strict
-from quantpress.runtime import files
+from quantpress.language import shipped
+from quantpress.language.document import load_yaml
+from quantpress.language.validation import Strict, validate
+from quantpress.runtime import atomic, digests
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.engine import Engine as Engine
 from quantpress_serve.workload.engine import check_names
@@ -183,14 +184,14 @@ def range_ratios(workload: Workload) -> str | None:
     return json.dumps({name: one.ratio if isinstance(one, Range) else 0.0 for name, one in lengths.items()})
 
 
-def load(name: str) -> Workload:
+def load_workload(name: str) -> Workload:
     """Reads and validates a workload: a path or a shipped name. The path of its prompts is then absolute.
 
     Raises InputError with every problem in the file, and for a file of prompts that cannot be used.
     """
     path = shipped.find("workloads", name)
-    document = located_yaml.load(path, files.read_input(path), HINT)
-    workload = located_yaml.validate(document, Workload, HINT)
+    document = load_yaml(path, atomic.read_input(path), HINT)
+    workload = validate(document, Workload, HINT)
     check_names(workload.engine)
     if workload.prompts is None:
         return workload
@@ -203,5 +204,5 @@ def record(workload: Workload) -> dict[str, Any]:
     """The workload as results hold it, with the sha256 of its prompts."""
     dump = workload.model_dump(exclude_none=True, exclude_defaults=False)
     if workload.prompts:
-        dump["prompts"]["sha256"] = files.sha256_file(Path(workload.prompts.path))
+        dump["prompts"]["sha256"] = digests.sha256_file(Path(workload.prompts.path))
     return dump

@@ -17,7 +17,6 @@ from support import blocks
 
 from quantpress.cli import main as cli
 from quantpress.report.facts import collect
-from quantpress.runtime.console import Console
 
 DOC = Path(__file__).parents[3] / "docs" / "how-to" / "ci.md"
 TEXT = DOC.read_text(encoding="utf-8")
@@ -69,7 +68,7 @@ def test_shell_scripts_parse() -> None:
 
 
 def test_fields_are_those_of_the_report(artifacts: Callable[..., Path]) -> None:
-    data = collect.collect(artifacts(1), None, Console(quiet=True))
+    data = collect.collect(artifacts(1), None)
     table = FILES.partition("| field | meaning |")[2].partition("\n\n")[0]
     names = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+)`", row.split("|")[1])]
     assert len(names) >= 10

@@ -12,13 +12,9 @@ import pytest
 from quantpress import report
 from quantpress.artifact.throughput import REQUEST
 from quantpress.errors import InputError
-from quantpress.report.facts import changes as moved
-from quantpress.report.facts import collect
-from quantpress.report.facts import comparable as compared
-from quantpress.report.views import markdown, page, tables
-from quantpress.report.views import mlflow as tracking
-from quantpress.runtime import files
-from quantpress.runtime.console import Console
+from quantpress.report.facts import changes, collect, comparable
+from quantpress.report.views import markdown, page, tables, to_mlflow
+from quantpress.runtime import atomic
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
@@ -98,8 +94,8 @@ Data = dict[str, Any]
 
 def collected(folder: Path, **results: Any) -> Data:
     for name, value in {"manifest": MANIFEST, **results}.items():
-        files.write_json(folder / "r4" / f"{name}.json", value)
-    return collect.collect(folder, MODEL, Console(quiet=True))
+        atomic.write_json(folder / "r4" / f"{name}.json", value)
+    return collect.collect(folder, MODEL)
 
 
 def rendered(folder: Path, **results: Any) -> str:
@@ -122,7 +118,7 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
 
 
 def test_bits_per_weight_come_from_the_type_in_the_config(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "r4" / "checkpoint" / "config.json", '{"dtype": "bfloat16"}')
+    atomic.write_text(tmp_path / "r4" / "checkpoint" / "config.json", '{"dtype": "bfloat16"}')
     assert collected(tmp_path)["recipes"][0]["size"]["bits_per_weight"] == 4.0  # 50 MB for 100 million weights
 
 
@@ -149,7 +145,7 @@ def test_a_damaged_result_is_named_and_the_rest_is_shown(tmp_path: Path) -> None
 
 def test_stages_that_did_not_finish_are_named(tmp_path: Path) -> None:
     for name in ("r4.bench", "r4.quantize", "gone.quantize"):
-        files.write_text(tmp_path / "logs" / f"{name}.log", "")
+        atomic.write_text(tmp_path / "logs" / f"{name}.log", "")
     text = rendered(tmp_path)
     assert "| r4 | throughput | `bench` was started and has not finished | quantpress bench r4 |" in text
     assert (
@@ -159,8 +155,8 @@ def test_stages_that_did_not_finish_are_named(tmp_path: Path) -> None:
 
 
 def test_an_artifact_of_another_model_is_left_out(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
-    files.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
+    atomic.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
+    atomic.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
     data = collected(tmp_path, manifest={**MANIFEST, "model": {"digest": "another"}})
     assert [recipe["name"] for recipe in data["recipes"]] == ["mine"]
     assert data["left_out"] == [{"recipe": "r4", "reason": "it was made from another model of this name"}]
@@ -189,7 +185,7 @@ def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no artifact"):
-        collect.collect(tmp_path, MODEL, Console(quiet=True))
+        collect.collect(tmp_path, MODEL)
 
 
 def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
@@ -234,7 +230,7 @@ def test_json_is_what_the_views_were_made_of(tmp_path: Path) -> None:
 
 
 def twelve(build: Any) -> Data:
-    return collect.collect(build(12), None, Console(quiet=True))
+    return collect.collect(build(12), None)
 
 
 def test_a_winner_passed_its_gate_and_every_pair_is_ahead(artifacts: Any) -> None:
@@ -293,8 +289,8 @@ def test_how_sure_a_speed_up_is(tmp_path: Path, throughput: Data, why: str | Non
 
 def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        files.write_json(tmp_path / name / "manifest.json", MANIFEST)
-        files.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.4]))
+        atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        atomic.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.4]))
     other = {**_speed([9.0, 9.1, 9.2]), "workload": {"name": "other"}}
     decision = collected(tmp_path, throughput=other)["decision"]
     assert decision["goals"][1]["winner"] in ("a", "b")
@@ -308,7 +304,7 @@ def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
     load = data["decision"]["load"]
     points = {"the model": (1.0, 1.0)}
     for recipe in data["recipes"]:
-        ratio = compared.point_at(recipe["throughput"], load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
+        ratio = comparable.point_at(recipe["throughput"], load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
         points[recipe["name"]] = (ratio, recipe["accuracy"]["overall"]["recovery"]["value"])
     beaten = {one for one, (x, y) in points.items() for a, b in points.values() if a > x and b > y}
     assert data["decision"]["front"]
@@ -319,11 +315,11 @@ def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>|[x](javascript:y)"
     answers = {"candidate": {"question": evil, "answer": evil}, "baseline": {"question": evil, "answer": evil}}
     model = {**MODEL, "name": evil, "notes": [evil]}
-    files.write_json(tmp_path / "r4" / "manifest.json", {**MANIFEST, "warnings": [evil]})
-    files.write_json(tmp_path / "r4" / "throughput.json", {**THROUGHPUT, "answers": answers})
-    files.write_json(tmp_path / "r4" / "accuracy.json", {**ACCURACY, "tasks": {evil: ROW}})
-    files.write_text(tmp_path / "r4" / "recipe.resolved.yaml", "```\n" + evil)
-    data = collect.collect(tmp_path, model, Console(quiet=True))
+    atomic.write_json(tmp_path / "r4" / "manifest.json", {**MANIFEST, "warnings": [evil]})
+    atomic.write_json(tmp_path / "r4" / "throughput.json", {**THROUGHPUT, "answers": answers})
+    atomic.write_json(tmp_path / "r4" / "accuracy.json", {**ACCURACY, "tasks": {evil: ROW}})
+    atomic.write_text(tmp_path / "r4" / "recipe.resolved.yaml", "```\n" + evil)
+    data = collect.collect(tmp_path, model)
     html, text = page.render(data), markdown.render(data)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -349,7 +345,7 @@ def test_twelve_recipes_render_in_under_three_seconds(artifacts: Any) -> None:
 
 def test_what_moved_beyond_noise(artifacts: Any) -> None:
     old, new = twelve(artifacts), twelve(artifacts)
-    quiet = moved.compare(old, new, "old")
+    quiet = changes.compare(old, new, "old")
     assert {row["verdict"] for row in quiet["rows"]} == {"unchanged"}
     one = new["recipes"][0]
     one["size"]["checkpoint_bytes"] += 1
@@ -357,7 +353,7 @@ def test_what_moved_beyond_noise(artifacts: Any) -> None:
     one["accuracy"]["overall"]["recovery"]["value"] += 1e-4
     ratios = one["throughput"]["points"][0]["ratios"]["output_tokens_s"]
     ratios |= {"value": 9.0, "interval": [8.9, 9.1]}
-    found = moved.compare(old, new, "old")
+    found = changes.compare(old, new, "old")
     verdicts = {row["figure"]: row["verdict"] for row in found["rows"] if row["recipe"] == one["name"]}
     assert verdicts["size"] == "larger"
     assert verdicts["overall: kl"] == "worse"
@@ -371,19 +367,19 @@ def test_what_cannot_be_compared_is_not(artifacts: Any) -> None:
     new["recipes"][0]["accuracy"]["suite"] = "another"
     new["recipes"][0]["throughput"]["workload"] = {"name": "another"}
     gone = new["recipes"].pop()["name"]
-    found = moved.compare(old, new, "old")
+    found = changes.compare(old, new, "old")
     verdicts = [row["verdict"] for row in found["rows"] if row["recipe"] == new["recipes"][0]["name"]]
     assert verdicts.count("not compared: scored otherwise") == verdicts.count("not compared: measured otherwise") == 1
     assert found["removed"] == [gone]
-    assert not moved.compare({**old, "model": {"digest": "other"}}, new, "old")["rows"]
+    assert not changes.compare({**old, "model": {"digest": "other"}}, new, "old")["rows"]
 
 
 def test_against_needs_a_report(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "report.json", {"schema_version": 99})
+    atomic.write_json(tmp_path / "report.json", {"schema_version": 99})
     with pytest.raises(InputError, match="not a report"):
-        moved.read(tmp_path)
+        changes.read(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
-        moved.read(tmp_path / "nowhere.json")
+        changes.read(tmp_path / "nowhere.json")
 
 
 def test_the_ends_of_lines_lie_apart() -> None:
@@ -431,11 +427,11 @@ def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
 
 def test_dummy_weights_have_a_section_of_their_own_and_decide_nothing(tmp_path: Path) -> None:
     made_up = {**_speed([1.3, 1.2, 1.4]), "weights": "dummy"}
-    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", made_up)
+    atomic.write_json(tmp_path / "dummy" / "w8a8" / "throughput.json", made_up)
     longer = {**made_up, "workload": {"name": "longer"}}
-    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "longer.json", longer)
+    atomic.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "longer.json", longer)
     of_other_shapes = {**longer, "workload": {"name": "older"}, "checkpoint_digest": "another"}
-    files.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "older.json", of_other_shapes)
+    atomic.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "older.json", of_other_shapes)
     data = collected(tmp_path)
     assert data["decision"]["goals"][0]["state"] == "not measured"
     text = markdown.render(data)
@@ -466,7 +462,7 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert data["decision"]["load"] is None
     assert "No recipe was measured at a concurrency, only at request rates" in text
     page.render(data)
-    names = [name for step, found in tracking.metrics(data["recipes"][0]) for name in found if step == 0]
+    names = [name for step, found in to_mlflow.metrics(data["recipes"][0]) for name in found if step == 0]
     assert "request_tokens_s.times_better.at_2.5_per_s" in names
 
 
@@ -474,9 +470,9 @@ def test_the_workload_that_most_recipes_share_is_compared_and_the_others_are_sho
     """r5 was measured under another workload last; the one that both have leads all the same."""
     shared = _speed([1.3, 1.2, 1.4])
     other = {**_speed([0.5, 0.5, 0.5]), "workload": {**shared["workload"], "name": "long"}}
-    files.write_json(tmp_path / "r5" / "manifest.json", MANIFEST)
-    files.write_json(tmp_path / "r5" / "throughput.json", other)
-    files.write_json(tmp_path / "r5" / "throughput" / "smoke.json", shared)
+    atomic.write_json(tmp_path / "r5" / "manifest.json", MANIFEST)
+    atomic.write_json(tmp_path / "r5" / "throughput.json", other)
+    atomic.write_json(tmp_path / "r5" / "throughput" / "smoke.json", shared)
     data = collected(tmp_path, throughput=shared)
     assert data["decision"]["load"]["recipes"] == ["r4", "r5"]
     assert data["decision"]["load"]["workload"] == "smoke"
@@ -485,7 +481,7 @@ def test_the_workload_that_most_recipes_share_is_compared_and_the_others_are_sho
     assert text.index("| r5 | smoke | 1 at once |") < text.index("| r5 | long | 1 at once |")
     assert "quantpress bench r5 --workload long" in text
     assert "long" in page.render(data)
-    again = moved.compare(json.loads(json.dumps(data)), data, "old")
+    again = changes.compare(json.loads(json.dumps(data)), data, "old")
     assert {row["verdict"] for row in again["rows"]} == {"unchanged"}
 
 
@@ -493,15 +489,15 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
     passed = {**ACCURACY, "suite": "short", "gates": [{**ACCURACY["gates"][0], "decision": "pass"}]}
     other = {**ACCURACY, "suite": "long"}
     for name, front, aside in (("r4", passed, None), ("r5", other, passed)):
-        files.write_json(tmp_path / name / "manifest.json", MANIFEST)
-        files.write_json(tmp_path / name / "accuracy.json", front)
+        atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        atomic.write_json(tmp_path / name / "accuracy.json", front)
         if aside:
-            files.write_json(tmp_path / name / "accuracy" / f"{aside['suite']}.json", aside)
+            atomic.write_json(tmp_path / name / "accuracy" / f"{aside['suite']}.json", aside)
     data = collected(tmp_path)
     assert {recipe["accuracy"]["suite"] for recipe in data["recipes"]} == {passed["suite"]}
     assert data["decision"]["gate_states"] == {"r4": "passed", "r5": "failed"}
     assert "Also scored, shown under Accuracy and not compared here: long." in data["decision"]["caveats"]
-    files.write_json(tmp_path / "r5" / "accuracy.json", other | {"gates": [other["gates"][0] | {"gate": "kl<=0.2"}]})
+    atomic.write_json(tmp_path / "r5" / "accuracy.json", other | {"gates": [other["gates"][0] | {"gate": "kl<=0.2"}]})
     caveats = collected(tmp_path)["decision"]["caveats"]
     assert any(one.startswith("Accuracy gate recovery>=0.99, kl<=0.2 (of 1 of 2 recipes). ") for one in caveats)
     text = markdown.render(data)

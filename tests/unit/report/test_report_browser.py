@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from quantpress import report
-from quantpress.report.facts import changes as moved
-from quantpress.report.facts import collect
+from quantpress.report.facts import changes, collect
 from quantpress.report.views import index
-from quantpress.runtime import files
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (apt-get install chromium)")
@@ -71,15 +69,12 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
     """Reports of one recipe, of twelve, with failed and missing stages, against an older one, with nothing measured."""
-    quiet, folders = (
-        Console(quiet=True),
-        {"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)},
-    )
+    quiet, folders = ({"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)},)
     first, second, third, _ = sorted(path for path in folders["broken"].iterdir())
     (first / "accuracy.json").unlink()
-    files.write_text(second / "accuracy.json", '{"schema_version": 4,')
-    files.write_text(third / "manifest.json", "{}")
-    files.write_text(folders["broken"] / "logs" / f"{'n' * 60}.quantize.log", "")
+    atomic.write_text(second / "accuracy.json", '{"schema_version": 4,')
+    atomic.write_text(third / "manifest.json", "{}")
+    atomic.write_text(folders["broken"] / "logs" / f"{'n' * 60}.quantize.log", "")
     folders["nothing"] = artifacts(2, fresh=True)
     for path in folders["nothing"].glob("*/*.json"):
         if path.name != "manifest.json":
@@ -89,7 +84,7 @@ def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
         report.write(folder, data[name])
     folders["against"] = artifacts(12, seed=8)
     newer = collect.collect(folders["against"], None, quiet)
-    report.write(folders["against"], {**newer, "moved": moved.compare(data["twelve"], newer, "old/report.json")})
+    report.write(folders["against"], {**newer, "moved": changes.compare(data["twelve"], newer, "old/report.json")})
     return {name: folder / "report.html" for name, folder in folders.items()}
 
 
@@ -188,7 +183,7 @@ def test_the_first_screen_answers(browser: Any, pages: dict[str, Path]) -> None:
 
 def test_the_index_of_several_models_leads_to_their_reports(browser: Any, artifacts: Callable[..., Path]) -> None:
     folder = artifacts(2)
-    data = collect.collect(folder, None, Console(quiet=True))
+    data = collect.collect(folder, None)
     report.write(folder, data)
     index.write(folder.parent, [(folder, data), (folder, data)])
     page = browser.new_page()

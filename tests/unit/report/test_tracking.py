@@ -24,8 +24,7 @@ import pytest
 from quantpress import report
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.report.facts import collect
-from quantpress.report.views import mlflow as tracking
-from quantpress.runtime.console import Console
+from quantpress.report.views import to_mlflow
 
 SERVER = os.environ.get("QUANTPRESS_MLFLOW")
 real = pytest.mark.skipif(
@@ -35,10 +34,10 @@ real = pytest.mark.skipif(
 
 
 def test_parameters_and_metrics_are_the_reports_figures(artifacts: Callable[..., Path]) -> None:
-    recipe = collect.collect(artifacts(1), None, Console(quiet=True))["recipes"][0]
-    assert tracking.parameters(recipe)["suite"] == "smoke"
-    assert tracking.parameters(recipe)["llmcompressor"] == recipe["versions"]["llmcompressor"]
-    steps = dict(tracking.metrics(recipe))
+    recipe = collect.collect(artifacts(1), None)["recipes"][0]
+    assert to_mlflow.parameters(recipe)["suite"] == "smoke"
+    assert to_mlflow.parameters(recipe)["llmcompressor"] == recipe["versions"]["llmcompressor"]
+    steps = dict(to_mlflow.metrics(recipe))
     assert list(steps) == [0, 1, 8]
     assert steps[0]["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
     assert steps[0]["recovery.low"] <= steps[0]["recovery"] <= steps[0]["recovery.high"]
@@ -48,7 +47,7 @@ def test_parameters_and_metrics_are_the_reports_figures(artifacts: Callable[...,
 
 
 def test_nothing_is_imported_that_is_not_used() -> None:
-    modules = "quantpress.cli.commands, quantpress.report.views.page, quantpress.report.views.plots"
+    modules = "quantpress.cli.main, quantpress.report.views.page, quantpress.report.views.plots"
     code = f"import sys; import {modules}; assert not {{'mlflow', 'vl_convert', 'jinja2'}} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -56,12 +55,12 @@ def test_nothing_is_imported_that_is_not_used() -> None:
 def test_without_mlflow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(CapabilityError, match="not installed"):
-        tracking.track([], "http://127.0.0.1:1")
+        to_mlflow.track([], "http://127.0.0.1:1")
 
 
 def test_passwords_are_refused() -> None:
     with pytest.raises(InputError, match="password"):
-        tracking.track([], "https://me:secret@example.org")
+        to_mlflow.track([], "https://me:secret@example.org")
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +108,11 @@ def test_a_real_server_has_one_run_a_recipe_under_one_parent(server: str, artifa
     import mlflow
 
     folder = artifacts(3)
-    data = collect.collect(folder, None, Console(quiet=True))
+    data = collect.collect(folder, None)
     report.write(folder, data)
-    (parent,) = tracking.track([(folder, data)], server)
+    (parent,) = to_mlflow.track([(folder, data)], server)
     client = mlflow.MlflowClient(server)
-    runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name(to_mlflow.EXPERIMENT).experiment_id])
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent}
     assert children.keys() == {recipe["name"] for recipe in data["recipes"]}
     assert {file.path for file in client.list_artifacts(parent)} == set(report.NAMES)
@@ -121,7 +120,7 @@ def test_a_real_server_has_one_run_a_recipe_under_one_parent(server: str, artifa
         run = children[recipe["name"]]
         assert run.data.tags["model.digest"] == data["model"]["digest"]
         assert run.data.tags["checkpoint.digest"] == recipe["digest"]
-        assert run.data.params == tracking.parameters(recipe)
+        assert run.data.params == to_mlflow.parameters(recipe)
         assert run.data.metrics["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
         assert "manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
         levels = client.get_metric_history(run.info.run_id, "output_tokens_s")
@@ -132,4 +131,4 @@ def test_a_real_server_has_one_run_a_recipe_under_one_parent(server: str, artifa
 def test_a_server_that_is_not_there_is_a_stage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StageError, match="MLflow at"):
-        tracking.track([], "http://127.0.0.1:1")
+        to_mlflow.track([], "http://127.0.0.1:1")

@@ -11,7 +11,7 @@ from quantpress.report.facts.collect import SCHEMA_VERSION
 from quantpress.report.facts.comparable import point_at, scores, speeds, where
 from quantpress.report.facts.fields import Data, get
 from quantpress.report.formats import in_bytes, interval
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 RULE = (
     "Moved: the two 95% intervals (for TPOT and TTFT: the ranges of the pairs) do not overlap. This is stricter than a "
@@ -28,7 +28,7 @@ def read(path: Path) -> Data:
     path = path / "report.json" if path.is_dir() else path
     hint = "name a report.json that quantpress report wrote"
     try:
-        found = files.read_json(path)
+        found = atomic.read_json(path)
     except StageError as error:
         raise InputError(error.message, hint=hint) from error
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "recipes" not in found:

@@ -13,12 +13,9 @@ from quantpress import __version__
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
 from quantpress.artifact.results import Results
 from quantpress.errors import InputError, StageError
-from quantpress.report.facts import accuracy, decide, speed
-from quantpress.report.facts import comparable as compared
-from quantpress.report.facts import layer_errors as layers
+from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.fields import Data, get
-from quantpress.runtime import files
-from quantpress.runtime.console import Console
+from quantpress.runtime import atomic, console
 
 # Raise this when report.json changes its shape.
 SCHEMA_VERSION = 1
@@ -30,7 +27,7 @@ _STAGES = {
 }
 
 
-def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Data:
+def collect(folder: Path, model: dict[str, Any] | None) -> Data:
     """Everything known of the artifacts in `folder` that were made from this very model (None: the newest one's).
 
     What cannot be read, or belongs to another model, is named in `left_out`. Raises InputError if nothing is left.
@@ -49,7 +46,7 @@ def collect(folder: Path, model: dict[str, Any] | None, console: Console) -> Dat
         console.warn(f"{one['recipe']} is left out of the report: {one['reason']}")
     if not made or model is None:
         raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
-    found = decide.ranked(compared.aligned([_recipe(artifact, record) for artifact, record in made]))
+    found = decide.ranked(comparable.aligned([_recipe(artifact, record) for artifact, record in made]))
     recipes = [{"number": number, **recipe} for number, recipe in enumerate(found, 1)]
     data = {
         "schema_version": SCHEMA_VERSION,
@@ -83,7 +80,7 @@ def _dummy(folder: Path, left_out: list[Data]) -> list[Data]:
         name = path.parent.name
         try:
             with readable(path.parent):
-                results = Results(path.parent, "throughput", files.read_json(path)["checkpoint_digest"])
+                results = Results(path.parent, "throughput", atomic.read_json(path)["checkpoint_digest"])
                 found += [{"name": name, "throughput": speed.speed(result)} for result in results.all()]
         except StageError as error:
             left_out.append({"recipe": f"{name} (dummy weights)", "reason": error.message})
@@ -108,7 +105,7 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     for name, (command, others, extract) in _STAGES.items():
         measured, missing[name] = _stage(artifact, Results(artifact.folder, name, record["digest"]), command, extract)
         found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
-    found["layers"], missing["layers"] = layers.known(artifact, record)
+    found["layers"], missing["layers"] = layer_errors.known(artifact, record)
     return {
         "name": artifact.name,
         "description": get(record, "recipe", "description", default=""),

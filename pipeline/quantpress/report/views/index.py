@@ -8,7 +8,7 @@ from urllib.parse import quote
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import markdown
 from quantpress.report.views.page import environment, style
-from quantpress.runtime import files
+from quantpress.runtime import atomic
 
 
 def write(out: Path, made: list[tuple[Path, Data]]) -> None:
@@ -24,5 +24,5 @@ def write(out: Path, made: list[tuple[Path, Data]]) -> None:
     ]
     header = ["model", "recipes", "in short", "report"]
     lines = [[str(row["model"]), str(row["recipes"]), str(row["headline"]), f"{row['href']}/report.md"] for row in rows]
-    files.write_text(out / "index.md", f"# Compressed for vLLM\n\n{markdown.table(header, lines, len(header))}\n")
-    files.write_text(out / "index.html", environment().get_template("index.html.jinja").render(rows=rows, **style()))
+    atomic.write_text(out / "index.md", f"# Compressed for vLLM\n\n{markdown.table(header, lines, len(header))}\n")
+    atomic.write_text(out / "index.html", environment().get_template("index.html.jinja").render(rows=rows, **style()))

@@ -1,0 +1,79 @@
+"""`quantpress bench`: measure a recipe's checkpoint and the model in vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from quantpress.cli.options import Commands, Work, add_stage, add_vllm
+from quantpress.cli.serving import Serving, add_serving
+from quantpress.errors import InputError
+
+if TYPE_CHECKING:
+    from quantpress.recipe.recipe import Recipe
+    from quantpress_serve.workload.workload import Workload
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: str
+    work: Work
+    serving: Serving
+    weights: str
+
+
+def add(commands: Commands) -> None:
+    parser = add_stage(commands, "bench", "measure a recipe's checkpoint and the model in vLLM")
+    add_serving(parser)
+    parser.add_argument(
+        "--weights",
+        choices=("real", "dummy"),
+        default="real",
+        help="dummy: the speed on MODEL's shapes, of which config.json is enough; nothing is quantized (%(default)s)",
+    )
+    add_vllm(parser)
+
+
+def run(options: Options) -> None:
+    from quantpress import report
+    from quantpress.cli import prepare
+    from quantpress.quantize.stage import quantize
+    from quantpress.recipe.loading import load_recipe
+    from quantpress.runtime.console import show
+    from quantpress_serve.bench import stage
+    from quantpress_serve.workload.workload import load_workload
+
+    work, serving = options.work, options.serving
+    recipe, load, sides = load_recipe(options.recipe, work.set), load_workload(serving.workload), serving.sides()
+    sides.check()
+    stage.check_engine(load, sides)
+    if options.weights == "dummy":
+        _bench_dummy(options, recipe, load)
+        return
+    model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
+    planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
+    artifact = quantize(planned.plan, model, work.out).artifact
+    known = stage.Beforehand(work.compute_dtype, planned.inexact)
+    result = stage.bench(artifact, model, load, sides, serving.fresh, known)
+    show(result, report.throughput_table(recipe.name, result))
+
+
+def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
+    """The speed of a recipe on a model's shapes: neither needs weights, and nothing is quantized."""
+    from quantpress import report
+    from quantpress.cli import prepare
+    from quantpress.model.source import described_model
+    from quantpress.plan.resolve import plan_of
+    from quantpress.runtime import console
+    from quantpress_serve.bench import dummy
+
+    work, serving = options.work, options.serving
+    if serving.vllm_url:
+        raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
+    model = replace(described_model(work.model), trust_remote_code=work.trust_remote_code)
+    plan = plan_of(recipe, model)
+    if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
+        console.warn(inexact)
+    result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh)
+    console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
+    console.show(result, report.throughput_table(f"{recipe.name} (dummy weights)", result))

@@ -1,0 +1,45 @@
+"""`quantpress gc`: remove what killed runs left and scores that nothing refers to."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantpress.cli.options import Commands, add_flags, add_out
+from quantpress.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Path
+    yes: bool
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("gc", help="remove what killed runs left and scores that nothing refers to")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+    add_out(parser)
+    add_flags(parser)
+
+
+def run(options: Options) -> None:
+    from quantpress.artifact import upkeep
+    from quantpress.cli.status import existing
+    from quantpress.runtime.console import show
+
+    found = upkeep.garbage(existing(options.out))
+    names = [str(path) for path in found]
+    if found and not options.yes:
+        print("\n".join(names), file=sys.stderr)
+        if not sys.stdin.isatty() or _answer(f"remove these {len(found)}? [y/N] ") != "y":
+            raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
+    upkeep.remove(found)
+    show({"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        return ""

@@ -1,0 +1,79 @@
+"""`quantpress plan`: what a recipe makes of a model, before a weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantpress.cli.options import MODEL, TARGET, Commands, add_flags, add_vllm
+from quantpress.errors import InputError
+
+if TYPE_CHECKING:
+    from quantpress.plan.resolve import Plan
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: str
+    set: list[str]
+    model: str
+    ask_vllm: bool
+    vllm: str | None
+    target: str | None
+    context: int
+    concurrency: int
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("plan", help="what a recipe makes of a model, before a weight is read")
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field")
+    parser.add_argument("--model", default="embedded", help=MODEL + "; a folder needs no more than a config.json")
+    parser.add_argument("--ask-vllm", action="store_true", help="ask the installed vLLM too (seconds, the first time)")
+    add_vllm(parser)
+    parser.add_argument("--target", help=TARGET + "; exit code 4 if it cannot serve the result")
+    parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
+    parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")
+    add_flags(parser)
+
+
+def run(options: Options) -> None:
+    """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it."""
+    from quantpress.model.source import described_model
+    from quantpress.plan import hardware, servable, summary
+    from quantpress.plan.resolve import plan_of
+    from quantpress.quantize import calibration_data
+    from quantpress.recipe.loading import load_recipe
+    from quantpress.runtime.console import show
+
+    for option, value in (("context", options.context), ("concurrency", options.concurrency)):
+        if not 0 < value < 10**8:
+            raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
+    target = hardware.target_of(options.target) if options.target else None
+    recipe = load_recipe(options.recipe, options.set)
+    model = described_model(options.model)
+    plan = plan_of(recipe, model)
+    if recipe.calibration:
+        calibration_data.check_sources(recipe.calibration)
+    found = summary.report(plan, model.config, options.context, options.concurrency)
+    if options.ask_vllm:
+        found["vllm"] = _asked(options.vllm, plan, target)
+    show(
+        found | {"model": model.name, "target": target},
+        f"model        {model.name}\n" + summary.text(found),
+    )
+    if target:
+        servable.require_served(plan, target)
+
+
+def _asked(named: str | None, plan: Plan, target: str | None) -> dict[str, Any]:
+    """What the installed vLLM says of the plan's presets. Raises CapabilityError if `target` cannot have one."""
+    from quantpress_serve.probes import asking
+    from quantpress_serve.vllm import find_vllm, vllm_version
+
+    vllm = find_vllm(named)
+    answer = asking.ask(vllm)
+    presets = sorted(set(plan.labels.values()) & answer.keys())
+    if target:
+        asking.require(answer, presets, target, vllm)
+    return {"version": vllm_version(vllm), "schemes": {preset: answer[preset] for preset in presets}}

@@ -1,0 +1,89 @@
+"""From the name of a model and a recipe to a plan that the target can serve: what every stage begins with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantpress.cli.options import Work
+from quantpress.errors import CapabilityError, InputError
+from quantpress.model.source import Model, described_model, find_model, is_on_the_hub
+from quantpress.plan import hardware, servable
+from quantpress.plan.resolve import Plan, plan_of
+from quantpress.quantize import calibration_data
+from quantpress.quantize.stage import prepared
+from quantpress.runtime import console, cpu, environment
+from quantpress_serve.vllm import find_vllm
+
+if TYPE_CHECKING:
+    from quantpress.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and why the engine that will serve it does not compute exactly what it says (None where it does)."""
+
+    plan: Plan
+    inexact: str | None = None
+
+
+def loaded_model(work: Work, recipes: Sequence[Recipe] = (), target: str = "any", vllm: str | None = None) -> Model:
+    """The model. Of one on the hub, whether the target serves the recipes is found before its weights are fetched."""
+    if recipes and is_on_the_hub(work.model):
+        light = described_model(work.model)
+        for recipe in recipes:
+            with suppress(InputError):  # what a config alone does not tell is found when the weights are there
+                inexactness(plan_of(recipe, light), target_of(work, target), vllm)
+    return find_model(work.model, work.trust_remote_code)
+
+
+def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:
+    """The plan, made once: a hub data set must not move to another commit between the check and the work.
+
+    Wrong input comes before what the machine cannot do. Raises InputError, and CapabilityError if the target cannot
+    serve what the plan makes: --target, $QUANTPRESS_TARGET, or `target`.
+    """
+    plan = plan_of(recipe, model)
+    if plan.recipe.calibration:
+        calibration_data.check_sources(plan.recipe.calibration)
+    inexact = inexactness(plan, target_of(work, target), vllm)
+    if inexact:
+        console.warn(inexact)
+    return Planned(prepared(plan, model, work.compute_dtype), inexact)
+
+
+def target_of(work: Work, target: str) -> str:
+    """--target, $QUANTPRESS_TARGET, or what the command takes otherwise."""
+    return work.target or os.environ.get("QUANTPRESS_TARGET") or target
+
+
+def inexactness(plan: Plan, named: str, vllm: str | None = None) -> str | None:
+    """Why the target computes something else than the plan says, or None; `any` is never asked.
+
+    Of this machine's CPU the vLLM that is installed is asked too. Raises CapabilityError if it cannot serve the plan.
+    """
+    if named == "any":
+        return None
+    target = hardware.target_of(named)
+    try:
+        servable.require_served(plan, target)
+        here = _vllm_here(vllm) if target == cpu.THIS and not environment.gpus() else None
+        if here is None:
+            return servable.inexact(plan, target)
+        from quantpress_serve.probes import asking
+
+        return asking.inexact_here(plan, here)
+    except CapabilityError as error:
+        raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error
+
+
+def _vllm_here(named: str | None) -> Path | None:
+    """The vLLM that would serve on this machine, if one is installed."""
+    try:
+        return find_vllm(named)
+    except CapabilityError:
+        return None

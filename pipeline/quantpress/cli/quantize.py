@@ -1,0 +1,30 @@
+"""`quantpress quantize`: apply a recipe to a model and write the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantpress.cli.options import Commands, Work, add_stage
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: str
+    work: Work
+
+
+def add(commands: Commands) -> None:
+    add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint")
+
+
+def run(options: Options) -> None:
+    from quantpress.cli import prepare
+    from quantpress.quantize.stage import quantize
+    from quantpress.recipe.loading import load_recipe
+    from quantpress.runtime.console import show
+
+    recipe = load_recipe(options.recipe, options.work.set)
+    model = prepare.loaded_model(options.work, [recipe], "auto")
+    plan = prepare.planned(options.work, recipe, model).plan
+    done = quantize(plan, model, options.work.out)
+    show(done.manifest, str(done.artifact.checkpoint))

@@ -1,0 +1,63 @@
+"""`quantpress run`: quantize, evaluate, bench and report, for one recipe or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantpress.cli.options import Commands, Work, add_stage, add_vllm
+from quantpress.cli.scoring import Scoring, add_scoring
+from quantpress.cli.serving import Serving, add_serving
+
+
+@dataclass(frozen=True)
+class Options:
+    recipes: list[str]
+    work: Work
+    scoring: Scoring
+    serving: Serving
+
+
+def add(commands: Commands) -> None:
+    parser = add_stage(commands, "run", "quantize, evaluate, bench and report, for one recipe or several", several="+")
+    add_scoring(parser)
+    add_serving(parser)
+    add_vllm(parser)
+
+
+def run(options: Options) -> None:
+    """All stages for each recipe. Everything that can be wrong is checked before the first one starts."""
+    from quantpress.cli import prepare, scoring
+    from quantpress.cli.report import report_of_model
+    from quantpress.quantize.stage import DECISIVE, check_data, quantize
+    from quantpress.recipe.loading import load_recipes
+    from quantpress.runtime import environment
+    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_serve.bench import stage as serving_stage
+    from quantpress_serve.workload.workload import load_workload
+
+    # What was asked for, read and checked.
+    work, serving = options.work, options.serving
+    load, sides = load_workload(serving.workload), serving.sides()
+    recipes = load_recipes(options.recipes, work.set)
+    sides.check()
+    serving_stage.check_engine(load, sides)
+    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
+    model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
+    environment.versions(DECISIVE)
+    plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
+    for planned in plans:
+        check_data(planned.plan)
+    request = request.on(model)
+
+    # The stages.
+    artifacts = []
+    for planned in plans:
+        artifact = quantize(planned.plan, model, work.out).artifact
+        evaluate(artifact, model, request)
+        known = serving_stage.Beforehand(work.compute_dtype, planned.inexact)
+        serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
+        artifacts.append(artifact)
+    report_of_model(work.out, model)
+
+    # Read anew: the bench may have found that the engine does not compute what was scored.
+    require_gates({artifact.name: artifact.result("accuracy") or {"gates": []} for artifact in artifacts})

@@ -1,0 +1,113 @@
+"""The options of an evaluation, and the request that they make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantpress.errors import InputError
+
+if TYPE_CHECKING:
+    from quantpress.recipe.recipe import Recipe
+    from quantpress_evaluate.request import Request
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How checkpoint and model are scored, and what must come of it."""
+
+    suite: str
+    data: str | None
+    backend: str | None
+    gate: list[str]
+    extend: bool
+    count_no_signal: bool
+    noise_floor: bool
+    limit: int | None
+
+
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """The options of `Scoring`."""
+    add_suite(parser)
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "hf", "vllm"),
+        help="what computes the likelihoods: transformers, the vLLM that will serve, or whichever is true (auto)",
+    )
+    add_gate(parser)
+    parser.add_argument(
+        "--extend", action="store_true", help="take more documents until every gate is decided, beginning with --limit"
+    )
+    add_count_no_signal(parser)
+    parser.add_argument(
+        "--noise-floor", action="store_true", help="score the model again in other batches: differences of no meaning"
+    )
+    parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    """--suite and --data."""
+    parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    """--gate."""
+    parser.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="what must hold, or exit code 3: recovery>=0.99, kl<=0.05, flips<=5%%, arc_easy:recovery>=0.98",
+    )
+
+
+def add_count_no_signal(parser: argparse.ArgumentParser) -> None:
+    """--count-no-signal."""
+    parser.add_argument(
+        "--count-no-signal", action="store_true", help="count tasks on which the model itself only guesses, too"
+    )
+
+
+def requested(scoring: Scoring, vllm: str | None, compute_dtype: str) -> Request:
+    """The evaluation that was asked for. Raises InputError for what is wrong with its files and options."""
+    from quantpress_evaluate.comparison import gates
+    from quantpress_evaluate.request import Request
+    from quantpress_evaluate.suite import load_suite, resolve_tasks
+
+    if scoring.limit is not None and scoring.limit < 1:
+        raise InputError(f"--limit {scoring.limit}: at least one document", hint="leave --limit out to score them all")
+    suite, path = load_suite(scoring.suite)
+    folder = scoring.data or os.environ.get("QUANTPRESS_DATA") or None
+    tasks = resolve_tasks(suite, path, Path(folder) if folder else None, scoring.limit)
+    names = [task["task"] for task in tasks]
+    return Request(
+        suite,
+        tasks,
+        gates=tuple(gates.parse(gate, names) for gate in (*suite.gates, *scoring.gate)),
+        noise_floor=scoring.noise_floor,
+        backend=scoring.backend or suite.backend,
+        vllm=vllm,
+        compute_dtype=compute_dtype,
+        count_no_signal=suite.count_no_signal or scoring.count_no_signal,
+        extend=scoring.extend,
+    )
+
+
+def checked_request(scoring: Scoring, vllm: str | None, compute_dtype: str, recipes: Sequence[Recipe]) -> Request:
+    """The evaluation asked for, its tasks and documents tried before anything is made.
+
+    Raises CapabilityError if a recipe's checkpoint can be scored by vLLM alone and there is none.
+    """
+    from quantpress_evaluate.request import checked
+    from quantpress_serve.vllm import find_vllm
+
+    request = checked(requested(scoring, vllm, compute_dtype))
+    for recipe in recipes:
+        if request.for_recipe(recipe.dump())[0].backend == "vllm":
+            find_vllm(request.vllm)
+    return request

@@ -1,0 +1,277 @@
+"""Calibration data as a value: where documents come from, and how they are packed into sequences of equal length."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quantpress.errors import CapabilityError, InputError, first_line
+from quantpress.language import shipped
+from quantpress.model.source import digest_cache
+from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Source
+from quantpress.runtime import atomic, digests, environment
+
+Document = dict[str, Any]
+
+
+class HubDataset(NamedTuple):
+    path: str
+    subset: str | None
+    split: str
+
+
+# llmcompressor's names for hub datasets that hold `messages` or `text`.
+REGISTERED = {
+    "ultrachat_200k": HubDataset("HuggingFaceH4/ultrachat_200k", None, "train_sft"),
+    "wikitext": HubDataset("Salesforce/wikitext", "wikitext-2-raw-v1", "train"),
+    "c4": HubDataset("allenai/c4", "en", "train"),
+}
+LOCAL = (".jsonl", ".parquet")
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_HINT = "a dataset is a .jsonl or .parquet file with `text` or `messages`, a hub id (org/name), or " + ", ".join(
+    (SHIPPED_DATASET, *REGISTERED)
+)
+
+
+def local_file(source: Source) -> Path | None:
+    """The file that holds the documents; None for a dataset on the hub. Raises InputError if it is not there."""
+    if source.dataset == SHIPPED_DATASET:
+        return shipped.folder("recipes") / "calibration" / "chat.jsonl"
+    path = Path(source.dataset)
+    if path.suffix in LOCAL or path.exists():
+        if not path.is_file():
+            raise InputError(f"calibration.dataset {source.dataset!r}: no such file", hint=_HINT)
+        if not os.access(path, os.R_OK):
+            raise InputError(f"calibration.dataset {source.dataset!r} may not be read", hint="change its permissions")
+        return path
+    if source.dataset not in REGISTERED and source.dataset.count("/") != 1:
+        raise InputError(f"calibration.dataset {source.dataset!r} is neither a file nor a data set", hint=_HINT)
+    return None
+
+
+def pinned(calibration: Calibration) -> Calibration:
+    """The same with every hub dataset at a commit, so that the digest names what is read.
+
+    Raises InputError for a missing file, CapabilityError if the hub must be asked and cannot be reached.
+    """
+    return calibration.with_sources([_pinned(source) for source in calibration.sources])
+
+
+def _pinned(source: Source) -> Source:
+    if local_file(source) or _COMMIT.match(source.revision or ""):
+        return source
+    return source.model_copy(update={"revision": _commit(_on_the_hub(source).path, source.revision)})
+
+
+def _commit(repository: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi  # 0.3 s: only where a hub dataset is named without its commit
+
+    try:
+        return str(HfApi().dataset_info(repository, revision=revision, timeout=20).sha)
+    except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not known"
+        raise CapabilityError(
+            f"the data set {repository} cannot be found on the Hugging Face hub: {first_line(error)}",
+            hint="check name, revision and network; or give its commit as calibration.revision, or name a local "
+            ".jsonl or .parquet in calibration.dataset",
+        ) from error
+
+
+def identity(calibration: Calibration) -> dict[str, Any]:
+    """What decides the samples, for the digest: with the tokenizer's files and its version, these give the tokens.
+
+    Expects a pinned calibration. Raises InputError if a local file is missing.
+    """
+    described = calibration.model_dump(exclude={"dataset", "subset", "split", "revision", "mixture"}, exclude_none=True)
+    return described | {"sources": [_identity(source) for source in calibration.sources]}
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    path = local_file(source)
+    described = source.model_dump(exclude_none=True)
+    if path:
+        digest = digests.cached_sha256([path], digest_cache())[path.name]
+        return described | {"dataset": path.name, "sha256": digest}
+    # The order of a hub data set is drawn by the datasets library.
+    return described | environment.versions(("datasets",))
+
+
+def check_sources(calibration: Calibration) -> None:
+    """Raises InputError for a local file that is not there, or a weight that gets no sequence; reads nothing."""
+    counts = shares(calibration.samples, [source.weight for source in calibration.sources])
+    for source, count in zip(calibration.sources, counts, strict=True):
+        local_file(source)
+        if count == 0:
+            raise InputError(
+                f"{source.dataset}: weight {source.weight:g} is less than one of {calibration.samples} sequences",
+                hint="raise its weight or calibration.samples, or leave it out",
+            )
+
+
+def check(calibration: Calibration) -> None:
+    """Reads local data to its end. Raises InputError with file and line of a document that cannot be used."""
+    for source in calibration.sources:
+        if path := local_file(source):
+            for _ in read_local(path):
+                pass
+
+
+def read_local(path: Path) -> Iterator[Document]:
+    """Documents of a local file. Raises InputError with the place of one that has neither `text` nor `messages`."""
+    empty = True
+    for number, document in _parquet(path) if path.suffix == ".parquet" else _jsonl(path):
+        yield _checked(document, f"{path}:{number}")
+        empty = False
+    if empty:
+        raise InputError(f"{path} holds no document", hint=_HINT)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(atomic.read_input(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}:{number}: not JSON: {error}", hint=_HINT) from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows with their numbers from 1; only the two columns that count are read."""
+    from pyarrow import ArrowException, parquet  # 0.1 s: only where such a file is named
+
+    number = 0
+    try:
+        table = parquet.ParquetFile(path)
+        columns = [name for name in ("text", "messages") if name in table.schema_arrow.names]
+        if not columns:
+            names = ", ".join(table.schema_arrow.names)
+            raise InputError(f"{path}: needs a column `text` or `messages`, has {names}", hint=_HINT)
+        for batch in table.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}", hint=_HINT) from error
+
+
+def _checked(document: Any, where: str) -> Document:
+    if isinstance(document, dict):
+        if isinstance(document.get("text"), str):
+            return {"text": document["text"]}
+        if _is_chat(document.get("messages")):
+            return {"messages": document["messages"]}
+        has = ", ".join(f"{key} ({type(value).__name__})" for key, value in document.items())
+        raise InputError(f"{where}: needs `text` (a text) or `messages` (role and content), has {has}", hint=_HINT)
+    raise InputError(f"{where}: is {type(document).__name__}, not an object with `text` or `messages`", hint=_HINT)
+
+
+def _is_chat(messages: Any) -> bool:
+    return isinstance(messages, list) and all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+        for message in messages
+    )
+
+
+def documents(source: Source, seed: int) -> Iterable[Document]:
+    """All documents in the order drawn with the seed. Raises CapabilityError if the hub cannot be reached."""
+    path = local_file(source)
+    if path is None:
+        return _from_hub(source, seed)
+    found = list(read_local(path))
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def _on_the_hub(source: Source) -> HubDataset:
+    known = REGISTERED.get(source.dataset, HubDataset(source.dataset, None, "train"))
+    return HubDataset(known.path, source.subset or known.subset, source.split or known.split)
+
+
+def _from_hub(source: Source, seed: int) -> Iterator[Document]:
+    from datasets import load_dataset  # 2 s: only where a hub dataset is named
+
+    path, subset, split = _on_the_hub(source)
+    try:
+        stream = load_dataset(path, subset, split=split, revision=source.revision, streaming=True)
+        for document in stream.shuffle(seed=seed, buffer_size=10_000):
+            yield _checked(document, f"{path}[{split}]")
+    except InputError:
+        raise
+    except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
+        raise CapabilityError(
+            f"the data set {path} (split {split}) cannot be read from the hub: {first_line(error)}",
+            hint="check name, split and network, or name a local .jsonl or .parquet in calibration.dataset",
+        ) from error
+
+
+def tokens_of(document: Document, tokenizer: Any) -> list[int]:
+    """Token ids of one document, ended by the end-of-sequence token; `messages` go through the chat template."""
+    if "messages" in document:
+        if not tokenizer.chat_template:
+            raise InputError("the data set holds `messages`, but the tokenizer has no chat template", hint=_HINT)
+        text = tokenizer.apply_chat_template(document["messages"], tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer(document["text"])["input_ids"]
+    end = tokenizer.eos_token_id
+    return [*ids, end] if end is not None and ids[-1:] != [end] else list(ids)
+
+
+def shares(samples: int, weights: list[float]) -> list[int]:
+    """How many of `samples` sequences each weight gets: largest remainders, so that they add up."""
+    exact = [samples * weight / sum(weights) for weight in weights]
+    counts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda index: counts[index] - exact[index])
+    for index in by_remainder[: samples - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+class Packed(NamedTuple):
+    """The sequences in their order, and for each source how many it was to fill and how many it did."""
+
+    sequences: list[list[int]]
+    sources: list[dict[str, Any]]
+
+
+def packed(calibration: Calibration, tokenizer: Any) -> Packed:
+    """The calibration data as tokens; the sequences of a mixture are spread evenly over the whole.
+
+    Raises InputError if a source does not fill a single sequence.
+    """
+    check_sources(calibration)
+    counts = shares(calibration.samples, [source.weight for source in calibration.sources])
+    found: list[tuple[float, list[int]]] = []
+    about = []
+    for source, count in zip(calibration.sources, counts, strict=True):
+        sequences = pack(source, tokenizer, calibration, count)
+        found += [((number + 0.5) / len(sequences), sequence) for number, sequence in enumerate(sequences)]
+        about.append({"dataset": source.dataset, "requested_sequences": count, "sequences": len(sequences)})
+    return Packed([sequence for _, sequence in sorted(found, key=lambda item: item[0])], about)
+
+
+def pack(source: Source, tokenizer: Any, calibration: Calibration, count: int) -> list[list[int]]:
+    """At most `count` sequences of exactly `max_sequence_length` tokens: documents joined end to end, then cut.
+
+    Nothing is padded or thrown away but the rest that fills no sequence. Raises InputError if not even one fills up.
+    """
+    length = calibration.max_sequence_length
+    sequences: list[list[int]] = []
+    rest: list[int] = []
+    for document in documents(source, calibration.seed):
+        rest += tokens_of(document, tokenizer)
+        while len(rest) >= length and len(sequences) < count:
+            sequences.append(rest[:length])
+            rest = rest[length:]
+        if len(sequences) == count:
+            break
+    if not sequences:
+        raise InputError(
+            f"{source.dataset} holds {len(rest)} tokens, fewer than one sequence of {length}",
+            hint="name more data, or lower calibration.max_sequence_length",
+        )
+    return sequences

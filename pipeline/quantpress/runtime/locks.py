@@ -1,0 +1,48 @@
+"""Locks of whole folders, which the kernel drops when their owner dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quantpress.errors import StageError
+
+
+@contextmanager
+def lock(target: Path) -> Iterator[None]:
+    """Holds `target` for this process. The kernel drops the lock when its owner dies.
+
+    Raises StageError at once, naming the owner, if another process holds it.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise StageError(
+                f"{target} is being written by process {owner}; one run at a time may write an artifact",
+                hint=f"wait until process {owner} ends, or write elsewhere with --out",
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def lock_owner(target: Path) -> str | None:
+    """The process that holds `target`, or None."""
+    path = target.with_name(f".{target.name}.lock")
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return stream.read().strip() or "unknown"
+    return None

@@ -1,0 +1,147 @@
+"""Workers: Python programs that load the heavy libraries, each with one job and one result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
+from quantpress.runtime import atomic, console, environment
+from quantpress.runtime.console import Step, last_activity
+from quantpress.runtime.process import last_error, run
+from quantpress.runtime.records import Record
+
+_ERRORS: dict[str, type[QuantpressError]] = {
+    error.__name__: error for error in (StageError, InputError, CapabilityError)
+}
+
+_PROGRESS = "QUANTPRESS_PROGRESS"  # a worker's variable: the file in which it says what it is doing
+
+_UNWRITABLE = 74  # a worker's exit code: not even its error could be written (sysexits.h: EX_IOERR)
+
+
+class Job(Record):
+    """What a worker is asked to do."""
+
+
+class Result(Record):
+    """What it found; `note` is shown beside the finished step."""
+
+    note: str = ""
+
+
+J = TypeVar("J", bound=Job)
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Worker(Generic[J, R]):
+    """A program of ours that runs as `python -m module JOB RESULT`, because it loads what we do not want to load."""
+
+    module: str
+    job: type[J]
+    result: type[R]
+
+    def run(self, job: J, folder: Path, title: str, log: Path) -> R:
+        """Runs it to its end, with its files in `folder` and what it prints in `log`.
+
+        Raises what the worker reported, or StageError with the last line of its log if it died.
+        """
+        return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log))
+
+    def main(self, work: Callable[[J], R]) -> int:
+        """The worker's own side: reads the job, does `work`, and writes its result or the error that it raised."""
+        return worker_main(lambda job: work(self.job.model_validate(job)).dump())
+
+
+def call_worker(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
+    """Runs `python -m module JOB RESULT` in the quantize environment and returns the JSON that it wrote.
+
+    Raises what the worker reported, or StageError with the last line of its log if it died.
+    """
+    name = module.rpartition(".")[2]
+    job_file, result_file = folder / f"{name}.job.json", folder / f"{name}.result.json"
+    progress = folder / f"{name}.progress"
+    atomic.write_json(job_file, job)
+    with console.step(title, log, lambda: _activity(progress, log)) as step:
+        env = worker_environment() | {_PROGRESS: str(progress)}
+        code = run([sys.executable, "-m", module, str(job_file), str(result_file)], log, env)
+        result = _result(result_file, code, name, log, step)
+    for path in (job_file, result_file, progress):
+        path.unlink(missing_ok=True)
+    return result
+
+
+def report_progress(text: str) -> None:
+    """Called by a worker: what it is doing, shown before what the tool in its log says of itself."""
+    if path := os.environ.get(_PROGRESS):
+        atomic.write_text(Path(path), text)
+
+
+def _activity(progress: Path, log: Path) -> str:
+    known = progress.read_text(encoding="utf-8") if progress.exists() else ""
+    return f"{known} {last_activity(log)}".strip()
+
+
+def _result(result_file: Path, code: int, name: str, log: Path, step: Step) -> Any:
+    result = atomic.read_json(result_file) if result_file.exists() else None
+    if isinstance(result, dict) and "error" in result:
+        raise _ERRORS[result["error"]](result["message"], hint=result["hint"], log=log)
+    if code == _UNWRITABLE:
+        raise CapabilityError(
+            f"the {name} worker could not write its result to {result_file.parent}: no space left, or read-only",
+            hint="free some space, or write elsewhere with --out",
+        )
+    if code == 128 + signal.SIGKILL:
+        raise StageError(
+            f"the {name} worker was killed (signal 9) after {step.elapsed:.0f} s, most likely for lack of memory",
+            hint="use a machine with more memory, or a smaller calibration.batch_size",
+            log=log,
+        )
+    if code != 0 or result is None:
+        raise StageError(
+            f"the {name} worker failed with exit code {code}: {last_error(log)}",
+            hint="read the log; its end holds the traceback",
+            log=log,
+        )
+    step.result = str(result.get("note", "")) if isinstance(result, dict) else ""
+    return result
+
+
+def worker_environment() -> dict[str, str]:
+    """Settings that workers need: no telemetry, and numbers that do not depend on hash order."""
+    return {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **environment.waiting(),
+    }
+
+
+def worker_main(work: Any) -> int:
+    """Entry point of a worker: reads the job, runs `work(job)`, writes its result or the quantpress error it raised."""
+    job_file, result_file = Path(sys.argv[1]), Path(sys.argv[2])
+    try:
+        result = work(json.loads(job_file.read_text(encoding="utf-8")))
+    except QuantpressError as error:
+        result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except Exception as error:
+        known = of_the_environment(error)
+        if known is None:
+            raise
+        traceback.print_exc()  # into the log
+        result = {"error": type(known).__name__, "message": known.message, "hint": known.hint}
+    try:
+        atomic.write_json(result_file, result)
+    except OSError:
+        return _UNWRITABLE
+    return 0

@@ -1,0 +1,31 @@
+"""A server in the foreground, for people: `quantpress serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantpress.artifact.manifest import Artifact
+from quantpress.errors import CapabilityError, StageError
+from quantpress.model.source import Model
+from quantpress.runtime import console, environment, process
+from quantpress_serve.server import memory, server
+from quantpress_serve.server.server import Launch
+from quantpress_serve.workload.workload import Engine
+
+
+def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
+    """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
+    record = artifact.finished()
+    launch = Launch(
+        *(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None),
+        prefix_caching=True,
+        trust_remote_code=model.trust_remote_code,
+        kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record["bytes"]["checkpoint"]),
+    )
+    console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
+    with process.guarded(launch.command(port), None, launch.environment()) as running:
+        code = running.wait()
+    if code == 127:
+        raise CapabilityError(f"{vllm} cannot be started", hint="make setup, or name yours with VLLM=/path/to/vllm")
+    if code != 0:
+        raise StageError(f"vLLM ended with exit code {code}", hint="read what it printed above")

@@ -1,0 +1,60 @@
+"""vLLM in its own environment: where it is, which version it is, and with what settings it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from quantpress.errors import CapabilityError
+from quantpress.runtime.environment import gpus, waiting
+
+
+def find_vllm(named: str | None) -> Path:
+    """The `vllm` executable: the one named, else $VLLM, else .venv-vllm beside this environment, else on the path.
+
+    Raises CapabilityError if there is none.
+    """
+    named = named or os.environ.get("VLLM") or None
+    beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "vllm"
+    wanted = named or (str(beside) if beside.exists() else "vllm")
+    found = shutil.which(wanted)
+    if not found:
+        raise CapabilityError(
+            f"{named} is not an executable" if named else "vLLM was not found",
+            hint="make setup, or name yours with VLLM=/path/to/vllm; its load generator is needed with --vllm-url too",
+        )
+    return Path(found).absolute()
+
+
+def vllm_version(executable: Path) -> str:
+    """Version of the vLLM behind `executable`, from its environment's metadata; "unknown" for a wrapper elsewhere."""
+    for library in executable.resolve().parent.parent.glob("lib/python3*/site-packages"):
+        for info in library.glob("vllm-*.dist-info"):
+            return info.name.removeprefix("vllm-").removesuffix(".dist-info")
+    return "unknown"
+
+
+def _no_proxy() -> dict[str, str]:
+    """vLLM's load generator goes through the environment's proxy unless our own servers are excepted."""
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+        return {}
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    value = ",".join(filter(None, (excepted, "127.0.0.1", "localhost")))
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
+def serving_environment(kv_space_gib: int | None = None) -> dict[str, str]:
+    """Environment variables for vLLM. On a CPU it would bind one core only and take nearly all of the memory.
+
+    `kv_space_gib` is then the size of its KV cache, unless VLLM_CPU_KVCACHE_SPACE is set already.
+    """
+    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_no_proxy(), **waiting()}
+    if not gpus():
+        # With AMX, vLLM would multiply 4-bit weights by activations that it rounds to 8 bits: not what was scored.
+        settings["VLLM_CPU_INT4_W4A8"] = os.environ.get("VLLM_CPU_INT4_W4A8", "0")
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+        if space := os.environ.get("VLLM_CPU_KVCACHE_SPACE") or kv_space_gib:
+            settings["VLLM_CPU_KVCACHE_SPACE"] = str(space)
+    return settings

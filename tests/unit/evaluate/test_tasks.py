@@ -1,0 +1,69 @@
+"""What is wrong with a suite's tasks is found by lm-eval's own definitions before any model is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress.errors import InputError
+from quantpress_evaluate import suite, tasks_worker
+from quantpress_evaluate.suite import load_suite
+
+GOOD = {"question": "do fish swim", "passage": "Fish swim.", "idx": 0, "label": 1}
+
+
+def job(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
+    """A suite of one task, with documents of its own where rows are given."""
+    task: dict[str, Any] = {"task": "mine", "like": "boolq", **fields}
+    if rows is not None:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task["data"] = "rows.jsonl"
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps({"name": "s", "description": "d", "tasks": [task]}))
+    loaded, source = load_suite(str(file))
+    resolved = suite.resolve_tasks(loaded, source, None)
+    return {"tasks": resolved, "output": str(tmp_path), "cache": str(tmp_path / "cache")}
+
+
+def test_documents_are_counted(tmp_path: Path) -> None:
+    (task,) = tasks_worker.check(job(tmp_path, [GOOD] * 5, documents=[4, 0]))["tasks"]
+    assert (task["available"], task["documents"]) == (5, [0, 4])
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "words"),
+    [
+        (None, {"like": "bolq"}, "'bolq' is not an lm-eval task.*boolq"),
+        ([GOOD], {"metric": "exact_match"}, "is not scored by exact_match; it has acc"),
+        ([GOOD], {"filter": "strict"}, "filter 'strict' is not one of"),
+        ([GOOD, {**GOOD, "passage": None, "question": 3, "label": 5}], {}, "document 1 is not one of boolq"),
+        ([GOOD, {"text": "a"}], {}, r"document \d is not one of boolq"),
+        ([GOOD], {"documents": [1]}, "document 1 was asked for, the last one is 0"),
+        (None, {"like": "plain_text", "metric": "word_perplexity"}, "plain_text has no documents of its own"),
+        ([{"text": " "}], {"like": "plain_text", "metric": "word_perplexity"}, "the text is empty"),
+        ([GOOD], {"like": "mmlu"}, "'mmlu' is a group of tasks"),
+    ],
+    ids=["name", "metric", "filter", "label", "fields", "document id", "no data", "no text", "group with data"],
+)
+def test_what_is_wrong_is_said(rows: Any, fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        tasks_worker.check(job(tmp_path, rows, **fields))
+
+
+def test_the_texts_of_ones_own_are_read_as_they_are(tmp_path: Path) -> None:
+    (task,) = tasks_worker.check(
+        job(tmp_path, [{"text": "One two."}, {"text": "Three."}], like="plain_text", metric="byte_perplexity")
+    )["tasks"]
+    assert task["available"] == 2
+
+
+def test_a_task_that_was_checked_is_found_without_lm_evals_index(tmp_path: Path) -> None:
+    (task,) = tasks_worker.check(job(tmp_path, [GOOD] * 3))["tasks"]
+    hub = tasks_worker._definition(
+        {"task": "boolq", "like": "boolq", "data": None, "metric": "acc", "filter": "none"}, tmp_path
+    )
+    manager = tasks_worker.again([task, {"definition": hub}], tmp_path / "again")
+    assert manager.all_tasks == sorted({"mine", "boolq", *manager.all_tags})
+    assert len(tasks_worker.load(manager, ["mine"])["mine"].eval_docs) == 3
+    assert manager.task_index["boolq"].cfg["dataset_path"].endswith("super_glue")

@@ -1,0 +1,188 @@
+"""What is planned on each kind of CPU, by a faked list of its features."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress.cli import main, prepare
+from quantpress.errors import CapabilityError
+from quantpress.model import architecture
+from quantpress.model.source import Model
+from quantpress.plan import arithmetic, hardware, servable, suggest
+from quantpress.plan import resolve as plan
+from quantpress.plan.servable import require_served
+from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import console, cpu, environment
+from quantpress.runtime.console import Console
+from quantpress_serve.probes import asking
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 512,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "dtype": "bfloat16",
+}
+# The flags that matter, as /proc/cpuinfo has them.
+MACHINES = {
+    "AMD Zen 3": {"avx2", "fma"},
+    "Intel Alder Lake": {"avx2", "fma", "avx_vnni"},
+    "Intel Skylake": {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
+    "Intel Ice Lake": {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+    "AMD Zen 4": {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"},
+    "Intel Sapphire Rapids": set(cpu.KINDS["cpu-amx"]),
+}
+SERVED = {  # gptq-w4a16, w8a8-dynamic, fp8-dynamic, fp8-block, kv-fp8
+    "AMD Zen 3": ("no", "inexact", "fallback", "no", "no"),
+    "Intel Alder Lake": ("no", "full", "fallback", "no", "no"),
+    "Intel Skylake": ("full", "inexact", "fallback", "no", "full"),
+    "Intel Ice Lake": ("full", "full", "fallback", "no", "full"),
+    "AMD Zen 4": ("full", "full", "fallback", "no", "full"),
+    "Intel Sapphire Rapids": ("full", "full", "fallback", "full", "full"),
+}
+RECIPES = ("gptq-w4a16", "w8a8-dynamic", "fp8-dynamic", "fp8-block", "kv-fp8")
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes this machine one of MACHINES, without a GPU."""
+
+    def be(machine: str) -> None:
+        monkeypatch.setattr(cpu, "_of_this_machine", lambda limited: frozenset(MACHINES[machine]))
+        monkeypatch.setattr(environment, "gpus", lambda: [])
+
+    return be
+
+
+def _planned(name: str) -> plan.Plan:
+    return plan.make_from(load_recipe(name), architecture.tensors(Path("nowhere"), CONFIG), CONFIG)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_each_kind_of_machine_serves_what_its_features_allow(machine: str, on: Callable[[str], None]) -> None:
+    on(machine)
+    assert tuple(servable.table(_planned(name))["cpu"]["support"] for name in RECIPES) == SERVED[machine]
+    for name, support in zip(RECIPES, SERVED[machine], strict=True):
+        made = _planned(name)
+        assert bool(servable.inexact(made, "cpu")) is (support == "inexact")
+        if support == "no":
+            with pytest.raises(CapabilityError, match=r"is not served on cpu \(") as caught:
+                require_served(made, "cpu")
+            assert "FP8 dynamic" in (caught.value.hint or "")
+        else:
+            require_served(made, "cpu")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_what_is_inexact_is_suggested_after_what_is_exact(machine: str, on: Callable[[str], None]) -> None:
+    on(machine)
+    rows = suggest.suggest(_model(), "cpu", "throughput")
+    order = [row["recipe"] for row in rows if row["possible"]]
+    assert (order.index("w8a8-dynamic") > order.index("fp8-dynamic")) is (SERVED[machine][1] == "inexact")
+
+
+def test_named_kinds_of_cpu_do_not_depend_on_this_machine(on: Callable[[str], None]) -> None:
+    for machine in MACHINES:
+        on(machine)
+        assert hardware.cell("W4A16", "cpu-avx2").support == "no"
+        assert hardware.cell("W8A8", "cpu-avx2").support == "inexact"
+        assert hardware.cell("W4A16", "cpu-avx512").support == "full"
+        assert hardware.cell("FP8 block", "cpu-amx").support == "full"
+
+
+def test_settings_of_torch_and_onednn_are_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = "flags : fma avx2 avx512f avx512_vnni avx_vnni amx_tile\n"
+    cpu._of_this_machine.cache_clear()
+    monkeypatch.setattr(Path, "read_text", lambda self: whole)
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    assert cpu.described() == "AVX-512, VNNI, AMX"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert cpu.features() == {"avx2", "fma"}
+    assert cpu.described() == "AVX2"
+    cpu._of_this_machine.cache_clear()
+
+
+def _model(dtype: str = "bfloat16") -> Model:
+    return Model("m", Path("nowhere"), "m", CONFIG | {"dtype": dtype})
+
+
+QUIET = Console(quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "fast", "expected"),
+    [
+        ("AMD Zen 3", "bfloat16", 5.0, "float32"),
+        ("AMD Zen 3", "bfloat16", 1.2, "stored"),
+        ("AMD Zen 3", "float32", 5.0, "stored"),
+        ("AMD Zen 4", "bfloat16", 5.0, "stored"),  # it has instructions: not even tried
+        ("AMD Zen 4", "float16", 5.0, "float32"),
+        ("Intel Sapphire Rapids", "float16", 5.0, "stored"),
+    ],
+)
+def test_float32_is_taken_where_it_is_tried_and_faster(
+    machine: str, dtype: str, fast: float, expected: str, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(machine)
+    monkeypatch.setattr(arithmetic, "_measured", lambda name: {name: 10.0, "float32": 10.0 * fast})
+    assert arithmetic.compute_dtype(_model(dtype), "auto") == expected
+    assert arithmetic.compute_dtype(_model(dtype), "stored") == "stored"
+    assert arithmetic.compute_dtype(_model(dtype), "float32") == "float32"
+
+
+def test_what_was_tried_once_is_kept(
+    on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on("AMD Zen 3")
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path))
+    console.use()
+    first = arithmetic.compute_dtype(_model(), "auto")
+    assert "GFLOP/s" in capsys.readouterr().err
+    assert arithmetic.compute_dtype(_model(), "auto") == first
+    assert capsys.readouterr().err == ""
+
+
+def test_the_weights_of_a_hub_model_are_not_fetched_for_what_is_not_served_here(
+    on: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    on("AMD Zen 3")
+    monkeypatch.setattr(prepare, "described_model", lambda source: _model())
+    monkeypatch.setattr(prepare, "find_model", lambda *_: pytest.fail("the weights were asked for"))
+    monkeypatch.delenv("QUANTPRESS_TARGET", raising=False)
+    for verb in ("quantize", "evaluate", "bench", "run"):
+        suite = ["--suite", "smoke"] if verb in ("evaluate", "run") else []
+        assert main.main([verb, "rtn-w4a16", "--model", "org/name", "--out", str(tmp_path), *suite]) == 4
+        assert "W4A16 is not served" in capsys.readouterr().err
+
+
+ANSWERS = {
+    "lacks the operator": ("gptq-w4a16", {"operators": ["onednn_scaled_mm"], "int8_is_exact": True}),
+    "saturates": ("w8a8-dynamic", {"operators": ["onednn_scaled_mm"], "int8_is_exact": False}),
+    "is exact": ("w8a8-dynamic", {"operators": ["onednn_scaled_mm"], "int8_is_exact": True}),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_the_installed_vllm_has_the_last_word(
+    case: str, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, answer = ANSWERS[case]
+    on("AMD Zen 3" if case == "is exact" else "AMD Zen 4")
+    monkeypatch.setattr(asking, "_answer", lambda *_: answer)
+    made = _planned(name)
+    if case == "lacks the operator":
+        with pytest.raises(CapabilityError, match="W4A16 needs cpu_gemm_wna16"):
+            asking.inexact_here(made, Path("vllm"))
+        return
+    found = asking.inexact_here(made, Path("vllm"))
+    assert (found is None) is (case == "is exact")

@@ -1,0 +1,163 @@
+"""Other programs: none outlives its owner, and what they say when they fail reaches the user."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.runtime import guard, process, worker
+from quantpress.runtime.console import last_activity
+
+# A child that starts a grandchild in a session of its own, as servers do, and that ignores SIGTERM.
+STUBBORN = """
+import subprocess, sys, time, signal, os
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+open(sys.argv[1], "w").write(f"{os.getpid()} {child.pid}")
+time.sleep(300)
+"""
+
+
+def _pids(path: Path) -> list[int]:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().split()) == 2:
+            return [int(pid) for pid in path.read_text().split()]
+        time.sleep(0.05)
+    raise AssertionError("the child did not start")
+
+
+def _gone(pids: list[int], timeout: float = 20) -> bool:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_leaving_the_block_takes_down_the_whole_tree(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STUBBORN, str(tmp_path / "pids")]
+    with process.guarded(command, tmp_path / "log", {"QUANTPRESS_GRACE_S": "1"}):
+        pids = _pids(tmp_path / "pids")
+        assert all(psutil.pid_exists(pid) for pid in pids)
+    assert _gone(pids)
+
+
+def test_a_killed_guard_leaves_no_process_either(tmp_path: Path) -> None:
+    other = [sys.executable, "-c", "import time; time.sleep(300)"]
+    with process.guarded(other, tmp_path / "other") as beside:
+        with process.guarded([sys.executable, "-c", STUBBORN, str(tmp_path / "pids")], tmp_path / "log") as running:
+            pids = _pids(tmp_path / "pids")
+            running.kill()
+        assert _gone(pids, timeout=1)
+        assert beside.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_owner_leaves_no_process(number: int, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from quantpress.runtime import process
+command = [sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "pids")!r}]
+with process.guarded(command, Path({str(tmp_path / "log")!r}), {{"QUANTPRESS_GRACE_S": "1"}}) as running:
+    running.wait()
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    pids = _pids(tmp_path / "pids")
+    owner.send_signal(number)
+    owner.wait()
+    assert _gone(pids)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)]
+)
+def test_exit_codes_come_through(code: str, expected: int, tmp_path: Path) -> None:
+    assert process.run([sys.executable, "-c", code], tmp_path / "log") == expected
+
+
+def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
+    assert process.run(["/does/not/exist"], tmp_path / "log") == 127
+    assert "/does/not/exist" in (tmp_path / "log").read_text()
+
+
+def _worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> object:
+    (tmp_path / "fake_worker.py").write_text(f"from quantpress.runtime.worker import worker_main\n{body}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return worker.call_worker("fake_worker", {"x": 1}, tmp_path, "working", tmp_path / "log")
+
+
+def test_a_worker_returns_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _worker(tmp_path, monkeypatch, "worker_main(lambda job: {'y': job['x'] + 1})") == {"y": 2}
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_workers_own_error_keeps_its_class_and_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "from quantpress.errors import InputError\ndef work(job): raise InputError('bad', hint='do this')\n"
+    with pytest.raises(InputError, match="bad") as caught:
+        _worker(tmp_path, monkeypatch, body + "worker_main(work)")
+    assert caught.value.hint == "do this"
+    assert caught.value.log == tmp_path / "log"
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        ("OSError(28, 'No space')", "No space"),
+        ("Exception('I/O error: No space left on device (os error 28)')", "No space left"),
+        ("RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: 9 bytes')", "too little memory"),
+        ("MemoryError()", "too little memory"),
+        ("PermissionError(13, 'Permission denied', 'x')", "Permission denied"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_of_a_worker(
+    raised: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CapabilityError, match=words):
+        _worker(tmp_path, monkeypatch, f"def work(job): raise {raised}\nraise SystemExit(worker_main(work))")
+
+
+def test_a_worker_that_cannot_even_write_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "from quantpress.runtime import atomic\ndef full(*_): raise OSError(28, 'full')\natomic.write_json = full\n"
+    with pytest.raises(CapabilityError, match="could not write its result"):
+        _worker(tmp_path, monkeypatch, full + "raise SystemExit(worker_main(lambda job: {}))")
+
+
+def test_a_worker_that_dies_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match="exit code 1: ValueError: the reason"):
+        _worker(tmp_path, monkeypatch, "raise ValueError('the reason')")
+
+
+def test_a_worker_killed_by_the_kernel_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match=r"killed .signal 9.*lack of memory"):
+        _worker(tmp_path, monkeypatch, "import os; os.kill(os.getpid(), 9)")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\n(3/31): Calibrating:  40%|####     | 1/8\r(3/31): Calibrating:  50%|#", "(3/31): Calibrating 50%"),
+        ("Running:  40%|####     | 4/10 [01:10<01:45,  0.1it/s]", "Running 40%, 01:45 left"),
+        ("one\n\n\x1b[32mtwo\x1b[0m\n", "two"),
+        ("2026-01-01T00:00:00.1 | fn | INFO - Quantizing q_proj\n", "Quantizing q_proj"),
+        ("(APIServer pid=7) INFO 11-22 16:37:18 [a.py:1] Route\n", "Route"),
+        ("", ""),
+    ],
+)
+def test_progress_is_read_off_a_log(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(text)
+    assert last_activity(tmp_path / "log") == expected
+
+
+def test_the_guard_needs_nothing_installed() -> None:
+    done = subprocess.run([sys.executable, "-I", "-S", guard.__file__, "true"], stdin=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert os.path.exists(guard.__file__)  # noqa: PTH110 -- the path is a plain string here

@@ -1,0 +1,165 @@
+"""Whether an engine computes what was scored: the verdict on likelihoods whose truth is known."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import answering
+
+from quantpress.artifact import truth
+from quantpress.artifact.manifest import Artifact
+from quantpress.report.facts import decide
+from quantpress.runtime import atomic
+from quantpress_evaluate import stage
+from quantpress_serve.bench import likelihoods
+from quantpress_serve.server.server import Server
+
+TOKENS = 1885  # of the shipped text, with SmolLM2's tokenizer
+NOISE = 0.3  # nats; how far single tokens of W8A8 are from each other in two exact computations
+
+
+def _sides(shift: float, seed: int, base_shift: float = 0.0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both sides as scored and as served: the engine is off by `shift` a token, beside noise of mean 0."""
+    draw = random.Random(seed)
+    scored: list[float | None] = [-abs(draw.gauss(3.5, 2)) for _ in range(TOKENS)]
+    served = [one + shift + draw.gauss(0, NOISE) for one in scored if one is not None]
+    base = [one + base_shift + draw.gauss(0, 0.04) for one in scored if one is not None]
+    windows = [slice(start, start + 255) for start in range(0, TOKENS, 255)]
+    cut = {"candidate": [scored[w] for w in windows], "baseline": [scored[w] for w in windows]}
+    return cut, {"candidate": [served[w] for w in windows], "baseline": [base[w] for w in windows]}
+
+
+def _verdicts(shift: float, base_shift: float = 0.0) -> list[str]:
+    return [likelihoods.compared(*_sides(shift, seed, base_shift), "why")["verdict"] for seed in range(200)]
+
+
+def test_an_engine_that_only_rounds_otherwise_computes_the_same() -> None:
+    assert _verdicts(0.0).count(truth.DIFFERS) == 0
+
+
+def test_an_engine_that_loses_as_much_as_int8_without_vnni_does_not() -> None:
+    assert _verdicts(-0.036).count(truth.DIFFERS) >= 180
+
+
+def test_what_the_unquantized_model_differs_too_is_not_held_against_the_checkpoint() -> None:
+    assert _verdicts(-0.015, base_shift=-0.015).count(truth.DIFFERS) <= 2
+
+
+def test_an_engine_that_computes_the_unquantized_model_otherwise_is_named_for_that() -> None:
+    found = likelihoods.compared(*_sides(-0.1, 1, base_shift=-0.1), "INT8 saturates")
+    assert found["verdict"] == truth.DIFFERS
+    assert "unquantized model" in found["cause"]
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(400):
+        low, high = likelihoods.compared(*_sides(-0.02, seed), None)["sides"]["candidate"]["interval"]
+        held += low <= -0.02 <= high
+    assert 370 <= held <= 394  # 95%
+
+
+def test_likelihoods_that_are_not_finite_are_not_the_same() -> None:
+    scored, served = _sides(0.0, 1)
+    served["candidate"][0][0] = None
+    found = likelihoods.compared(scored, served, "why")
+    assert (found["verdict"], found["sides"]["candidate"]["difference"]) == (truth.DIFFERS, None)
+    assert "not finite" in likelihoods.sentence(found)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_sentence_says_both_means_and_the_cause() -> None:
+    found = likelihoods.compared(*_sides(-0.05, 1), "INT8 saturates")
+    text = likelihoods.sentence(found)
+    assert text.startswith("the engine does not compute what was scored: mean log-likelihood of 1885 tokens -")
+    assert text.endswith("likely cause: INT8 saturates")
+    assert likelihoods.sentence(likelihoods.compared(*_sides(0, 1), None)).startswith("the engine computes what is")
+
+
+def test_a_server_that_gives_no_likelihoods_is_not_a_failure() -> None:
+    body = json.dumps({"choices": [{"logprobs": None}]}).encode()
+    with answering(200, body) as url:
+        server = Server(url, "m", Path("/m"), "", None, None)
+        given: dict[str, Any] = {"candidate": {"windows": [[1, 2, 3]], "likelihoods": [[-1.0, -1.0]]}}
+        found = likelihoods.check({"candidate": server}, given, None)
+    assert found["verdict"] is None
+    assert "gave no likelihoods" in found["reason"]
+    assert likelihoods.to_blame(found) is None
+
+
+def test_the_windows_end_where_the_model_does(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 128}')
+    one = likelihoods.Scored(tmp_path, "d", tmp_path, trust_remote_code=False)
+    assert one.window == 127
+    (tmp_path / "config.json").write_text("{}")
+    assert one.window == likelihoods.WINDOW
+
+
+def _score(decision: str, backend: str = "hf") -> dict[str, Any]:
+    gate = {"gate": "recovery>=0.9", "decision": decision, "interval": [0.95, 1.0], "figure": 0.98}
+    return {"settings": {"backend": backend}, "gates": [gate], "suite": "smoke", "schema_version": 4}
+
+
+DIFFERS: dict[str, Any] = {"verdict": truth.DIFFERS, "sides": {}, "cause": "x", "reason": None}
+SAME: dict[str, Any] = {"verdict": truth.SAME, "sides": {}, "cause": None, "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("decision", "backend", "served", "expected"),
+    [
+        ("pass", "hf", DIFFERS, truth.TRANSFORMERS_ONLY),
+        ("fail", "hf", DIFFERS, "fail"),
+        ("inconclusive", "hf", DIFFERS, "inconclusive"),
+        ("pass", "vllm", DIFFERS, "pass"),
+        ("pass", "hf", SAME, "pass"),
+        ("pass", "hf", None, "pass"),
+        (truth.TRANSFORMERS_ONLY, "hf", SAME, "pass"),  # measured anew, on another machine
+    ],
+)
+def test_a_gate_that_transformers_passed_holds_for_the_engine_only_if_that_computes_the_same(
+    decision: str, backend: str, served: dict[str, Any] | None, expected: str
+) -> None:
+    assert truth.mark(_score(decision, backend), served)["gates"][0]["decision"] == expected
+
+
+def test_a_bench_marks_the_scores_and_the_exit_code_is_that_of_a_gate(made: Artifact) -> None:
+    score = made.result("accuracy")
+    assert score
+    gates = [{"gate": "kl<=9", "decision": "pass", "interval": [0, 1], "figure": 0.1}]
+    atomic.write_json(made.folder / "accuracy.json", score | {"gates": gates})
+    truth.mark_scores(made, DIFFERS)
+    marked = made.result("accuracy")
+    assert marked
+    assert marked["served"] == DIFFERS
+    with pytest.raises(stage.GateError, match="passed for transformers only"):
+        stage.require_gates({"r": marked})
+    assert decide.gate_state({"accuracy": marked}) == "passed for transformers only"
+
+
+def test_the_report_names_the_engine_first(made: Artifact) -> None:
+    """As a caveat of the first screen, in the table, in the notes beside the speed, and in the model card."""
+    from quantpress import report
+    from quantpress.report.facts import decide
+    from quantpress.report.views import tables
+
+    scored, served = _sides(-0.05, 1)
+    found = likelihoods.compared(scored, served, "INT8 saturates")
+    result = made.result("throughput")
+    assert result
+    throughput = report.speed.speed(result | {"served": found})
+    recipes = [{"name": "r", "throughput": throughput}]
+    (caveat,) = decide._engine_caveats(recipes)
+    assert caveat.startswith("The engine does not compute what was scored of r (-0.0")
+    (row,) = tables.served({"recipes": recipes}).rows
+    assert row[:4] == ["r", "not as scored", "INT8 saturates", "1885"]
+    section = report.throughput_section({"r": result | {"served": found}})
+    assert "the engine does not compute what was scored" in section
+    assert "INT8 saturates" in section
+
+
+def test_the_text_is_long_enough_for_any_vocabulary() -> None:
+    assert len(likelihoods.TEXT.read_text(encoding="utf-8").split()) > 1400
+    assert math.isclose(likelihoods.BLOCK * 4, likelihoods.WINDOW)
