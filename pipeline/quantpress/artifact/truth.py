@@ -7,12 +7,40 @@ from typing import Any
 from quantpress.artifact import results
 from quantpress.artifact.manifest import Artifact
 from quantpress.runtime import atomic
+from quantpress.runtime.records import Record
 
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY = "transformers only"
 # The verdicts on an engine.
 DIFFERS, SAME = "not as scored", "as scored"
 _ROTATIONS = ("spinquant", "quip")
+
+
+class Side(Record):
+    """Mean log-likelihoods of a fixed text, in nats a token, as scored and as served.
+
+    `difference` is served minus scored with its `interval`, `per_token` the mean of the absolute differences; None
+    where one is not finite.
+    """
+
+    tokens: int
+    scored: float | None
+    served: float | None
+    difference: float | None
+    per_token: float | None
+    interval: tuple[float, float] | None
+
+
+class Served(Record):
+    """Whether the engine computes what was scored: `verdict` is SAME, DIFFERS, or None with its `reason`."""
+
+    verdict: str | None
+    reason: str | None
+    bound: float | None = None
+    confidence: float | None = None
+    tokens: int | None = None
+    sides: dict[str, Side] = {}
+    cause: str | None
 
 
 def untruthful(recipe: dict[str, Any]) -> str | None:
