@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from quantpress.artifact import results
 from quantpress.artifact.manifest import Artifact
 from quantpress.runtime import atomic
@@ -39,7 +41,7 @@ class Served(Record):
     bound: float | None = None
     confidence: float | None = None
     tokens: int | None = None
-    sides: dict[str, Side] = {}
+    sides: dict[str, Side] = Field(default_factory=dict)
     cause: str | None
 
 
