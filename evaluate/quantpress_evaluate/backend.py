@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpress.artifact.truth import untruthful
-from quantpress.plan import sizes
+from quantpress.model.config import positions
 from quantpress.runtime import atomic, environment
 from quantpress_serve.vllm import vllm_version
 
@@ -32,7 +32,7 @@ def context(model: Path, wanted: int) -> int:
     """Tokens of context for a model's folder: `wanted`, or what the model has, less the two that lm-eval's client of a
     server sets aside, so that both backends see the same.
     """
-    longest = sizes.positions(atomic.read_json(model / "config.json"))
+    longest = positions(atomic.read_json(model / "config.json"))
     return min(wanted, longest - 2) if longest else wanted
 
 

@@ -234,7 +234,7 @@ def asked_of_vllm(checkpoints: Made) -> dict[str, Any]:
         pytest.skip("the vllm on the path is no environment of Python's")
     names = [name for name, (made, _) in checkpoints.items() if made.layers or name == "kv-fp8"]
     target = hardware.this_machine()
-    here = [name for name in names if servable.table(checkpoints[name][0])[target]["support"] != "no"]
+    here = [name for name in names if servable.table(checkpoints[name][0])[target].support != "no"]
     # One of each kind: recipes of a kind differ in how their numbers were found, not in how they are served.
     kinds = {"+".join(servable.kinds_of(checkpoints[name][0])): name for name in reversed(here)}
     folder = checkpoints[names[0]][1].parent

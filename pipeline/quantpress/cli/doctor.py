@@ -24,7 +24,7 @@ def run(_: Options) -> None:
     vllm = None
     try:
         found = find_vllm(None)
-        vllm = {"executable": str(found), "version": vllm_version(found)}
+        vllm = this_machine.Vllm(executable=str(found), version=vllm_version(found))
     finally:
-        facts = this_machine.facts(vllm)
-        show(facts, this_machine.text(facts))
+        facts = this_machine.facts_with(vllm)
+        show(facts.dump(), this_machine.text(facts))

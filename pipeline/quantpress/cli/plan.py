@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quantpress.cli.options import MODEL, TARGET, Commands, add_flags, add_vllm
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
     from quantpress.plan.resolve import Plan
+    from quantpress.plan.summary import Asked
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,20 @@ def run(options: Options) -> None:
     plan = plan_of(recipe, model)
     if recipe.calibration:
         calibration_data.check_sources(recipe.calibration)
-    found = summary.report(plan, model.config, options.context, options.concurrency)
-    if options.ask_vllm:
-        found["vllm"] = _asked(options.vllm, plan, target)
+    found = summary.summary_of(plan, model.config, options.context, options.concurrency)
+    asked = _asked(options.vllm, plan, target) if options.ask_vllm else None
+    data = found.dump() | ({"vllm": asked.dump()} if asked else {})
     show(
-        found | {"model": model.name, "target": target},
-        f"model        {model.name}\n" + summary.text(found),
+        data | {"model": model.name, "target": target},
+        f"model        {model.name}\n" + summary.text(found, asked),
     )
     if target:
         servable.require_served(plan, target)
 
 
-def _asked(named: str | None, plan: Plan, target: str | None) -> dict[str, Any]:
+def _asked(named: str | None, plan: Plan, target: str | None) -> Asked:
     """What the installed vLLM says of the plan's presets. Raises CapabilityError if `target` cannot have one."""
+    from quantpress.plan.summary import Asked
     from quantpress_serve.probes import asking
     from quantpress_serve.vllm import find_vllm, vllm_version
 
@@ -76,4 +78,4 @@ def _asked(named: str | None, plan: Plan, target: str | None) -> dict[str, Any]:
     presets = sorted(set(plan.labels.values()) & answer.keys())
     if target:
         asking.require(answer, presets, target, vllm)
-    return {"version": vllm_version(vllm), "schemes": {preset: answer[preset] for preset in presets}}
+    return Asked(version=vllm_version(vllm), schemes={preset: answer[preset] for preset in presets})

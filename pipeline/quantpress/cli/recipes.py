@@ -85,5 +85,5 @@ def _suggest(options: Options) -> None:
     from quantpress.runtime.console import show
 
     target = hardware.target_of(options.target)
-    ranked = suggest.suggest(described_model(options.model), target, options.goal)
-    show(ranked, suggest.text(ranked, target, options.goal))
+    ranked = suggest.suggestions(described_model(options.model), target, options.goal)
+    show([row.dump() for row in ranked], suggest.text(ranked, target, options.goal))

@@ -37,9 +37,8 @@ def find(kind: Kind, name: str) -> Path:
     if path.suffix in (".yaml", ".yml", ".json") or "/" in name:
         if path.is_file():
             return path
-        raise InputError(
-            f"{name}: no such file", hint=f"shipped {kind}: {', '.join(names(kind))} (`quantpress recipes list`)"
-        )
+        listed = " (`quantpress recipes list`)" if kind == "recipes" else ""
+        raise InputError(f"{name}: no such file", hint=f"shipped {kind}: {', '.join(names(kind))}{listed}")
     shipped = folder(kind) / f"{name}.yaml"
     if shipped.is_file():
         return shipped

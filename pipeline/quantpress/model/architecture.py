@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from quantpress.errors import InputError
 from quantpress.model import headers
+from quantpress.model.config import Config, tied
 from quantpress.model.headers import Tensor
 
 _DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
@@ -19,7 +19,7 @@ _BIASED = ("qwen2", "qwen2_moe")  # on q, k and v, whatever their config says
 _NORMED_HEADS = ("qwen3", "qwen3_moe")
 
 
-def tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+def tensors(folder: Path, config: Config) -> dict[str, Tensor]:
     """Tensors by name: from the safetensors headers where the files are there, else from the config.
 
     Raises InputError where neither says.
@@ -49,7 +49,7 @@ def _tensor(dtype: str, size: int, shape: tuple[int, ...]) -> Tensor:
 
 
 class _Sizes:
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         self.hidden = _count(config, "hidden_size")
         self.vocab = _count(config, "vocab_size")
         self.layers = _count(config, "num_hidden_layers")
@@ -61,14 +61,14 @@ class _Sizes:
         self.intermediate = _count(config, "intermediate_size")
 
 
-def _count(config: dict[str, Any], key: str) -> int:
+def _count(config: Config, key: str) -> int:
     value = config[key]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**7:
         raise ValueError(f"{key} is {str(value)[:40]}")
     return value
 
 
-def _shapes(kind: str, sizes: _Sizes, config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _shapes(kind: str, sizes: _Sizes, config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.embed_tokens.weight", (sizes.vocab, sizes.hidden)
     for number in range(sizes.layers):
         prefix = f"model.layers.{number}"
@@ -84,13 +84,7 @@ def _shapes(kind: str, sizes: _Sizes, config: dict[str, Any]) -> Iterator[tuple[
         yield "lm_head.weight", (sizes.vocab, sizes.hidden)
 
 
-def tied(config: dict[str, Any]) -> bool:
-    """Whether lm_head shares the embedding's weight; transformers' default differs from family to family."""
-    default = config.get("model_type") in ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2")
-    return bool(config.get("tie_word_embeddings", default))
-
-
-def _attention(kind: str, sizes: _Sizes, config: dict[str, Any], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _attention(kind: str, sizes: _Sizes, config: Config, prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     if kind == "phi3":
         yield f"{prefix}.qkv_proj.weight", (sizes.query + 2 * sizes.key, sizes.hidden)
         yield f"{prefix}.o_proj.weight", (sizes.hidden, sizes.query)
@@ -110,7 +104,7 @@ def _attention(kind: str, sizes: _Sizes, config: dict[str, Any], prefix: str) ->
 
 
 def _feed_forward(
-    kind: str, sizes: _Sizes, config: dict[str, Any], prefix: str, number: int
+    kind: str, sizes: _Sizes, config: Config, prefix: str, number: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, width = sizes.hidden, sizes.intermediate
     if kind == "mixtral":
@@ -135,7 +129,7 @@ def _feed_forward(
         yield from _mlp(f"{prefix}.mlp", hidden, width, bool(config.get("mlp_bias")))
 
 
-def _is_sparse(config: dict[str, Any], number: int) -> bool:
+def _is_sparse(config: Config, number: int) -> bool:
     step = config.get("decoder_sparse_step", 1)
     return number not in (config.get("mlp_only_layers") or []) and (number + 1) % step == 0
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.worker import worker_main
+from quantpress.model.source import GGUF, GgufJob, GgufResult
 
 
-def convert(job: dict[str, Any]) -> dict[str, Any]:
-    """job: gguf (the file), folder (where config, weights and tokenizer go)."""
+def convert(job: GgufJob) -> GgufResult:
+    """Writes an ordinary model folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf, folder = Path(job["gguf"]), job["folder"]
+    gguf, folder = Path(job.gguf), job.folder
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
     # save_pretrained refuses as long as the model says that it is a GGUF model; its weights are plain bf16 by now.
@@ -24,7 +24,8 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     _align_special_tokens(tokenizer, model.config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {"parameters": model.num_parameters(), "note": f"{model.num_parameters() / 1e6:.0f} M parameters"}
+    parameters = model.num_parameters()
+    return GgufResult(parameters=parameters, note=f"{parameters / 1e6:.0f} M parameters")
 
 
 def _align_special_tokens(tokenizer: Any, config: Any) -> None:
@@ -41,4 +42,4 @@ def _align_special_tokens(tokenizer: Any, config: Any) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(convert))
+    raise SystemExit(GGUF.main(convert))

@@ -14,7 +14,9 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
-from quantpress.runtime import atomic, console, digests, disk, locks, worker
+from quantpress.model.config import Config
+from quantpress.runtime import atomic, console, digests, disk, locks
+from quantpress.runtime.worker import Job, Result, Worker
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -44,7 +46,7 @@ class Model:
     name: str
     path: Path
     source: str
-    config: dict[str, Any]
+    config: Config
     revision: str | None = None
     notes: tuple[str, ...] = field(default=())
     trust_remote_code: bool = False
@@ -113,7 +115,7 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     return Model(slug(name), path, source, config, revision, notes)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Config:
     """The folder's config.json. Raises InputError unless it is one of a model that is not quantized yet."""
     config_file = path / "config.json"
     if not config_file.is_file():
@@ -195,11 +197,27 @@ def _converted(gguf: Path, name: str, source: str, note: str) -> Model:
     return _folder(final.resolve(), name, source, digest, (note,))
 
 
+class GgufJob(Job):
+    """The file, and the folder where config, weights and tokenizer go."""
+
+    gguf: str
+    folder: str
+
+
+class GgufResult(Result):
+    """How many parameters the model has."""
+
+    parameters: int
+
+
+GGUF = Worker("quantpress.model.gguf_worker", GgufJob, GgufResult)
+
+
 def _convert(gguf: Path, final: Path) -> None:
     with atomic.staging(final) as staged:
         log = cache_folder() / "logs" / f"{final.name}.log"
-        job = {"gguf": str(gguf.resolve()), "folder": str(staged.resolve())}
-        worker.call_worker("quantpress.model.gguf_worker", job, staged, f"converting {gguf.name} to bf16", log)
+        job = GgufJob(gguf=str(gguf.resolve()), folder=str(staged.resolve()))
+        GGUF.run(job, staged, f"converting {gguf.name} to bf16", log)
         atomic.publish(staged, final)
 
 

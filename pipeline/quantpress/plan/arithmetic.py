@@ -6,11 +6,12 @@ passes run in float32, on both sides of a comparison; the checkpoint keeps the t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
+from quantpress.model.config import Config, text_config
 from quantpress.model.source import Model, cache_folder
-from quantpress.plan.sizes import text_config
-from quantpress.runtime import atomic, cpu, digests, environment, worker
+from quantpress.runtime import atomic, cpu, digests, environment
+from quantpress.runtime.worker import Job, Result, Worker
 
 ComputeDtype = Literal["stored", "float32"]
 CHOICES = ("auto", "stored", "float32")
@@ -34,10 +35,25 @@ def compute_dtype(model: Model, asked: str) -> ComputeDtype:
     return "float32" if speeds["float32"] > WORTH * speeds[dtype] else "stored"
 
 
-def stored_dtype(config: dict[str, Any]) -> str:
+def stored_dtype(config: Config) -> str:
     """The type of a model's weights by its config.json: "bfloat16", "float16", "float32"; "" where it does not say."""
     parts = (config, text_config(config))
     return next((str(part[key]) for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "")
+
+
+class ProductsJob(Job):
+    """`dtype` is tried beside float32."""
+
+    dtype: str
+
+
+class ProductsResult(Result):
+    """GFLOP/s of matrix products by type."""
+
+    speeds: dict[str, float]
+
+
+PRODUCTS = Worker("quantpress.plan.products_worker", ProductsJob, ProductsResult)
 
 
 def _measured(dtype: str) -> dict[str, float]:
@@ -48,7 +64,7 @@ def _measured(dtype: str) -> dict[str, float]:
         with atomic.staging(kept.with_suffix("")) as staged:
             log = kept.with_suffix(".log")
             title = f"trying how fast this CPU multiplies in {dtype} and in float32"
-            found = worker.call_worker("quantpress.plan.products_worker", {"dtype": dtype}, staged, title, log)
+            found = PRODUCTS.run(ProductsJob(dtype=dtype), staged, title, log)
             log.unlink(missing_ok=True)
-            atomic.write_json(kept, found)
+            atomic.write_json(kept, found.speeds)
     return dict(atomic.read_json(kept))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any
 
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model import layers
+from quantpress.model.config import Config, number_in, text_config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
 from quantpress.plan import mappings
-from quantpress.plan.sizes import number_in, text_config
 from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
@@ -22,7 +21,7 @@ _LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
-def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]) -> list[str]:
+def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_depth(structure, config)
     _check_fused(schemes, structure)
@@ -40,7 +39,7 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     return notes
 
 
-def _check_depth(structure: Layers, config: dict[str, Any]) -> None:
+def _check_depth(structure: Layers, config: Config) -> None:
     """Some repositories hold more layers than the config counts (for speculative decoding), none may hold fewer."""
     wanted = number_in(text_config(config), "num_hidden_layers")
     found = {int(match["number"]) for name in structure.names if (match := _LAYER.search(name))}
@@ -78,9 +77,7 @@ def _check_routing(schemes: dict[str, Scheme]) -> None:
             )
 
 
-def _check_modifier(
-    modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
-) -> list[str]:
+def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     body = modifier.body
     if isinstance(body, SmoothQuant | Awq):
         return _check_rescaling(modifier.name, body, schemes, structure, config)
@@ -107,7 +104,7 @@ def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
 
 
 def _check_rescaling(
-    name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: dict[str, Any]
+    name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: Config
 ) -> list[str]:
     kind = _architecture(config)
     if body.mappings:
@@ -137,7 +134,7 @@ def _check_rescaling(
     return [f"{name}: {source} match {len(found)} times"]
 
 
-def _architecture(config: dict[str, Any]) -> str:
+def _architecture(config: Config) -> str:
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else "an unknown architecture"
 
@@ -154,7 +151,7 @@ def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structur
     return [one for one in found if not {one.smooth, *one.balance} <= ignored]
 
 
-def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config: dict[str, Any]) -> list[str]:
+def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config: Config) -> list[str]:
     text = text_config(config)
     width = number_in(text, "hidden_size")
     size = body.transform_block_size
@@ -168,14 +165,13 @@ def _check_rotation(name: str, body: SpinQuant | Quip, structure: Layers, config
             f"{name}: there is no Hadamard matrix of our kind for a hidden size of {width}, which is no power of two",
             hint=f"set transform_block_size: {width & -width}, or transform_type: random-matrix",
         )
-    online = isinstance(body, Quip) or {"R3", "R4"} & set(body.rotations)
-    notes = [f"{name}: rotations that run while serving allow one GPU only"] if online else []
+    notes = [f"{name}: rotations that run while serving allow one GPU only"] if body.rotates_online else []
     if structure.tied and isinstance(body, SpinQuant):
         notes.append(f"{name} needs lm_head and {structure.tied} apart: both are stored")
     return notes
 
 
-def experts_left(body: Reap, config: dict[str, Any]) -> int:
+def experts_left(body: Reap, config: Config) -> int:
     """How many experts REAP leaves in each layer. Raises InputError where it cannot take out any."""
     text = text_config(config)
     experts = next((number_in(text, key) for key in _EXPERTS if number_in(text, key)), 0)

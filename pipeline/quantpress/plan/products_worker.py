@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from quantpress.runtime.worker import worker_main
+from quantpress.plan.arithmetic import PRODUCTS, ProductsJob, ProductsResult
 
 SECONDS = 0.4
 _SHAPE = (512, 1536, 576)  # tokens, outputs, inputs: of a small model's widest layers
 
 
-def speeds(job: dict[str, Any]) -> dict[str, Any]:
-    """job: dtype. GFLOP/s of its products and of float32's."""
-    found: dict[str, Any] = {name: round(_speed(name), 1) for name in (job["dtype"], "float32")}
-    return found | {"note": ", ".join(f"{name} {speed} GFLOP/s" for name, speed in found.items())}
+def speeds(job: ProductsJob) -> ProductsResult:
+    """GFLOP/s of the job's type and of float32."""
+    found = {name: round(_speed(name), 1) for name in (job.dtype, "float32")}
+    return ProductsResult(speeds=found, note=", ".join(f"{name} {speed} GFLOP/s" for name, speed in found.items()))
 
 
 def _speed(dtype: str) -> float:
@@ -73,4 +73,4 @@ def float32_products(wanted: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(speeds))
+    raise SystemExit(PRODUCTS.main(speeds))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 from quantpress.errors import InputError
 from quantpress.model import architecture, layers
+from quantpress.model.config import Config, tied
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
@@ -65,13 +65,13 @@ def plan_of(recipe: Recipe, model: Model) -> Plan:
     return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
 
 
-def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: dict[str, Any]) -> Plan:
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config) -> Plan:
     """The plan for a model that is known by its tensors' headers and its config."""
     weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Reap):
             tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
-    structure = layers.of(tensors, architecture.tied(config))
+    structure = layers.of(tensors, tied(config))
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
@@ -99,7 +99,7 @@ def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
     chosen: list[_Chosen] = []
     modifiers = []
     for modifier in recipe.modifiers:
-        if isinstance(modifier.body, Quantizes) and modifier.quantizes:
+        if isinstance(modifier.body, Quantizes) and modifier.role == "quantizes":
             groups = _choose(modifier, modifier.body, structure)
             sized = modifier.body.with_group_sizes([one.size for one in groups])
             modifier = Modifier.model_validate({modifier.name: sized})

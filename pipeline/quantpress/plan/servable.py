@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from quantpress.errors import CapabilityError
 from quantpress.model.layers import fused_sets
 from quantpress.plan import hardware
 from quantpress.plan.resolve import Plan
-from quantpress.recipe.modifiers import Quantizes, Quip, SpinQuant
+from quantpress.recipe.modifiers import Quantizes
 from quantpress.runtime import cpu
+from quantpress.runtime.records import Record
 
 _INT4_STEP = 32  # features; the CPU's kernel for 4-bit weights takes multiples
 # Marlin's group sizes (vLLM 0.32, marlin_utils.MARLIN_SUPPORTED_GROUP_SIZES); Machete takes fewer.
@@ -24,7 +23,7 @@ def kinds_of(plan: Plan) -> list[str]:
         body = modifier.body
         if isinstance(body, Quantizes) and body.kv_cache:
             kinds.add(hardware.KV_CACHE)
-        if isinstance(body, Quip) or (isinstance(body, SpinQuant) and {"R3", "R4"} & set(body.rotations)):
+        if body.rotates_online:
             kinds.add(hardware.ROTATIONS)
     return sorted(kinds)
 
@@ -88,8 +87,15 @@ def inexact(plan: Plan, target: str) -> str | None:
     return None
 
 
-def table(plan: Plan) -> dict[str, dict[str, Any]]:
-    """For each target whether it serves the plan, and with which kernel each kind of layer."""
+class Serves(Record):
+    """Whether a target serves a plan, and with which kernel each kind of layer; or, as "why not", why it does not."""
+
+    support: hardware.Support
+    kernels: dict[str, str]
+
+
+def table(plan: Plan) -> dict[str, Serves]:
+    """What each target makes of the plan."""
     kinds = kinds_of(plan)
     found = {}
     for target in hardware.TARGETS:
@@ -104,5 +110,5 @@ def table(plan: Plan) -> dict[str, dict[str, Any]]:
         except CapabilityError as error:
             worst = "no"
             kernels["why not"] = error.message
-        found[target] = {"support": worst, "kernels": kernels}
+        found[target] = Serves(support=worst, kernels=kernels)
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
 
+from quantpress.model.config import Config, number_in, text_config
 from quantpress.model.layers import Shape
 from quantpress.recipe.presets import Scheme
 
@@ -42,7 +42,7 @@ def _scales(shape: Shape, scheme: Scheme) -> int:
     return rows * (ceil(columns / scheme.group_size) if scheme.group_size else 1)
 
 
-def kv_cache_bytes(config: dict[str, Any], context: int, concurrency: int, element_bytes: int = 2) -> int | None:
+def kv_cache_bytes(config: Config, context: int, concurrency: int, element_bytes: int = 2) -> int | None:
     """Bytes of the KV cache for `concurrency` sequences of `context` tokens; None where the config does not say.
 
     Layers with a sliding window or without attention need less: this is an upper bound.
@@ -57,29 +57,11 @@ def kv_cache_bytes(config: dict[str, Any], context: int, concurrency: int, eleme
     return layers * width * element_bytes * context * concurrency or None
 
 
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The language model's part of the config of a model for several media."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else config
-
-
-def positions(config: dict[str, Any]) -> int:
-    """The longest sequence that the model was made for, in tokens; 0 where its config does not say."""
-    known = [number_in(text_config(config), name) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
-    return min((length for length in known if length), default=0)
-
-
-def number_in(config: dict[str, Any], key: str) -> int:
-    """A count in the config; 0 where it is missing or no number."""
-    value = config.get(key)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
 _SPLIT_BY_INPUT = ("o_proj", "down_proj", "w2", "dense", "dense_4h_to_h", "fc2", "out_proj")
 
 
 def tensor_parallel_sizes(
-    config: dict[str, Any], schemes: dict[str, Scheme], shapes: dict[str, Shape], largest: int = 16
+    config: Config, schemes: dict[str, Scheme], shapes: dict[str, Shape], largest: int = 16
 ) -> list[int]:
     """The numbers of GPUs, powers of two, over which vLLM can split every quantized layer and the attention heads."""
     text = text_config(config)

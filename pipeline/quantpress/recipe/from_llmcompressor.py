@@ -89,7 +89,8 @@ def _renamed(where: Loc, groups: list[str]) -> Loc:
 
 def _quantizing(body: Body, notices: list[str]) -> Body:
     body = {"ignore": [], **body}
-    body.pop("bypass_divisibility_checks", None) if body.get("bypass_divisibility_checks") is False else None
+    if body.get("bypass_divisibility_checks") is False:
+        del body["bypass_divisibility_checks"]
     body = _lists(body, "targets", "ignore")
     if "config_groups" in body:
         groups = body.pop("config_groups")

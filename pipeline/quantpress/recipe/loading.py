@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import InputError, printable
+from quantpress.errors import InputError
 from quantpress.language import shipped
 from quantpress.language.document import Document, load_yaml
 from quantpress.language.overrides import merge, override, put_at
 from quantpress.language.validation import validate
 from quantpress.recipe import from_llmcompressor
-from quantpress.recipe.modifiers import PRUNERS, TRANSFORMS
+from quantpress.recipe.modifiers import ROLES
 from quantpress.recipe.recipe import Calibration, Recipe
-from quantpress.runtime import atomic
+from quantpress.runtime import atomic, console
 
 HINT = "correct the recipe; `quantpress recipes show gptq-w4a16` prints one that works"
 
@@ -93,7 +92,7 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
         override(document, of_data)
         recipe = validate(document, Recipe, HINT, _early_problems)
     for notice in document.notices:
-        print(printable(f"note: {path}: {notice}"), file=sys.stderr)
+        console.say(f"note: {path}: {notice}")
     if recipe.needs_data:
         recipe = recipe.model_copy(update={"calibration": (recipe.calibration or Calibration()).resolved()})
     return recipe
@@ -117,12 +116,11 @@ def _early_problems(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
             if isinstance(body, dict) and {"scheme", "weights"} <= body.keys():
                 message = "give either scheme (a preset) or weights (explicit arguments)"
                 yield ("modifiers", index, name), f"modifiers.{index}.{name}: {message}"
-            if quantized and name in (*TRANSFORMS, *PRUNERS):
+            if quantized and ROLES.get(name) in ("prepares", "prunes"):
                 yield ("modifiers", index), f"{name} must come before the modifier that quantizes"
-            quantized |= name in _QUANTIZING or (name == "awq" and isinstance(body, dict) and "scheme" in body)
+            bare_awq = name == "awq" and not (isinstance(body, dict) and "scheme" in body)
+            quantized |= ROLES.get(name) == "quantizes" and not bare_awq
 
-
-_QUANTIZING = ("gptq", "rtn", "autoround")
 
 # A setting, or a recipe that extends another, replaces the other ways to say the same thing.
 _REPLACES = {

@@ -6,7 +6,7 @@ A field left out is left to llmcompressor, whose default the description names.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -99,6 +99,30 @@ class KvCache(Strict):
     observer: ActivationObserver | None = Field(default=None, description="llmcompressor's own: minmax.")
 
 
+Role = Literal["prepares", "quantizes", "prunes"]
+
+
+class Body(Strict):
+    """What stands under a modifier's name."""
+
+    ROLE: ClassVar[Role]
+
+    @property
+    def role(self) -> Role:
+        """What it does to the weights: prepares them for a modifier that quantizes, quantizes, or prunes."""
+        return self.ROLE
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at calibration data."""
+        return True
+
+    @property
+    def rotates_online(self) -> bool:
+        """Whether vLLM has to apply rotations while it serves; those that are folded into weights need nothing."""
+        return False
+
+
 class SchemeArgs(Strict):
     """A preset `scheme`, or explicit `weights` (and activations)."""
 
@@ -119,7 +143,10 @@ class SchemeArgs(Strict):
             raise ValueError("give either scheme (a preset) or weights (explicit arguments)")
         if self.group_size is not None and (self.preset is None or not self.preset.free_group):
             raise ValueError(f"group_size cannot be chosen for {self.scheme or 'explicit weights (set it there)'}")
-        _check_preset(self) if self.scheme else _check_explicit(self)
+        if self.scheme:
+            _check_preset(self)
+        else:
+            _check_explicit(self)
         _check_weight_observer(self)
         return self
 
@@ -203,8 +230,10 @@ class Group(SchemeArgs):
         return self
 
 
-class Quantizes(SchemeArgs):
+class Quantizes(SchemeArgs, Body):
     """What every modifier that quantizes shares: one scheme for its targets, or several `groups` with their own."""
+
+    ROLE = "quantizes"
 
     groups: list[Group] | None = Field(
         default=None, min_length=1, description="Mixed precision: groups of layers, instead of one scheme for all."
@@ -240,6 +269,10 @@ class Quantizes(SchemeArgs):
     def quantizes(self) -> bool:
         """Whether this modifier stores something in fewer bits, or only prepares for one that does."""
         return bool(self.groups or self.scheme or self.weights or self.kv_cache)
+
+    @property
+    def role(self) -> Role:
+        return "quantizes" if self.quantizes else "prepares"
 
     @property
     def all_groups(self) -> list[Group]:
@@ -358,8 +391,10 @@ class AutoRound(Quantizes):
             raise ValueError("AutoRound tunes tensors, channels and groups, not blocks")
 
 
-class SmoothQuant(Strict):
+class SmoothQuant(Body):
     """SmoothQuant, arXiv 2211.10438 (llmcompressor's SmoothQuantModifier): comes before the quantizing modifier."""
+
+    ROLE = "prepares"
 
     smoothing_strength: float = Field(default=0.5, ge=0, le=1, description="0 leaves activations as they are.")
     ignore: Names | None = Field(default=None, description="A mapping is left out if all its layers are ignored.")
@@ -371,8 +406,10 @@ class SmoothQuant(Strict):
     )
 
 
-class SpinQuant(Strict):
+class SpinQuant(Body):
     """SpinQuant, arXiv 2405.16406 (llmcompressor's SpinQuantModifier): rotations before the quantizing modifier."""
+
+    ROLE = "prepares"
 
     rotations: list[Literal["R1", "R2", "R3", "R4"]] = Field(
         default=["R1", "R2"],
@@ -382,9 +419,19 @@ class SpinQuant(Strict):
     transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "hadamard"
     transform_block_size: PowerOfTwo | None = Field(default=None, description="Left out: the whole width.")
 
+    @property
+    def needs_data(self) -> bool:
+        return False
 
-class Quip(Strict):
+    @property
+    def rotates_online(self) -> bool:
+        return bool({"R3", "R4"} & set(self.rotations))
+
+
+class Quip(Body):
     """QuIP, arXiv 2307.13304 (llmcompressor's QuIPModifier): rotations before the quantizing modifier."""
+
+    ROLE = "prepares"
 
     rotations: list[Literal["v", "u"]] = Field(default=["v"], min_length=1, description="v: inputs, u: outputs.")
     transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "random-hadamard"
@@ -392,9 +439,19 @@ class Quip(Strict):
     targets: Names = Field(default=["Linear"], min_length=1)
     ignore: Names = Field(default=["lm_head"])
 
+    @property
+    def needs_data(self) -> bool:
+        return False
 
-class Prunes(Strict):
+    @property
+    def rotates_online(self) -> bool:
+        return True
+
+
+class Prunes(Body):
     """What SparseGPT and Wanda share: weights set to zero. vLLM runs the result as if it were dense."""
+
+    ROLE = "prunes"
 
     sparsity: float = Field(gt=0, lt=1, description="The share of weights that become zero.")
     mask_structure: str | None = Field(
@@ -426,16 +483,21 @@ class Wanda(Prunes):
     """Wanda, arXiv 2306.11695 (llmcompressor's WandaPruningModifier): pruning by weight times activation."""
 
 
-class Reap(Strict):
+class Reap(Body):
     """REAP, arXiv 2510.13999 (llmcompressor's REAPPruningModifier): takes out the experts that matter least."""
+
+    ROLE = "prunes"
 
     sparsity: float = Field(gt=0, lt=1, description="The share of experts to take out of each layer.")
     ignore: Names | None = Field(default=None, description="re:PATTERN or names of expert layers to leave whole.")
 
 
-Body = Quantizes | SmoothQuant | SpinQuant | Quip | Prunes | Reap
-TRANSFORMS = ("smoothquant", "spinquant", "quip")
-PRUNERS = ("sparsegpt", "wanda", "reap")
+# The roles by name, for data that is not valid yet; awq without a scheme prepares.
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("smoothquant", "spinquant", "quip"), "prepares"),
+    **dict.fromkeys(("sparsegpt", "wanda", "reap"), "prunes"),
+    **dict.fromkeys(("gptq", "awq", "autoround", "rtn"), "quantizes"),
+}
 
 
 class Modifier(Strict):
@@ -470,10 +532,5 @@ class Modifier(Strict):
         return body
 
     @property
-    def quantizes(self) -> bool:
-        return isinstance(self.body, Quantizes) and self.body.quantizes
-
-    @property
-    def needs_data(self) -> bool:
-        """Rotations are the only ones besides plain quantization that look at no data."""
-        return self.body.needs_data if isinstance(self.body, Quantizes) else self.name not in ("spinquant", "quip")
+    def role(self) -> Role:
+        return self.body.role

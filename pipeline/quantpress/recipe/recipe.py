@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from quantpress.language.validation import AtError, Strict
-from quantpress.recipe.modifiers import PRUNERS, TRANSFORMS, Awq, Modifier, Quantizes
+from quantpress.recipe.modifiers import Awq, Modifier, Quantizes
 
 RESERVED = ("baseline", "logs", "report.md", "report.html", "report.json")
 SHIPPED_DATASET = "quantpress-chat"
@@ -115,13 +115,14 @@ class Recipe(Strict):
     @field_validator("modifiers")
     @classmethod
     def _order(cls, modifiers: list[Modifier]) -> list[Modifier]:
-        quantizing = [index for index, modifier in enumerate(modifiers) if modifier.quantizes]
-        if not quantizing and not any(modifier.name in PRUNERS for modifier in modifiers):
+        quantizing = [index for index, modifier in enumerate(modifiers) if modifier.role == "quantizes"]
+        if not quantizing and not any(modifier.role == "prunes" for modifier in modifiers):
             raise ValueError("no modifier quantizes, so the result would be a copy; add gptq, awq or rtn")
         for index, modifier in enumerate(modifiers):
-            prepares = not modifier.quantizes and modifier.name not in PRUNERS
-            late = prepares and index > max(quantizing, default=-1)
-            if late or (modifier.name in (*TRANSFORMS, *PRUNERS) and quantizing and index > quantizing[0]):
+            # awq without a scheme may stand between two that quantize: it prepares for the second.
+            bare = isinstance(modifier.body, Awq) and modifier.role == "prepares"
+            late = modifier.role == "prepares" and index > max(quantizing, default=-1)
+            if late or (modifier.role != "quantizes" and not bare and quantizing and index > quantizing[0]):
                 what = "awq without a scheme" if isinstance(modifier.body, Awq) else modifier.name
                 raise AtError(index, f"{what} must come before the modifier that quantizes")
         caches = [i for i, m in enumerate(modifiers) if isinstance(m.body, Quantizes) and m.body.kv_cache]
@@ -137,7 +138,12 @@ class Recipe(Strict):
 
     @property
     def needs_data(self) -> bool:
-        return any(modifier.needs_data for modifier in self.modifiers)
+        return any(modifier.body.needs_data for modifier in self.modifiers)
+
+    @property
+    def rotates_online(self) -> bool:
+        """Whether vLLM has to apply rotations while it serves, which transformers leaves out."""
+        return any(modifier.body.rotates_online for modifier in self.modifiers)
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data that validates to the same recipe."""

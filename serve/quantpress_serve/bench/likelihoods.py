@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from quantpress.artifact.truth import DIFFERS, SAME
-from quantpress.plan import sizes
+from quantpress.model.config import positions
 from quantpress.runtime import atomic, digests, environment, worker
 from quantpress_serve.server.server import Server, request
 
@@ -49,7 +49,7 @@ class Scored:
     @property
     def window(self) -> int:
         """Tokens of a window: fewer for a model that was made for fewer."""
-        longest = sizes.positions(atomic.read_json(self.path / "config.json"))
+        longest = positions(atomic.read_json(self.path / "config.json"))
         return min(WINDOW, longest - 1) if longest else WINDOW
 
     def place(self, compute_dtype: str) -> Path:

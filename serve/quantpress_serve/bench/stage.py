@@ -12,8 +12,9 @@ from typing import Any
 from quantpress.artifact import manifest, truth
 from quantpress.artifact.manifest import Artifact
 from quantpress.errors import CapabilityError, QuantpressError, StageError
+from quantpress.model.config import positions
 from quantpress.model.source import Model
-from quantpress.plan import arithmetic, sizes
+from quantpress.plan import arithmetic
 from quantpress.runtime import atomic, console, environment, locks
 from quantpress_serve.bench import chat, interference, likelihoods, summary
 from quantpress_serve.bench.likelihoods import Likelihoods
@@ -288,7 +289,7 @@ def _context(load: Workload, model: Model) -> int:
     if load.engine.max_model_len:
         return load.engine.max_model_len
     least = likelihoods.WINDOW + 1
-    return max(load.model_len, min(least, sizes.positions(model.config) or least))
+    return max(load.model_len, min(least, positions(model.config) or least))
 
 
 def _warn_of_caches(servers: dict[str, Server]) -> None:

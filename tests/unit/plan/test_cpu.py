@@ -67,7 +67,7 @@ def _planned(name: str) -> plan.Plan:
 @pytest.mark.parametrize("machine", MACHINES)
 def test_each_kind_of_machine_serves_what_its_features_allow(machine: str, on: Callable[[str], None]) -> None:
     on(machine)
-    assert tuple(servable.table(_planned(name))["cpu"]["support"] for name in RECIPES) == SERVED[machine]
+    assert tuple(servable.table(_planned(name))["cpu"].support for name in RECIPES) == SERVED[machine]
     for name, support in zip(RECIPES, SERVED[machine], strict=True):
         made = _planned(name)
         assert bool(servable.inexact(made, "cpu")) is (support == "inexact")
@@ -82,8 +82,8 @@ def test_each_kind_of_machine_serves_what_its_features_allow(machine: str, on: C
 @pytest.mark.parametrize("machine", MACHINES)
 def test_what_is_inexact_is_suggested_after_what_is_exact(machine: str, on: Callable[[str], None]) -> None:
     on(machine)
-    rows = suggest.suggest(_model(), "cpu", "throughput")
-    order = [row["recipe"] for row in rows if row["possible"]]
+    rows = suggest.suggestions(_model(), "cpu", "throughput")
+    order = [row.recipe for row in rows if row.possible]
     assert (order.index("w8a8-dynamic") > order.index("fp8-dynamic")) is (SERVED[machine][1] == "inexact")
 
 

@@ -190,8 +190,8 @@ def test_an_odd_config_is_planned_or_refused_but_never_a_crash(odd: dict[str, An
     config = json.loads((folder / "config.json").read_text()) | odd
     tensors = architecture.tensors(folder, config)
     loaded = load_recipe("smoothquant-gptq-w8a8")
-    found = summary.report(plan.make_from(loaded, tensors, config), config, 100, 1)
-    assert found["layers"] == {"W8A8, channel": 14, "16 bits": 1}
+    found = summary.summary_of(plan.make_from(loaded, tensors, config), config, 100, 1)
+    assert found.layers == {"W8A8, channel": 14, "16 bits": 1}
     (folder / "model.safetensors").unlink()
     with contextlib.suppress(InputError):
         architecture.tensors(folder, config)
@@ -202,7 +202,7 @@ def test_a_context_beyond_the_models_is_noted(context: int, noted: bool, make_mo
     folder = make_model(hidden=64, intermediate=128)
     config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
     made = plan.make_from(load_recipe("w8a8-dynamic"), architecture.tensors(folder, config), config)
-    found = summary.report(made, config, context, 1)["notes"]
+    found = summary.summary_of(made, config, context, 1).notes
     assert any("made for 4096 tokens" in note for note in found) is noted
 
 
@@ -306,17 +306,17 @@ def test_a_recipe_is_validated_in_half_a_second_of_the_processor(quantpress: Run
 def test_blocks_must_divide_the_parts_of_a_fused_layer_but_the_last() -> None:
     block = {"rtn": {"scheme": "FP8_BLOCK"}}
     narrow = planned(block)  # k_proj has 64 rows and stands before v_proj
-    assert servable.table(narrow)["sm_90"]["support"] == "no"
+    assert servable.table(narrow)["sm_90"].support == "no"
     with pytest.raises(CapabilityError, match="k_proj has 64 output features, which blocks of 128 rows"):
         require_served(narrow, "sm_90")
     wide = planned(block, config=LLAMA | {"num_key_value_heads": 4, "intermediate_size": 448 + 64})
-    assert servable.table(wide)["sm_90"]["support"] == "full"
+    assert servable.table(wide)["sm_90"].support == "full"
 
 
 @pytest.mark.parametrize(("size", "support"), [(32, "full"), (128, "full"), (16, "fallback"), (256, "fallback")])
 def test_group_sizes_that_no_kernel_of_a_gpu_has(size: int, support: str) -> None:
     made = planned({"rtn": {"scheme": "W4A16", "group_size": size}})
-    assert servable.table(made)["sm_90"]["support"] == support
+    assert servable.table(made)["sm_90"].support == support
 
 
 def test_weights_with_fewer_layers_than_the_config() -> None:

@@ -8,6 +8,7 @@ import pytest
 from quantpress.errors import InputError
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import console
 
 GPTQ = "GPTQModifier: {scheme: W4A16, targets: Linear, ignore: [lm_head]}"
 
@@ -97,13 +98,14 @@ def test_older_recipes_are_translated_with_a_notice(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body, notice = OLD[case]
-    assert load(tmp_path, stage(body)).modifiers[0].quantizes
+    console.use()
+    assert load(tmp_path, stage(body)).modifiers[0].role == "quantizes"
     assert notice in capsys.readouterr().err
 
 
 def test_awq_as_it_is_today_prepares_for_the_next(tmp_path: Path) -> None:
     loaded = load(tmp_path, stage("AWQModifier: {}", "QuantizationModifier: {scheme: W4A16}"))
-    assert [modifier.quantizes for modifier in loaded.modifiers] == [False, True]
+    assert [modifier.role for modifier in loaded.modifiers] == ["prepares", "quantizes"]
     with pytest.raises(InputError, match=r"no modifier quantizes"):
         load(tmp_path, stage("AWQModifier: {}"))
 

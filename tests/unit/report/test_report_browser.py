@@ -79,11 +79,11 @@ def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
     for path in folders["nothing"].glob("*/*.json"):
         if path.name != "manifest.json":
             path.unlink()
-    data = {name: collect.collect(folder, None, quiet) for name, folder in folders.items()}
+    data = {name: collect.collect(folder, None) for name, folder in folders.items()}
     for name, folder in folders.items():
         report.write(folder, data[name])
     folders["against"] = artifacts(12, seed=8)
-    newer = collect.collect(folders["against"], None, quiet)
+    newer = collect.collect(folders["against"], None)
     report.write(folders["against"], {**newer, "moved": changes.compare(data["twelve"], newer, "old/report.json")})
     return {name: folder / "report.html" for name, folder in folders.items()}
 
