@@ -69,7 +69,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
     """Reports of one recipe, of twelve, with failed and missing stages, against an older one, with nothing measured."""
-    quiet, folders = ({"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)},)
+    folders = {"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)}
     first, second, third, _ = sorted(path for path in folders["broken"].iterdir())
     (first / "accuracy.json").unlink()
     atomic.write_text(second / "accuracy.json", '{"schema_version": 4,')
