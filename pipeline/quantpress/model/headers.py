@@ -100,7 +100,11 @@ def weight_files(folder: Path) -> list[Path]:
         if missing := [name for name in names if not (folder / str(name)).is_file()]:
             raise InputError(f"{index} names {missing[0]}, which is not there", hint="fetch the model again")
         return [folder / str(name) for name in names]
-    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    files = (
+        [single]
+        if single.is_file()
+        else sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    )
     if not files:
         raise InputError(f"{folder} holds no *.safetensors", hint="quantpress reads safetensors only")
     return files

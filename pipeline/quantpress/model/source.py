@@ -15,6 +15,7 @@ from typing import Any
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
 from quantpress.model.config import Config
+from quantpress.model.soundness import ADAPTER, require_unquantized, require_whole, stored_tensors
 from quantpress.runtime import atomic, console, digests, disk, locks
 from quantpress.runtime.worker import Job, Result, Worker
 
@@ -111,8 +112,22 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     config = read_config(path)
     if not any((path / file).is_file() for file in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
-    headers.read_folder(path)
+    require_whole(path)
+    require_unquantized(path, config, headers.read_folder(path))
+    if (path / ADAPTER).is_file():
+        path, notes = _without_adapter(path), (*notes, f"The adapter in {path} ({ADAPTER}) is no part of the model.")
     return Model(slug(name), path, source, config, revision, notes)
+
+
+def _without_adapter(path: Path) -> Path:
+    """The model's own files: transformers and lm-eval would put an adapter that lies beside them on top of them."""
+    final = cache_folder() / "models" / f"{slug(path.name)}-{digests.sha256_json(str(path))[:12]}-without-adapter"
+    with locks.lock(final), atomic.staging(final) as staged:
+        for file in path.iterdir():
+            if not file.name.startswith("adapter_"):
+                (staged / file.name).symlink_to(file)
+        atomic.publish(staged, final)
+    return final
 
 
 def read_config(path: Path) -> Config:
@@ -126,9 +141,7 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")
-    if quantized := config.get("quantization_config"):
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
-        raise InputError(f"{path} is already quantized ({method})", hint="start from the unquantized model")
+    require_unquantized(path, config)
     return config
 
 
@@ -252,7 +265,10 @@ def described_model(source: str) -> Model:
         folder, name = _snapshot(source, ["*.json"]), source.partition("@")[0]
     else:
         return find_model(source)
-    return Model(slug(name), folder, source, read_config(folder))
+    config = read_config(folder)
+    require_whole(folder)
+    require_unquantized(folder, config, stored_tensors(folder))
+    return Model(slug(name), folder, source, config)
 
 
 def is_on_the_hub(source: str) -> bool:

@@ -7,7 +7,7 @@ import re
 
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model import layers
-from quantpress.model.config import Config, number_in, text_config
+from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
@@ -17,6 +17,8 @@ from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
 
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
+# Learned positions of a language model; a vision tower's have nothing to do with its sequences.
+_POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positions|position_embeddings?)$")
 _LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
@@ -24,6 +26,7 @@ _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_depth(structure, config)
+    _require_linear(structure)
     _check_fused(schemes, structure)
     _check_routing(schemes)
     if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
@@ -31,12 +34,39 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
             "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
             hint='add "re:.*experts" to `ignore`, or take a model of another family',
         )
-    notes = []
+    notes = _too_long(recipe, structure, config)
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:
         notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
     return notes
+
+
+def _require_linear(structure: Layers) -> None:
+    """GPT-2 and its kin store (inputs, outputs) for a convolution of width one, which is no Linear layer.
+
+    It shows in c_attn, which makes queries, keys and values: three times as many columns as rows.
+    """
+    for name, (rows, columns) in structure.linears.items():
+        if name.rpartition(".")[2] == "c_attn" and columns == 3 * rows:
+            raise InputError(
+                f"{name} and its like are Conv1D layers, which neither llmcompressor nor vLLM quantizes",
+                hint="take a model of another family; GPT-2's and its kin's have no Linear layers",
+            )
+
+
+def _too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
+    """Calibration sequences against the positions that the model has: learned ones end, rotary ones only fade."""
+    longest, calibration = positions(config), recipe.calibration
+    if calibration is None or not longest or calibration.max_sequence_length <= longest:
+        return []
+    wanted = calibration.max_sequence_length
+    if learned := next((name for name in structure.others if _POSITIONS.search(name)), None):
+        raise InputError(
+            f"calibration.max_sequence_length {wanted}: the model has {longest} positions ({learned})",
+            hint=f"--set calibration.max_sequence_length={longest}",
+        )
+    return [f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for"]
 
 
 def _check_depth(structure: Layers, config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -20,6 +21,9 @@ from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
 
 GROUP_SIZES = (128, 64, 32)
+# A class of modules, as in `ignore: [LlamaRMSNorm]`. Only Linear layers are quantized, so that ignoring one of another
+# class is true whether the model has it or not; recipes for several families list what they do not touch.
+_CLASS = re.compile(r"^(?!Linear$)[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*$")
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Cho
     for group in body.all_groups:
         _check_matches(f"{modifier.name}.targets", group.targets, names)
     if body.all_groups:
-        _check_matches(f"{modifier.name}.ignore", body.ignore, structure.names, excepted="lm_head")
+        named = [pattern for pattern in body.ignore if not _CLASS.match(pattern)]
+        _check_matches(f"{modifier.name}.ignore", named, structure.names, excepted="lm_head")
     chosen = []
     for group in body.all_groups:
         found = selected(names, group.targets, body.ignore)

@@ -96,6 +96,8 @@ def _quantizing(body: Body, notices: list[str]) -> Body:
         groups = body.pop("config_groups")
         body["groups"] = [_group(group) for group in groups.values()] if isinstance(groups, dict) else groups
         body.pop("targets", None)  # llmcompressor takes those of the groups
+        if _names_nothing(body["groups"]) and "kv_cache_scheme" in body:
+            del body["groups"]  # the KV cache alone
     if isinstance(scheme := body.get("scheme"), dict):
         del body["scheme"]
         body["groups"] = [
@@ -109,6 +111,14 @@ def _quantizing(body: Body, notices: list[str]) -> Body:
         fits = isinstance(cache, dict)
         body["kv_cache"] = {k: v for k, v in cache.items() if (k, v) not in _KV_FIXED} if fits else cache
     return _with_observers(body)
+
+
+def _names_nothing(groups: Any) -> bool:
+    """Whether no group has a target or a scheme: how llmcompressor's users say that no layer is quantized."""
+    return isinstance(groups, list) and all(
+        isinstance(group, dict) and not group.get("targets") and not group.keys() & {"weights", "scheme"}
+        for group in groups
+    )
 
 
 _KV_FIXED = (("dynamic", False), ("symmetric", True))
