@@ -19,6 +19,11 @@ _BIASED = ("qwen2", "qwen2_moe")  # on q, k and v, whatever their config says
 _NORMED_HEADS = ("qwen3", "qwen3_moe")
 
 
+def is_plain(config: Config) -> bool:
+    """Whether the names and shapes of its tensors tell what a model is made of: a decoder of Linear layers alone."""
+    return config.get("model_type") in _PLAIN and "text_config" not in config
+
+
 def tensors(folder: Path, config: Config) -> dict[str, Tensor]:
     """Tensors by name: from the safetensors headers where the files are there, else from the config.
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from quantpress.model.headers import Tensor
+from quantpress.model.structure import Structure
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
 # Routers hold a plain weight in transformers 5, not a Linear layer: llmcompressor leaves them alone.
@@ -28,11 +29,19 @@ class Layers:
 
     `others` are the modules with weights that are not Linear: embeddings, norms, routers. `tied` is the name of the
     embedding that lm_head shares its weight with; that lm_head is among the linears and has no tensor of its own.
+    `stored` are the names in the files of those layers that have others there; `left_alone` the patterns that `ignore`
+    has where a recipe leaves it out, each with its reason.
     """
 
     linears: dict[str, Shape]
     others: tuple[str, ...] = field(default=())
     tied: str | None = None
+    stored: dict[str, str] = field(default_factory=dict)
+    left_alone: dict[str, str] = field(default_factory=dict)
+
+    def stored_name(self, name: str) -> str:
+        """What a layer is called in the files."""
+        return self.stored.get(name, name)
 
     @property
     def names(self) -> list[str]:
@@ -54,6 +63,17 @@ def of(tensors: dict[str, Tensor], tied: bool) -> Layers:
         shape = weights[shares].shape
         linears["lm_head"] = (shape[0], shape[1])
     return Layers(linears, tuple(others), shares)
+
+
+def asked(structure: Structure) -> Layers:
+    """The layers as the libraries that load the model see them."""
+    return Layers(
+        linears={name: (linear.outputs, linear.inputs) for name, linear in structure.linears.items()},
+        others=tuple(structure.others),
+        tied=structure.tied,
+        stored={name: linear.stored for name, linear in structure.linears.items() if linear.stored != name},
+        left_alone=structure.left_alone,
+    )
 
 
 def fused_sets(names: list[str]) -> list[list[str]]:

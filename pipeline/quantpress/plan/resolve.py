@@ -14,6 +14,7 @@ from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
 from quantpress.model.source import Model
+from quantpress.model.structure import structure_of
 from quantpress.plan import preflight, sizes
 from quantpress.plan.arithmetic import ComputeDtype
 from quantpress.recipe.modifiers import Group, Modifier, Quantizes, Reap
@@ -66,21 +67,28 @@ class _Chosen:
 
 def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
-    return make_from(recipe, architecture.tensors(model.path, model.config), model.config)
+    tensors = architecture.tensors(model.path, model.config)
+    if architecture.is_plain(model.config):
+        return make_from(recipe, tensors, model.config)
+    structure = structure_of(model.path, model.config, model.trust_remote_code)
+    return make_from(recipe, tensors, model.config, layers.asked(structure))
 
 
-def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config) -> Plan:
-    """The plan for a model that is known by its tensors' headers and its config."""
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, structure: Layers | None = None) -> Plan:
+    """The plan for a model that is known by its tensors' headers and its config.
+
+    `structure` is what the libraries say of it; without it the tensors' names and shapes tell (plain decoders).
+    """
     weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Reap):
             tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
-    structure = layers.of(tensors, tied(config))
+    structure = structure or layers.of(tensors, tied(config))
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
     untouched = sum(tensor.nbytes for tensor in tensors.values())
-    untouched -= sum(tensors[f"{name}.weight"].nbytes for name in schemes if f"{name}.weight" in tensors)
+    untouched -= sum(_own_bytes(name, structure, tensors) for name in schemes)
     untouched += _untied_bytes(resolved, structure, tensors)
     return Plan(
         recipe=resolved,
@@ -94,8 +102,21 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config) -> Pla
         schemes=schemes,
         labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
         structure=structure,
-        notes=tuple(notes),
+        notes=(*_left_alone(resolved, structure), *notes),
     )
+
+
+def _left_alone(recipe: Recipe, structure: Layers) -> list[str]:
+    """What a default `ignore` leaves in 16 bits, by reason."""
+    ignored = {name for m in recipe.modifiers if isinstance(m.body, Quantizes) for name in m.body.ignore}
+    reasons: dict[str, list[str]] = {}
+    for pattern, reason in structure.left_alone.items():
+        if pattern in ignored and pattern != "lm_head":
+            reasons.setdefault(reason, []).append(pattern)
+    return [
+        f"left in 16 bits: {patterns[0]}{f' and {len(patterns) - 1} more' if len(patterns) > 1 else ''} ({reason})"
+        for reason, patterns in reasons.items()
+    ]
 
 
 def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
@@ -104,8 +125,9 @@ def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
     modifiers = []
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Quantizes) and modifier.role == "quantizes":
-            groups = _choose(modifier, modifier.body, structure)
-            sized = modifier.body.with_group_sizes([one.size for one in groups])
+            body = _with_default_ignore(modifier.body, structure)
+            groups = _choose(modifier, body, structure)
+            sized = body.with_group_sizes([one.size for one in groups])
             modifier = Modifier.model_validate({modifier.name: sized})
             chosen += groups
         modifiers.append(modifier)
@@ -113,9 +135,37 @@ def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
     return recipe.model_copy(update={"modifiers": modifiers}), chosen
 
 
+def _with_default_ignore(body: Quantizes, structure: Layers) -> Quantizes:
+    """Where a recipe says no more than the default, what this model's publishers would leave alone.
+
+    A recipe that means the towers too lists something else, or nothing: `ignore: []`.
+    """
+    if body.ignore != ["lm_head"] or not structure.left_alone:
+        return body
+    return body.model_copy(update={"ignore": list(structure.left_alone)})
+
+
+def _weight(name: str, structure: Layers, tensors: dict[str, Tensor]) -> Tensor | None:
+    """The tensor of a layer's weight; None for a tied head, and for an expert that shares a tensor with others."""
+    return tensors.get(f"{structure.stored_name(name)}.weight")
+
+
+def _own_bytes(name: str, structure: Layers, tensors: dict[str, Tensor]) -> int:
+    if tensor := _weight(name, structure, tensors):
+        return tensor.nbytes
+    return 0 if name.endswith("lm_head") else prod(structure.linears[name]) * _element_bytes(tensors)
+
+
+def _element_bytes(tensors: dict[str, Tensor]) -> int:
+    """Bytes of a number in the largest tensor, which is where most of the model is."""
+    largest = max(tensors.values(), key=lambda tensor: tensor.nbytes)
+    return largest.nbytes // prod(largest.shape)
+
+
 def _stored(name: str, scheme: Scheme, structure: Layers, tensors: dict[str, Tensor]) -> int:
-    tensor = tensors.get(f"{name}.weight") or tensors[f"{structure.tied}.weight"]
-    return sizes.layer_bytes(structure.linears[name], scheme, tensor.nbytes // prod(tensor.shape))
+    tensor = _weight(name, structure, tensors)
+    each = tensor.nbytes // prod(tensor.shape) if tensor else _element_bytes(tensors)
+    return sizes.layer_bytes(structure.linears[name], scheme, each)
 
 
 def _untied_bytes(recipe: Recipe, structure: Layers, tensors: dict[str, Tensor]) -> int:

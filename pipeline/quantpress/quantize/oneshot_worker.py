@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, StageError
+from quantpress.model.structure_worker import whole_class
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data
 from quantpress.quantize.to_llmcompressor import modifiers_of
@@ -125,11 +126,10 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
     trust = job["trust_remote_code"]
     with remote_code_explained(job["model"]):
         tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=trust)
-        AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
+        config = AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
-    model = AutoModelForCausalLM.from_pretrained(
-        job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust
-    )
+    kind = whole_class(config) or AutoModelForCausalLM
+    model = kind.from_pretrained(job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust)
     modifiers = modifiers_of(recipe, model)
     with float32_products(job["compute_dtype"] == "float32"):
         oneshot(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantpress.model.structure_worker import whole_class
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.recipe.recipe import Recipe
@@ -28,7 +29,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
     config.save_pretrained(job["output"])
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+        kind = whole_class(config)
+        model = kind(config) if kind else AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     for modifier in modifiers_of(Recipe.model_validate(job["recipe"]), model):
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(model)

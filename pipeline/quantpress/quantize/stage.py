@@ -17,13 +17,13 @@ from quantpress.model import headers
 from quantpress.model.source import Model, digest_cache
 from quantpress.plan import arithmetic
 from quantpress.plan.resolve import Plan
-from quantpress.quantize import calibration_data, integrity
+from quantpress.quantize import account, calibration_data, integrity
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
 
 # The distributions whose versions decide a checkpoint's bytes.
 DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
 # Raise this when a change here or in oneshot_worker.py makes the same recipe give other bytes.
-STAGE = 1
+STAGE = 2
 _LARGE = 2_000_000_000  # bytes; a second of hashing or two
 
 
@@ -139,6 +139,7 @@ def make(plan: Plan, model: Model, staged: Path, log: Path) -> dict[str, Any]:
         raise
     for warning in result["warnings"]:
         console.warn(warning)
+    account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
     integrity.check_scales(checkpoint)
     size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
@@ -172,7 +173,8 @@ def check_checkpoint(checkpoint: Path, plan: Plan) -> None:
         raise StageError("llmcompressor wrote no checkpoint", hint="read the log; its end holds the reason")
     tensors = headers.read_folder(checkpoint)
     found = {name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")}
-    missing, extra = sorted(set(plan.layers) - found), sorted(found - set(plan.layers))
+    planned = {plan.structure.stored_name(name) for name in plan.layers}
+    missing, extra = sorted(planned - found), sorted(found - planned)
     if missing or extra:
         raise StageError(
             f"the recipe quantizes {len(plan.layers)} layers, the checkpoint has {len(found)} quantized; "
