@@ -71,14 +71,21 @@ def main() -> None:
             port = server.free_port()
             process = by_hand(vllm, path, port, 1)
             try:
-                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len, kv_space_gib=1)
+                launch = Launch(
+                    vllm=vllm,
+                    path=path,
+                    name=args.recipe,
+                    engine=workload.engine,
+                    model_len=workload.model_len,
+                    kv_space_gib=1,
+                )
                 with server.serving(launch, folder / "server.log") as own:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
                     generator = Generator(vllm, workload, folder, log)
-                    for number, turn in in_turns(("ours", "hand"), args.rounds):
+                    for number, who in in_turns(("ours", "hand"), args.rounds):
                         cell = Cell(role, Level(concurrency=args.concurrency), number)
-                        if turn == "ours":
+                        if who == "ours":
                             measured = generator.measure(own, cell)
                             ours.append(measured["figures"]["output_throughput"])
                             quiet.append(measured["machine"].get("other_work"))

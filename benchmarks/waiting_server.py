@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ from quantpress_serve.workload.workload import Engine
 from timing import in_turns, median_ratio
 
 AT_ONCE = 4
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before our own servers
 CORES = len(os.sched_getaffinity(0))
 MATRICES = f"""import torch
 torch.set_num_threads({CORES})
@@ -71,7 +73,9 @@ def tokens_per_second(asked: Server, tokens: int) -> float:
     def complete(number: int) -> None:
         prompt = f"Request {number}: the history of {'the old town and its people ' * 8}"
         body = {"model": asked.name, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        server.request(f"{asked.url}/v1/completions", body, timeout=600)
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{asked.url}/v1/completions", json.dumps(body).encode(), headers)
+        DIRECT.open(request, timeout=600).read()
 
     started = time.perf_counter()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -94,7 +98,16 @@ def main() -> None:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {}
         for spins in args.spins:
-            launch = Spinning(vllm, path, spins, engine, 1024, prefix_caching=True, kv_space_gib=1, spins=spins)
+            launch = Spinning(
+                vllm=vllm,
+                path=path,
+                name=spins,
+                engine=engine,
+                model_len=1024,
+                prefix_caching=True,
+                kv_space_gib=1,
+                spins=spins,
+            )
             servers[spins] = stack.enter_context(server.serving(launch, logs / f"{spins}.log"))
         for one in servers.values():
             tokens_per_second(one, 32)  # warms up
