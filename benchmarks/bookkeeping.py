@@ -1,6 +1,6 @@
 """What quantpress itself does around a quantization of a large model: digests, manifest, lock, publishing.
 
-    make benchmark-bookkeeping        (nothing else may run meanwhile; needs 25 GB of disk)
+    make bench-bookkeeping        (nothing else may run meanwhile; needs 25 GB of disk)
 
 Makes a model folder of the shapes of an 8B Llama (16 GB, four files, weights of zeros: a digest does not care) and a
 checkpoint of the size that W4A16 gives, and runs the parts on them one by one. Prints seconds for each, with the files

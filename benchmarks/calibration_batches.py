@@ -1,6 +1,6 @@
 """Packed and batched calibration against a plain llmcompressor script: whole processes, in turns, on the same tokens.
 
-    make benchmark-calibration ARGS="--rounds 2 gptq-w4a16"        (nothing else may run meanwhile)
+    make bench-calibration-batches ARGS="--rounds 2 gptq-w4a16"        (nothing else may run meanwhile)
 
 `plain` feeds the documents one by one, as they are (benchmarks/plain_documents.py); `packed-N` is `quantpress quantize`
 with batch_size N. For each: seconds, ratio to `plain` of the same round, and how well the checkpoint reproduces the
@@ -12,27 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from quantpress.model import source as models
 from quantpress.model.source import find_model
+from timing import in_turns, ratios, seconds
 
-QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 HERE = Path(__file__).parent
-
-
-def seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **QUIET}
-    )
-    return time.perf_counter() - started
 
 
 def command_of(variant: str, recipe: str, samples: int, model: models.Model, out: Path) -> tuple[list[str], Path]:
@@ -59,7 +49,7 @@ def reconstruction(model_folder: Path, checkpoint: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", nargs="?", default="gptq-w4a16")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=16, help="sequences of 512 tokens")
     parser.add_argument("--variants", nargs="+", default=["plain", "packed-1", "packed-8", "packed-16"])
@@ -68,18 +58,16 @@ def main() -> None:
     took: dict[str, list[float]] = {variant: [] for variant in args.variants}
     errors = {}
     with tempfile.TemporaryDirectory() as work:
-        for number in range(args.rounds):
-            order = args.variants if number % 2 == 0 else args.variants[::-1]
-            for variant in order:
-                out = Path(work) / f"{variant}-{number}"
-                command, checkpoint = command_of(variant, args.recipe, args.samples, model, out)
-                took[variant].append(seconds(command))
-                if variant not in errors:
-                    errors[variant] = reconstruction(model.path, checkpoint)
+        for number, variant in in_turns(args.variants, args.rounds):
+            out = Path(work) / f"{variant}-{number}"
+            command, checkpoint = command_of(variant, args.recipe, args.samples, model, out)
+            took[variant].append(seconds(command))
+            if variant not in errors:
+                errors[variant] = reconstruction(model.path, checkpoint)
     for variant, times in took.items():
-        ratios = [base / own for base, own in zip(took.get("plain", times), times, strict=True)]
+        faster = ratios(took.get("plain", times), times)
         row = {"recipe": args.recipe, "variant": variant, "seconds": [round(t, 1) for t in times]}
-        row |= {"times_faster_than_plain": [round(ratio, 3) for ratio in ratios], "error": errors[variant]}
+        row |= {"times_faster_than_plain": [round(ratio, 3) for ratio in faster], "error": errors[variant]}
         print(json.dumps(row), flush=True)
 
 

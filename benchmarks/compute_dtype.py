@@ -1,5 +1,7 @@
 """Calibration and scoring in the model's own type against float32, in turns: seconds of each stage, and their ratio.
 
+    make bench-compute-dtype ARGS="--rounds 1"        (nothing else may run meanwhile)
+
 On a CPU with bf16 instructions, ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 show what one without them does.
 """
 
@@ -11,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
+
+from timing import in_turns, median_ratio
 
 DTYPES = ("stored", "float32")
 
@@ -25,7 +28,7 @@ def seconds(stage: str, recipe: str, dtype: str, folder: Path, options: list[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipes", nargs="*", default=["gptq-w4a16", "smoothquant-gptq-w8a8", "awq-w4a16"])
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--rounds", type=int, default=2)
@@ -40,11 +43,10 @@ def main() -> None:
     }
     for stage, recipe in [*(("quantize", name) for name in args.recipes), ("evaluate", "w8a8-dynamic")]:
         taken: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
-        for number in range(args.rounds):
-            for dtype in DTYPES if number % 2 == 0 else DTYPES[::-1]:
-                with tempfile.TemporaryDirectory() as folder:
-                    taken[dtype].append(seconds(stage, recipe, dtype, Path(folder), options[stage]))
-        ratio = median(a / b for a, b in zip(taken["stored"], taken["float32"], strict=True))
+        for _, dtype in in_turns(DTYPES, args.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                taken[dtype].append(seconds(stage, recipe, dtype, Path(folder), options[stage]))
+        ratio = median_ratio(taken["stored"], taken["float32"])
         print(f"{stage} {recipe}: {taken}; float32 is {ratio:.2f} times as fast", flush=True)
 
 

@@ -1,9 +1,9 @@
 """What scoring costs: quantpress against separate lm-eval runs, and transformers against vLLM.
 
-    make benchmark-evaluation ARGS="--data FOLDER --limit 20"       (nothing else may run meanwhile)
+    make bench-evaluation-cost ARGS="--data FOLDER --limit 20"       (nothing else may run meanwhile)
 
-Whole commands in turns, `--rounds` times: lm-eval by hand on model and checkpoint, and `quantpress
-evaluate` with nothing scored before, with the model scored before, and on vLLM with nothing scored before. Six recipes
+Whole commands in turns, `--rounds` times: lm-eval by hand on model and checkpoint, and `quantpress evaluate` with
+nothing scored before, with the model scored before, and on vLLM with nothing scored before. Six recipes
 by hand are six pairs of lm-eval runs; quantpress scores the model once.
 """
 
@@ -11,31 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from timing import seconds
 
 RECIPE = "w8a8-dynamic"
 RECIPES = 6
 
 
-def seconds(command: list[str]) -> float:
-    started = time.monotonic()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
-    return time.monotonic() - started
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of <task>.jsonl")
     parser.add_argument("--limit", default="20")
     parser.add_argument("--rounds", type=int, default=2)

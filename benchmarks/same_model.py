@@ -1,7 +1,8 @@
-"""A fake "faster" candidate: the unquantized model against itself under another name. No speed-up may come of it: exit
-code 1 if one does.
+"""A fake "faster" candidate: the model against itself under another name. No speed-up may come of it.
 
-make benchmark-same MODEL=embedded WORKLOAD=smoke ARGS="--weights dummy"
+    make bench-same-model ARGS="--workload smoke --weights dummy"        (nothing else may run meanwhile)
+
+Exit code 1 if one does.
 """
 
 from __future__ import annotations

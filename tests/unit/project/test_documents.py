@@ -18,6 +18,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -62,6 +63,7 @@ def test_commands_in_sentences_exist(name: str) -> None:
     """`quantpress ...` and `make ...` between backticks: the command, and every option of it."""
     prose = re.sub(r"^```.*?^```", "", read(name), flags=re.DOTALL | re.MULTILINE)
     targets = re.findall(r"^([a-z0-9-]+):", read("Makefile"), re.MULTILINE)
+    targets += [f"bench-{path.stem.replace('_', '-')}" for path in (ROOT / "benchmarks").glob("*.py")]
     helps = dict(re.findall(r"usage: quantpress ([a-z]+)(.*?)```", read("docs/reference/commands.md"), re.DOTALL))
     for code in re.findall(r"`([^`]+)`", prose.replace("\n", " ")):
         program, _, rest = code.partition(" ")

@@ -1,6 +1,6 @@
 """Whether quantpress's figures are those of a plain `vllm serve` and `vllm bench serve` on the same checkpoint.
 
-    make benchmark-agreement RECIPE=w8a8-dynamic        (nothing else may run meanwhile)
+    make bench-agreement ARGS="w8a8-dynamic"        (made before by `make quantize`; nothing else may run meanwhile)
 
 In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same
 cell by hand against a server started by hand. Prints every figure in output tokens/s, the ratio of the medians, and the
@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 from quantpress.artifact.manifest import artifact_of
 from quantpress.model import source as models
@@ -28,6 +28,7 @@ from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.vllm import find_vllm, serving_environment
 from quantpress_serve.workload.workload import Level, load_workload
+from timing import in_turns, ratios
 
 
 def by_hand(vllm: Path, path: Path, port: int, space: int) -> subprocess.Popen[bytes]:
@@ -53,7 +54,7 @@ def hand_measured(vllm: Path, path: Path, port: int, concurrency: int, seed: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", nargs="?", default="gptq-w4a16")
     parser.add_argument("--out", type=Path, default=Path("artifacts"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=8)
@@ -70,26 +71,31 @@ def main() -> None:
             port = server.free_port()
             process = by_hand(vllm, path, port, 1)
             try:
-                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len, kv_space_gib=1)
+                launch = Launch(
+                    vllm=vllm,
+                    path=path,
+                    name=args.recipe,
+                    engine=workload.engine,
+                    model_len=workload.model_len,
+                    kv_space_gib=1,
+                )
                 with server.serving(launch, folder / "server.log") as own:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
                     generator = Generator(vllm, workload, folder, log)
-                    for number in range(args.rounds):
+                    for number, who in in_turns(("ours", "hand"), args.rounds):
                         cell = Cell(role, Level(concurrency=args.concurrency), number)
-                        turns = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]
-                        for turn in turns:
-                            if turn == "ours":
-                                measured = generator.measure(own, cell)
-                                ours.append(measured["figures"]["output_throughput"])
-                                quiet.append(measured["machine"].get("other_work"))
-                            else:
-                                hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
+                        if who == "ours":
+                            measured = generator.measure(own, cell)
+                            ours.append(measured["figures"]["output_throughput"])
+                            quiet.append(measured["machine"].get("other_work"))
+                        else:
+                            hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
             finally:
                 process.terminate()
                 process.wait()
-        ratio = statistics.median(ours) / statistics.median(hand)
-        mean, interval = speedup([own / other for own, other in zip(ours, hand, strict=True)])
+        ratio = median(ours) / median(hand)
+        mean, interval = speedup(ratios(ours, hand))
         about = {"role": role, "quantpress": ours, "by_hand": hand, "ratio_of_medians": ratio}
         print(json.dumps(about | {"pairs": mean, "interval": interval, "other_work": quiet}), flush=True)
 
