@@ -69,7 +69,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
     """Reports of one recipe, of twelve, with failed and missing stages, against an older one, with nothing measured."""
-    quiet, folders = ({"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)},)
+    folders = {"one": artifacts(1), "twelve": artifacts(12), "broken": artifacts(4, fresh=True)}
     first, second, third, _ = sorted(path for path in folders["broken"].iterdir())
     (first / "accuracy.json").unlink()
     atomic.write_text(second / "accuracy.json", '{"schema_version": 4,')
@@ -84,7 +84,8 @@ def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
         report.write(folder, data[name])
     folders["against"] = artifacts(12, seed=8)
     newer = collect.collect(folders["against"], None)
-    report.write(folders["against"], {**newer, "moved": changes.compare(data["twelve"], newer, "old/report.json")})
+    moved = changes.moved_since(data["twelve"], newer, "old/report.json")
+    report.write(folders["against"], newer.model_copy(update={"moved": moved}))
     return {name: folder / "report.html" for name, folder in folders.items()}
 
 
