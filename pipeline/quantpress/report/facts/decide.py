@@ -89,8 +89,9 @@ def marks(speed: Speed, point: Point) -> list[str]:
 def _faster(goal: GoalName, metric: str, words: str, competing: list[Recipe], load: Load | None, gated: bool) -> Goal:
     """The winner for latency (TPOT at the least concurrency) or throughput (tokens/s at the greatest)."""
     if load is None:
-        at = "at a concurrency, only at request rates" if any(one.throughput for one in competing) else "in vLLM"
-        why = f"No recipe was measured {at}: quantpress bench RECIPE."
+        by_rate = any(recipe.throughput for recipe in competing)
+        how = "at a concurrency, only at request rates" if by_rate else "in vLLM"
+        why = f"No recipe was measured {how}: quantpress bench RECIPE."
         return Goal(goal=goal, metric=metric, state="not measured", reason=why)
     concurrency = load.least if goal == "latency" else load.most
     measured = _beside_the_model(competing, load, concurrency, metric)

@@ -63,11 +63,7 @@ _CONFIG: Spec = {
 }
 
 
-def _x(field: str, title: str, **more: Any) -> Spec:
-    return {"field": field, "type": "quantitative", "title": title, **more}
-
-
-def _y(field: str, title: str, **more: Any) -> Spec:
+def _quantity(field: str, title: str, **more: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, **more}
 
 
@@ -120,11 +116,11 @@ def bars(name: str, title: str, text: str, drawn: list[Bar], axis: Axis, muted: 
     y = {"field": "recipe", "type": "nominal", "sort": [bar.recipe for bar in drawn], "title": None}
     thick = {"type": "bar", "height": 9, "color": "var(--muted)" if muted else "var(--bar)"}
     tick = {"type": "tick", "thickness": 2, "size": 13, "color": "var(--ink)"}
-    x = _x("start", axis.title, scale=scale, axis=ticks)
+    x = _quantity("start", axis.title, scale=scale, axis=ticks)
     layers: list[Spec] = [
         {"data": own, "mark": thick, "encoding": {"y": y, "x": x, "x2": {"field": "value"}}},
-        {"data": own, "mark": "rule", "encoding": {"y": y, "x": _x("low", axis.title), "x2": {"field": "high"}}},
-        {"data": own, "mark": tick, "encoding": {"y": y, "x": _x("value", axis.title)}},
+        {"data": own, "mark": "rule", "encoding": {"y": y, "x": _quantity("low", axis.title), "x2": {"field": "high"}}},
+        {"data": own, "mark": tick, "encoding": {"y": y, "x": _quantity("value", axis.title)}},
     ]
     for place, words in axis.lines:
         layers += _line_at(place, words, axis.title)
@@ -135,7 +131,7 @@ def _line_at(place: float, words: str, axis: str) -> list[Spec]:
     own = {"values": [{"at": place, "words": words}]}
     dashed = {"type": "rule", "strokeDash": [4, 3], "color": "var(--ink)"}
     text = {"type": "text", "align": "left", "dx": 3, "dy": -5, "baseline": "bottom"}
-    x = _x("at", axis)
+    x = _quantity("at", axis)
     return [
         {"data": own, "mark": dashed, "encoding": {"x": x}},
         {"data": own, "mark": text, "encoding": {"x": x, "y": {"value": 0}, "text": {"field": "words"}}},
@@ -168,8 +164,8 @@ def pareto(report: Report) -> Plot | None:
     )
     scale = {"zero": False, "padding": 12}
     title = f"output tokens/s at concurrency {load.most}, times the model's"
-    x = _x("x", title, scale=scale, axis={"tickCount": 5})
-    y = _y("y", "recovery", scale=scale, axis={"tickCount": 6})
+    x = _quantity("x", title, scale=scale, axis={"tickCount": 5})
+    y = _quantity("y", "recovery", scale=scale, axis={"tickCount": 6})
     layers = [*_the_model(spots, x, y), _front_line(spots, x, y), *_numbered(spots, x, y)]
     return draw("pareto", "Recovery against throughput", f"Recovery against throughput: {said}.", layers, 270, 420)
 
@@ -293,7 +289,7 @@ def _curve(report: Report, metric: str, title: str) -> Plot | None:
     levels = sorted({end["concurrency"] for end in lines})
     x: Spec = {"field": "concurrency", "type": "ordinal", "title": "concurrency", "sort": levels}
     x |= {"scale": {"padding": 0.3}, "axis": {"labelAngle": 0, "grid": False}}
-    y = _y("value", title)
+    y = _quantity("value", title)
     ends = [end for end in lines if end["concurrency"] == levels[-1]]
     top = max(end["value"] for end in [*lines, *model])
     said = "; ".join(f"{end['recipe']} {end['value']:.1f}" for end in ends)
@@ -393,8 +389,8 @@ def layer_errors(report: Report) -> Plot | None:
     if not lines:
         return None
     last = max(len(errors) for _, errors in measured) - 1
-    x = _x("layer", "decoder layer", axis={"tickMinStep": 1, "grid": False}, scale={"domain": [0, max(last, 1)]})
-    y = _y("value", "relative squared error")
+    x = _quantity("layer", "decoder layer", axis={"tickMinStep": 1, "grid": False}, scale={"domain": [0, max(last, 1)]})
+    y = _quantity("value", "relative squared error")
     ends = [end for end in lines if end["layer"] == last]
     layers = _lines(lines, ends, x, y, max(error for _, errors in measured for error in errors))
     means = "; ".join(
