@@ -11,8 +11,9 @@ from quantpress.errors import InputError
 
 if TYPE_CHECKING:
     from quantpress.model.source import Model
+    from quantpress.report.facts.data import Report
 
-Made = tuple[Path, dict[str, Any]]  # a report's folder and its data
+Made = tuple[Path, "Report"]  # with its folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def run(options: Options) -> None:
     from quantpress.report.views import index
 
     _require_consistent(options)
-    older = changes.read(options.against) if options.against else None
+    older = changes.older_report(options.against) if options.against else None
     made = _of_all(options) if options.all else _of_named(options, older)
     if len(made) > 1:
         index.write(options.out, made)
@@ -78,7 +79,7 @@ def _of_all(options: Options) -> list[Made]:
     return [_written(folder) for folder in folders]
 
 
-def _of_named(options: Options, older: dict[str, Any] | None) -> list[Made]:
+def _of_named(options: Options, older: Report | None) -> list[Made]:
     from quantpress.model.source import find_model
 
     models = [find_model(name, options.trust_remote_code) for name in options.model or ["embedded"]]
@@ -102,18 +103,18 @@ def report_of_model(out: Path, model: Model) -> None:
     _show([_written(out / model.name, model)])
 
 
-def _written(folder: Path, model: Model | None = None, older: dict[str, Any] | None = None, against: str = "") -> Made:
+def _written(folder: Path, model: Model | None = None, older: Report | None = None, against: str = "") -> Made:
     """Collects and writes one model's report (of the newest artifact's model where none is named)."""
     from quantpress import report
     from quantpress.artifact import manifest
     from quantpress.report.facts import changes, collect
 
     with manifest.readable(folder):
-        data = collect.collect(folder, model.identity() if model else None)
+        collected = collect.collect(folder, model.identity() if model else None)
         if older:
-            data["moved"] = changes.compare(older, data, against)
-        report.write(folder, data)
-    return folder, data
+            collected = collected.model_copy(update={"moved": changes.moved_since(older, collected, against)})
+        report.write(folder, collected)
+    return folder, collected
 
 
 def _show(made: list[Made], more: dict[str, Any] | None = None) -> None:
@@ -123,14 +124,15 @@ def _show(made: list[Made], more: dict[str, Any] | None = None) -> None:
 
     rows = [
         {
-            "model": data["model"]["name"],
-            "headline": data["decision"]["headline"],
-            "recipes": [recipe["name"] for recipe in data["recipes"]],
+            "model": collected.model.name,
+            "headline": collected.decision.headline,
+            "recipes": [recipe.name for recipe in collected.recipes],
             **{name.replace(".", "_"): str(folder / name) for name in report.NAMES},
         }
-        for folder, data in made
+        for folder, collected in made
     ]
     texts = [
-        f"{markdown.render(data).partition(markdown.PROVENANCE)[0]}{folder / 'report.html'}" for folder, data in made
+        f"{markdown.render(collected).partition(markdown.PROVENANCE)[0]}{folder / 'report.html'}"
+        for folder, collected in made
     ]
     show({"reports": rows, **(more or {})}, "\n\n".join(texts))

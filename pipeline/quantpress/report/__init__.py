@@ -1,49 +1,50 @@
-"""The report people decide by: one data structure (`collect`) and three views of it."""
+"""The report people decide by: one data structure (`facts.data.Report`) and three views of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from quantpress.report.facts import accuracy, comparable, speed
-from quantpress.report.facts.fields import Data
+from quantpress.report.facts.collect import score_of, speed_of
+from quantpress.report.facts.data import Report
 from quantpress.report.views import markdown, tables
 from quantpress.runtime import atomic
 
 NAMES = ("report.html", "report.md", "report.json")
 
 
-def write(folder: Path, data: Data) -> Path:
+def write(folder: Path, report: Report) -> Path:
     """Writes the three views into the model's folder and returns the path of report.html."""
     from quantpress.report.views import page
 
-    atomic.write_text(folder / "report.md", markdown.render(data))
-    atomic.write_text(folder / "report.html", page.render(data))
-    atomic.write_json(folder / "report.json", data)
+    atomic.write_text(folder / "report.md", markdown.render(report))
+    atomic.write_text(folder / "report.html", page.render(report))
+    report.save(folder / "report.json")
     return folder / "report.html"
 
 
-def accuracy_table(name: str, result: Data) -> str:
+def accuracy_table(name: str, result: dict[str, Any]) -> str:
     """The result of `evaluate` or `compare` as the report would show it."""
-    return markdown.of(tables.accuracy([(name, accuracy.accuracy(result))]))
+    return markdown.markdown_table(tables.accuracy([(name, score_of(result))]))
 
 
-def throughput_table(name: str, result: Data) -> str:
+def throughput_table(name: str, result: dict[str, Any]) -> str:
     """The result of `bench` as the report would show it, with what must be known beside it."""
-    measured = [(name, speed.speed(result))]
-    return f"{markdown.of(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
+    measured = [(name, speed_of(result))]
+    return f"{markdown.markdown_table(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
 
 
-def accuracy_section(name: str, result: Data) -> str:
+def accuracy_section(name: str, result: dict[str, Any]) -> str:
     """What the figures of one evaluation mean, the figures, and its gates, as Markdown."""
-    return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
+    return "\n\n".join(markdown.accuracy([(name, score_of(result))]))
 
 
-def throughput_section(results: dict[str, Data]) -> str:
+def throughput_section(results: dict[str, dict[str, Any]]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
-    found = [(name, speed.speed(result)) for name, result in results.items()]
-    return "\n\n".join([f"Served on {comparable.where(found[0][1])}.", *markdown.speed(found)]).strip()
+    measured = [(name, speed_of(result)) for name, result in results.items()]
+    return "\n\n".join([f"Served on {measured[0][1].served_on}.", *markdown.speed(measured)]).strip()
 
 
-def answers_table(name: str, result: Data) -> str:
+def answers_table(name: str, result: dict[str, Any]) -> str:
     """The sample answers of one bench as Markdown."""
-    return markdown.of(tables.answers({"recipes": [{"name": name, "throughput": speed.speed(result)}]}))
+    return markdown.markdown_table(tables.answers([(name, speed_of(result))]))

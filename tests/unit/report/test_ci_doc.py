@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -67,8 +68,9 @@ def test_shell_scripts_parse() -> None:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0, script
 
 
-def test_fields_are_those_of_the_report(artifacts: Callable[..., Path]) -> None:
-    data = collect.collect(artifacts(1), None)
+def test_fields_are_those_of_the_report(artifacts: Callable[..., Path], tmp_path: Path) -> None:
+    collect.collect(artifacts(1), None).save(tmp_path / "report.json")
+    data = json.loads((tmp_path / "report.json").read_text())
     table = FILES.partition("| field | meaning |")[2].partition("\n\n")[0]
     names = [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+)`", row.split("|")[1])]
     assert len(names) >= 10

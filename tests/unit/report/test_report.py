@@ -12,10 +12,19 @@ import pytest
 from quantpress import report
 from quantpress.artifact.throughput import REQUEST
 from quantpress.errors import InputError
-from quantpress.report.facts import changes, collect, comparable
-from quantpress.report.views import markdown, page, tables, to_mlflow
+from quantpress.report.facts import changes, collect
+from quantpress.report.facts.data import Figure, Paired, Ratio, Report
+from quantpress.report.views import markdown, page, plots, tables, to_mlflow
 from quantpress.runtime import atomic
 
+MACHINE = {
+    "processor": "EPYC",
+    "cores": 2,
+    "memory_gb": 23.5,
+    "gpus": [],
+    "system": "Linux x86_64",
+    "python": "3.11.7",
+}
 MODEL: dict[str, Any] = {
     "name": "tiny",
     "source": "embedded",
@@ -27,7 +36,7 @@ MANIFEST = {
     "digest": "d1",
     "recipe": {},
     "files": {},
-    "machine": {},
+    "machine": MACHINE,
     "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
     "calibration": None,
     "group_size": 64,
@@ -68,12 +77,12 @@ FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2
 THROUGHPUT = {
     "schema_version": 4,
     "checkpoint_digest": "d1",
-    "machine": {"processor": "CPU", "gpus": [], "cores": 2},
+    "machine": MACHINE,
     "workload": {"name": "smoke"},
     "vllm": {"version": "0.32"},
     "servers": {"candidate": {"command": "vllm serve x", "startup_s": 9.0}},
-    "cells": [{"command": "vllm bench serve"}],
-    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"answer": "ok"}},
+    "cells": [{"role": "candidate", "round": 0, "concurrency": 1, "figures": FIGURES, "command": "vllm bench serve"}],
+    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"question": "q?", "answer": "ok"}},
     "summary": [
         {
             "concurrency": 1,
@@ -92,7 +101,7 @@ THROUGHPUT = {
 Data = dict[str, Any]
 
 
-def collected(folder: Path, **results: Any) -> Data:
+def collected(folder: Path, **results: Any) -> Report:
     for name, value in {"manifest": MANIFEST, **results}.items():
         atomic.write_json(folder / "r4" / f"{name}.json", value)
     return collect.collect(folder, MODEL)
@@ -119,12 +128,12 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
 
 def test_bits_per_weight_come_from_the_type_in_the_config(tmp_path: Path) -> None:
     atomic.write_text(tmp_path / "r4" / "checkpoint" / "config.json", '{"dtype": "bfloat16"}')
-    assert collected(tmp_path)["recipes"][0]["size"]["bits_per_weight"] == 4.0  # 50 MB for 100 million weights
+    assert collected(tmp_path).recipes[0].size.bits_per_weight == 4.0  # 50 MB for 100 million weights
 
 
 def test_missing_stages_are_named(tmp_path: Path) -> None:
     data = collected(tmp_path)
-    assert data["recipes"][0]["missing"] == dict.fromkeys(("accuracy", "throughput", "layers"), "not measured")
+    assert data.recipes[0].missing == dict.fromkeys(("accuracy", "throughput", "layers"), "not measured")
     text = markdown.render(data)
     assert text.count("Not measured: quantpress") == 3
     assert "| r4 | accuracy | not measured | quantpress evaluate r4 |" in text
@@ -158,15 +167,16 @@ def test_an_artifact_of_another_model_is_left_out(tmp_path: Path) -> None:
     atomic.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
     atomic.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
     data = collected(tmp_path, manifest={**MANIFEST, "model": {"digest": "another"}})
-    assert [recipe["name"] for recipe in data["recipes"]] == ["mine"]
-    assert data["left_out"] == [{"recipe": "r4", "reason": "it was made from another model of this name"}]
+    assert [recipe.name for recipe in data.recipes] == ["mine"]
+    (left_out,) = data.left_out
+    assert left_out.dump() == {"recipe": "r4", "reason": "it was made from another model of this name"}
 
 
 def test_servers_of_someone_else_are_not_called_this_machine(tmp_path: Path) -> None:
     servers = {"candidate": {"command": "(served at http://x)", "startup_s": None}}
     text = rendered(tmp_path, throughput={**THROUGHPUT, "servers": servers})
     assert "whose hardware and settings are not known" in text
-    assert "on CPU CPU, 2 cores" not in text
+    assert "on EPYC CPU, 2 cores" not in text
 
 
 def test_warnings_are_repeated(tmp_path: Path) -> None:
@@ -222,41 +232,41 @@ def test_what_later_versions_write_is_read() -> None:
 def test_json_is_what_the_views_were_made_of(tmp_path: Path) -> None:
     data = collected(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)
     report.write(tmp_path, data)
-    read = json.loads((tmp_path / "report.json").read_text())
+    read = Report.load(tmp_path / "report.json")
     assert read == data
-    assert read["schema_version"] == collect.SCHEMA_VERSION
     assert (tmp_path / "report.md").read_text() == markdown.render(read)
     assert (tmp_path / "report.html").read_text() == page.render(read)
 
 
-def twelve(build: Any) -> Data:
+def twelve(build: Any) -> Report:
     return collect.collect(build(12), None)
 
 
 def test_a_winner_passed_its_gate_and_every_pair_is_ahead(artifacts: Any) -> None:
     data = twelve(artifacts)
-    decision = data["decision"]
-    passed = {name for name, state in decision["gate_states"].items() if state == "passed"}
+    passed = {name for name, state in data.decision.gate_states.items() if state == "passed"}
     assert 0 < len(passed) < 12
-    for goal in decision["goals"]:
-        assert goal["winner"] in passed
-        assert not passed & set(goal["tied"]) - passed
-    latency, throughput, memory = decision["goals"]
+    latency, throughput, memory = data.decision.goals
+    for goal in (latency, throughput, memory):
+        assert goal.winner in passed
+        assert passed >= set(goal.tied)
     for goal in (latency, throughput):
-        assert goal["figures"]["ratio"]["interval"][0] > 1.03
-    sizes = {recipe["name"]: recipe["size"]["checkpoint_bytes"] for recipe in data["recipes"]}
-    assert sizes[memory["winner"]] <= min(sizes[name] for name in passed) * 1.02
+        assert goal.figures
+        assert goal.figures.ratio
+        assert goal.figures.ratio.interval[0] > 1.03
+    sizes = {recipe.name: recipe.size.checkpoint_bytes for recipe in data.recipes}
+    assert sizes[str(memory.winner)] <= min(sizes[name] for name in passed) * 1.02
 
 
 def test_nothing_wins_where_no_gate_was_passed(tmp_path: Path) -> None:
-    decision = collected(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT)["decision"]
-    assert decision["headline"] == "Deploy none of these yet: no recipe passed its accuracy gate."
-    assert {goal["winner"] for goal in decision["goals"]} == {None}
+    decision = collected(tmp_path, accuracy=ACCURACY, throughput=THROUGHPUT).decision
+    assert decision.headline == "Deploy none of these yet: no recipe passed its accuracy gate."
+    assert {goal.winner for goal in decision.goals} == {None}
 
 
 def test_without_a_gate_the_headline_says_so(tmp_path: Path) -> None:
-    decision = collected(tmp_path, accuracy={**ACCURACY, "gates": []})["decision"]
-    assert decision["headline"].startswith("Deploy r4 for memory, if its recovery is enough for you")
+    decision = collected(tmp_path, accuracy={**ACCURACY, "gates": []}).decision
+    assert decision.headline.startswith("Deploy r4 for memory, if its recovery is enough for you")
 
 
 def _speed(ratios: list[float], **more: Any) -> Data:
@@ -281,10 +291,10 @@ def _speed(ratios: list[float], **more: Any) -> Data:
     ],
 )
 def test_how_sure_a_speed_up_is(tmp_path: Path, throughput: Data, why: str | None) -> None:
-    goal = collected(tmp_path, throughput=throughput)["decision"]["goals"][1]
-    assert goal["state"] == ("not shown" if why else "shown")
-    assert goal["winner"] == (None if why else "r4")
-    assert (why or "Ahead of the unquantized model") in goal["reason"]
+    goal = collected(tmp_path, throughput=throughput).decision.goals[1]
+    assert goal.state == ("not shown" if why else "shown")
+    assert goal.winner == (None if why else "r4")
+    assert (why or "Ahead of the unquantized model") in goal.reason
 
 
 def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
@@ -292,23 +302,25 @@ def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
         atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
         atomic.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.4]))
     other = {**_speed([9.0, 9.1, 9.2]), "workload": {"name": "other"}}
-    decision = collected(tmp_path, throughput=other)["decision"]
-    assert decision["goals"][1]["winner"] in ("a", "b")
-    assert any("not compared: r4" in caveat for caveat in decision["caveats"])
+    decision = collected(tmp_path, throughput=other).decision
+    assert decision.goals[1].winner in ("a", "b")
+    assert any("not compared: r4" in caveat for caveat in decision.caveats)
     (row,) = [row for row in tables.scoreboard(collected(tmp_path, throughput=other)).rows if row[1] == "r4"]
     assert row[-2:] == ["other workload"] * 2
 
 
 def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
     data = twelve(artifacts)
-    load = data["decision"]["load"]
-    points = {"the model": (1.0, 1.0)}
-    for recipe in data["recipes"]:
-        ratio = comparable.point_at(recipe["throughput"], load["most"])["ratios"]["output_tokens_s"]["value"]  # type: ignore[index]
-        points[recipe["name"]] = (ratio, recipe["accuracy"]["overall"]["recovery"]["value"])
+    assert data.decision.load
+    points: dict[str, tuple[float, float]] = {"the model": (1.0, 1.0)}
+    for recipe in data.recipes:
+        ratio = recipe.ratio(data.decision.load.most, "output_tokens_s")
+        assert ratio
+        assert recipe.overall
+        points[recipe.name] = (ratio.value, recipe.overall.recovery.value or 0.0)
     beaten = {one for one, (x, y) in points.items() for a, b in points.values() if a > x and b > y}
-    assert data["decision"]["front"]
-    assert set(data["decision"]["front"]) == points.keys() - beaten - {"the model"}
+    assert data.decision.front
+    assert set(data.decision.front) == points.keys() - beaten - {"the model"}
 
 
 def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
@@ -344,74 +356,113 @@ def test_twelve_recipes_render_in_under_three_seconds(artifacts: Any) -> None:
 
 
 def test_what_moved_beyond_noise(artifacts: Any) -> None:
-    old, new = twelve(artifacts), twelve(artifacts)
-    quiet = changes.compare(old, new, "old")
-    assert {row["verdict"] for row in quiet["rows"]} == {"unchanged"}
-    one = new["recipes"][0]
-    one["size"]["checkpoint_bytes"] += 1
-    one["accuracy"]["overall"]["kl"] = {"value": 9.0, "interval": [8.0, 10.0]}
-    one["accuracy"]["overall"]["recovery"]["value"] += 1e-4
-    ratios = one["throughput"]["points"][0]["ratios"]["output_tokens_s"]
-    ratios |= {"value": 9.0, "interval": [8.9, 9.1]}
-    found = changes.compare(old, new, "old")
-    verdicts = {row["figure"]: row["verdict"] for row in found["rows"] if row["recipe"] == one["name"]}
-    assert verdicts["size"] == "larger"
-    assert verdicts["overall: kl"] == "worse"
-    assert verdicts["overall: recovery"] == "within noise"
-    assert verdicts["throughput at 1"] == "better"
-    assert len(tables.moved(found).rows) == 4  # three that moved, and the number of those that did not
+    old = twelve(artifacts)
+    quiet = changes.moved_since(old, old, "old")
+    assert {row.verdict for row in quiet.rows} == {"unchanged"}
+    data = old.dump()
+    recipe = data["recipes"][0]
+    recipe["size"]["checkpoint_bytes"] += 1
+    recipe["accuracy"]["overall"]["kl"] = {"value": 9.0, "interval": [8.0, 10.0]}
+    recipe["accuracy"]["overall"]["recovery"]["value"] += 1e-4
+    recipe["throughput"]["points"][0]["ratios"]["output_tokens_s"] |= {"value": 9.0, "interval": [8.9, 9.1]}
+    moved = changes.moved_since(old, Report.model_validate(data), "old")
+    rows = {row.figure: row for row in moved.rows if row.recipe == recipe["name"]}
+    assert rows["size"].verdict == "larger"
+    assert rows["overall: kl"].verdict == "worse"
+    assert rows["overall: recovery"].verdict == "within noise"
+    assert rows["throughput at 1"].verdict == "better"
+    assert len(tables.moved(moved).rows) == 4  # three that moved, and the number of those that did not
+
+
+def test_what_moved_is_kept_as_numbers_and_shown_as_text(artifacts: Any, tmp_path: Path) -> None:
+    old, new = twelve(artifacts), collect.collect(artifacts(12, seed=8), None)
+    moved = changes.moved_since(old, new, "old")
+    report.write(tmp_path, new.model_copy(update={"moved": moved}))
+    assert Report.load(tmp_path / "report.json").moved == moved
+    ratio = next(row for row in moved.rows if row.figure == "throughput at 1" and row.verdict == "worse")
+    assert isinstance(ratio.old, Ratio)
+    texts = {(row[0], row[1]): row[2] for row in tables.moved(moved).rows}
+    low, high = ratio.old.interval
+    assert texts[ratio.recipe, ratio.figure] == f"{ratio.old.value:.2f} ({low:.2f} to {high:.2f})"
+    size = next(row for row in moved.rows if row.kind == "bytes" and row.verdict == "smaller")
+    assert isinstance(size.old, int)
+    assert texts[size.recipe, size.figure] == f"{size.old / 1e6:.0f} MB"
 
 
 def test_what_cannot_be_compared_is_not(artifacts: Any) -> None:
-    old, new = twelve(artifacts), twelve(artifacts)
-    new["recipes"][0]["accuracy"]["suite"] = "another"
-    new["recipes"][0]["throughput"]["workload"] = {"name": "another"}
-    gone = new["recipes"].pop()["name"]
-    found = changes.compare(old, new, "old")
-    verdicts = [row["verdict"] for row in found["rows"] if row["recipe"] == new["recipes"][0]["name"]]
+    old = twelve(artifacts)
+    data = old.dump()
+    data["recipes"][0]["accuracy"]["suite"] = "another"
+    data["recipes"][0]["throughput"]["workload"] = {"name": "another"}
+    gone = data["recipes"].pop()["name"]
+    moved = changes.moved_since(old, Report.model_validate(data), "old")
+    verdicts = [row.verdict for row in moved.rows if row.recipe == data["recipes"][0]["name"]]
     assert verdicts.count("not compared: scored otherwise") == verdicts.count("not compared: measured otherwise") == 1
-    assert found["removed"] == [gone]
-    assert not changes.compare({**old, "model": {"digest": "other"}}, new, "old")["rows"]
+    assert moved.removed == [gone]
+    data["model"]["digest"] = "other"
+    assert not changes.moved_since(old, Report.model_validate(data), "old").rows
 
 
 def test_against_needs_a_report(tmp_path: Path) -> None:
     atomic.write_json(tmp_path / "report.json", {"schema_version": 99})
-    with pytest.raises(InputError, match="not a report"):
-        changes.read(tmp_path)
+    with pytest.raises(InputError, match="has schema_version 99; this version of quantpress reads 1, 2"):
+        changes.older_report(tmp_path)
+    atomic.write_json(tmp_path / "report.json", {"schema_version": 2, "recipes": []})
+    with pytest.raises(InputError, match="is damaged: quantpress: Field required"):
+        changes.older_report(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
-        changes.read(tmp_path / "nowhere.json")
+        changes.older_report(tmp_path / "nowhere.json")
+
+
+def test_a_report_of_version_1_can_be_the_older_one(artifacts: Any) -> None:
+    """It was written by that version, of one real result, against itself: what moved was text then."""
+    path = Path(__file__).parent / "recorded" / "report-version-1.json"
+    assert isinstance(json.loads(path.read_text())["moved"]["rows"][0]["old"], str)
+    old = changes.older_report(path)
+    assert old.moved is None
+    moved = changes.moved_since(old, collect.collect(artifacts(1), None), str(path))
+    assert len(moved.rows) > 10
+    assert {row.verdict for row in moved.rows} == {"unchanged"}
 
 
 def test_the_ends_of_lines_lie_apart() -> None:
-    from quantpress.report.views.plots import _apart
-
     chance = random.Random(1)
-    places = [one["at"] for one in _apart([{"value": chance.random()} for _ in range(12)], 0.1)]
+    places = [end["at"] for end in plots.apart([{"value": chance.random()} for _ in range(12)], 0.1)]
     assert all(after - before >= 0.0999 for before, after in itertools.pairwise(places))
 
 
 def test_numbers_of_the_tables_are_those_of_the_data(artifacts: Any) -> None:
     data = twelve(artifacts)
     board = {row[1]: row for row in tables.scoreboard(data).rows}
-    for recipe in data["recipes"]:
-        figure = recipe["accuracy"]["overall"]["recovery"]
-        assert board[recipe["name"]][4].startswith(f"{figure['value']:.3f} (")
-    assert markdown.of(tables.scoreboard(data)) in markdown.render(data)
+    for recipe in data.recipes:
+        assert recipe.overall
+        assert board[recipe.name][4].startswith(f"{recipe.overall.recovery.value:.3f} (")
+    assert markdown.markdown_table(tables.scoreboard(data)) in markdown.render(data)
+
+
+UNKNOWN = Figure(value=None, interval=None)
 
 
 @pytest.mark.parametrize(
     ("overall", "lost"),
     [
-        ({"recovery": {"value": 0.97, "interval": [0.95, 0.99]}}, True),
-        ({"recovery": {"value": 0.97, "interval": [0.94, 1.0]}}, False),
-        ({"recovery": {"value": 0.97, "interval": None}, "perplexity_ratio": {"value": 2, "interval": [2, 3]}}, False),
-        ({"recovery": {"value": None}, "perplexity_ratio": {"value": 1.2, "interval": [1.1, 1.3]}}, True),
-        ({"recovery": {"value": None}, "perplexity_ratio": {"value": 1.2, "interval": [0.9, 1.3]}}, False),
-        (None, False),
+        ({"recovery": Figure(value=0.97, interval=(0.95, 0.99))}, True),
+        ({"recovery": Figure(value=0.97, interval=(0.94, 1.0))}, False),
+        (
+            {
+                "recovery": Figure(value=0.97, interval=None),
+                "perplexity_ratio": Figure(value=2, interval=(2, 3)),
+            },
+            False,
+        ),
+        ({"perplexity_ratio": Figure(value=1.2, interval=(1.1, 1.3))}, True),
+        ({"perplexity_ratio": Figure(value=1.2, interval=(0.9, 1.3))}, False),
+        ({}, False),
     ],
 )
-def test_a_loss_that_is_shown_is_marked(overall: Any, lost: bool) -> None:
-    assert tables.loses({"accuracy": overall and {"overall": overall}}) is lost
+def test_a_loss_that_is_shown_is_marked(overall: dict[str, Figure], lost: bool) -> None:
+    paired = Paired(**{name: overall.get(name, UNKNOWN) for name in Paired.model_fields})
+    assert tables.shows_loss(paired) is lost
 
 
 def test_what_a_throughput_says_beside_its_figures(tmp_path: Path) -> None:
@@ -433,7 +484,7 @@ def test_dummy_weights_have_a_section_of_their_own_and_decide_nothing(tmp_path: 
     of_other_shapes = {**longer, "workload": {"name": "older"}, "checkpoint_digest": "another"}
     atomic.write_json(tmp_path / "dummy" / "w8a8" / "throughput" / "older.json", of_other_shapes)
     data = collected(tmp_path)
-    assert data["decision"]["goals"][0]["state"] == "not measured"
+    assert data.decision.goals[0].state == "not measured"
     text = markdown.render(data)
     assert "### With dummy weights" in text
     assert "| w8a8 | smoke | 1 at once |" in text
@@ -458,11 +509,14 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert "1.99 (1.50 to 2.50, 3 pairs)" in text
     assert "the speed-up compares the output tokens/s of a request" in text
     assert "waiting included" in report.throughput_table("r4", made)
-    assert data["recipes"][0]["throughput"]["points"][0]["ratios"]["output_tokens_s"]["value"] == pytest.approx(1.3)
-    assert data["decision"]["load"] is None
+    (point,) = data.recipes[0].speeds[0].points
+    ratio = point.ratio("output_tokens_s")
+    assert ratio
+    assert ratio.value == pytest.approx(1.3)
+    assert data.decision.load is None
     assert "No recipe was measured at a concurrency, only at request rates" in text
     page.render(data)
-    names = [name for step, found in to_mlflow.metrics(data["recipes"][0]) for name in found if step == 0]
+    names = [name for step, found in to_mlflow.metrics(data.recipes[0]) for name in found if step == 0]
     assert "request_tokens_s.times_better.at_2.5_per_s" in names
 
 
@@ -474,15 +528,15 @@ def test_the_workload_that_most_recipes_share_is_compared_and_the_others_are_sho
     atomic.write_json(tmp_path / "r5" / "throughput.json", other)
     atomic.write_json(tmp_path / "r5" / "throughput" / "smoke.json", shared)
     data = collected(tmp_path, throughput=shared)
-    assert data["decision"]["load"]["recipes"] == ["r4", "r5"]
-    assert data["decision"]["load"]["workload"] == "smoke"
-    assert "Also measured, shown under Speed and not compared here: long." in data["decision"]["caveats"]
+    assert data.decision.load
+    assert data.decision.load.recipes == ["r4", "r5"]
+    assert data.decision.load.workload == "smoke"
+    assert "Also measured, shown under Speed and not compared here: long." in data.decision.caveats
     text = markdown.render(data)
     assert text.index("| r5 | smoke | 1 at once |") < text.index("| r5 | long | 1 at once |")
     assert "quantpress bench r5 --workload long" in text
     assert "long" in page.render(data)
-    again = changes.compare(json.loads(json.dumps(data)), data, "old")
-    assert {row["verdict"] for row in again["rows"]} == {"unchanged"}
+    assert {row.verdict for row in changes.moved_since(data, data, "old").rows} == {"unchanged"}
 
 
 def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_count(tmp_path: Path) -> None:
@@ -494,11 +548,11 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
         if aside:
             atomic.write_json(tmp_path / name / "accuracy" / f"{aside['suite']}.json", aside)
     data = collected(tmp_path)
-    assert {recipe["accuracy"]["suite"] for recipe in data["recipes"]} == {passed["suite"]}
-    assert data["decision"]["gate_states"] == {"r4": "passed", "r5": "failed"}
-    assert "Also scored, shown under Accuracy and not compared here: long." in data["decision"]["caveats"]
+    assert {recipe.scores[0].suite for recipe in data.recipes} == {passed["suite"]}
+    assert data.decision.gate_states == {"r4": "passed", "r5": "failed"}
+    assert "Also scored, shown under Accuracy and not compared here: long." in data.decision.caveats
     atomic.write_json(tmp_path / "r5" / "accuracy.json", other | {"gates": [other["gates"][0] | {"gate": "kl<=0.2"}]})
-    caveats = collected(tmp_path)["decision"]["caveats"]
+    caveats = collected(tmp_path).decision.caveats
     assert any(one.startswith("Accuracy gate recovery>=0.99, kl<=0.2 (of 1 of 2 recipes). ") for one in caveats)
     text = markdown.render(data)
     assert "| r5 (long) | recovery>=0.99 |" in text

@@ -84,7 +84,8 @@ def pages(artifacts: Callable[..., Path]) -> dict[str, Path]:
         report.write(folder, data[name])
     folders["against"] = artifacts(12, seed=8)
     newer = collect.collect(folders["against"], None)
-    report.write(folders["against"], {**newer, "moved": changes.compare(data["twelve"], newer, "old/report.json")})
+    moved = changes.moved_since(data["twelve"], newer, "old/report.json")
+    report.write(folders["against"], newer.model_copy(update={"moved": moved}))
     return {name: folder / "report.html" for name, folder in folders.items()}
 
 

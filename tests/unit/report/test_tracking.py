@@ -34,16 +34,18 @@ real = pytest.mark.skipif(
 
 
 def test_parameters_and_metrics_are_the_reports_figures(artifacts: Callable[..., Path]) -> None:
-    recipe = collect.collect(artifacts(1), None)["recipes"][0]
+    recipe = collect.collect(artifacts(1), None).recipes[0]
     assert to_mlflow.parameters(recipe)["suite"] == "smoke"
-    assert to_mlflow.parameters(recipe)["llmcompressor"] == recipe["versions"]["llmcompressor"]
+    assert to_mlflow.parameters(recipe)["llmcompressor"] == recipe.versions["llmcompressor"]
     steps = dict(to_mlflow.metrics(recipe))
     assert list(steps) == [0, 1, 8]
-    assert steps[0]["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
+    assert recipe.overall
+    assert steps[0]["recovery"] == recipe.overall.recovery.value
     assert steps[0]["recovery.low"] <= steps[0]["recovery"] <= steps[0]["recovery.high"]
-    point = recipe["throughput"]["points"][1]
-    assert steps[8]["output_tokens_s"] == point["candidate"]["output_tokens_s"]["value"]
-    assert steps[8]["tpot_ms.times_better"] == point["ratios"]["tpot_ms"]["value"]
+    point = recipe.speeds[0].points[1]
+    assert point.candidate
+    assert steps[8]["output_tokens_s"] == point.candidate["output_tokens_s"].value
+    assert steps[8]["tpot_ms.times_better"] == point.ratios["tpot_ms"].value
 
 
 def test_nothing_is_imported_that_is_not_used() -> None:
@@ -114,17 +116,18 @@ def test_a_real_server_has_one_run_a_recipe_under_one_parent(server: str, artifa
     client = mlflow.MlflowClient(server)
     runs = client.search_runs([client.get_experiment_by_name(to_mlflow.EXPERIMENT).experiment_id])
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent}
-    assert children.keys() == {recipe["name"] for recipe in data["recipes"]}
+    assert children.keys() == {recipe.name for recipe in data.recipes}
     assert {file.path for file in client.list_artifacts(parent)} == set(report.NAMES)
-    for recipe in data["recipes"]:
-        run = children[recipe["name"]]
-        assert run.data.tags["model.digest"] == data["model"]["digest"]
-        assert run.data.tags["checkpoint.digest"] == recipe["digest"]
+    for recipe in data.recipes:
+        run = children[recipe.name]
+        assert run.data.tags["model.digest"] == data.model.digest
+        assert run.data.tags["checkpoint.digest"] == recipe.digest
         assert run.data.params == to_mlflow.parameters(recipe)
-        assert run.data.metrics["recovery"] == recipe["accuracy"]["overall"]["recovery"]["value"]
+        assert recipe.overall
+        assert run.data.metrics["recovery"] == recipe.overall.recovery.value
         assert "manifest.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
         levels = client.get_metric_history(run.info.run_id, "output_tokens_s")
-        assert [level.step for level in levels] == [point["concurrency"] for point in recipe["throughput"]["points"]]
+        assert [level.step for level in levels] == [point.concurrency for point in recipe.speeds[0].points]
 
 
 @real

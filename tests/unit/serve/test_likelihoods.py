@@ -11,7 +11,7 @@ from support import answering
 
 from quantpress.artifact import truth
 from quantpress.artifact.manifest import Artifact
-from quantpress.report.facts import decide
+from quantpress.report.facts import collect, decide
 from quantpress.runtime import atomic
 from quantpress_evaluate import stage
 from quantpress_serve.bench import likelihoods
@@ -136,26 +136,25 @@ def test_a_bench_marks_the_scores_and_the_exit_code_is_that_of_a_gate(made: Arti
     assert marked["served"] == DIFFERS
     with pytest.raises(stage.GateError, match="passed for transformers only"):
         stage.require_gates({"r": marked})
-    assert decide.gate_state({"accuracy": marked}) == "passed for transformers only"
+    assert decide.gate_state([collect.score_of(marked)]) == "passed for transformers only"
 
 
 def test_the_report_names_the_engine_first(made: Artifact) -> None:
     """As a caveat of the first screen, in the table, in the notes beside the speed, and in the model card."""
     from quantpress import report
-    from quantpress.report.facts import decide
     from quantpress.report.views import tables
 
     scored, served = _sides(-0.05, 1)
     found = likelihoods.compared(scored, served, "INT8 saturates")
     result = made.result("throughput")
     assert result
-    throughput = report.speed.speed(result | {"served": found})
-    recipes = [{"name": "r", "throughput": throughput}]
-    (caveat,) = decide._engine_caveats(recipes)
-    assert caveat.startswith("The engine does not compute what was scored of r (-0.0")
-    (row,) = tables.served({"recipes": recipes}).rows
-    assert row[:4] == ["r", "not as scored", "INT8 saturates", "1885"]
-    section = report.throughput_section({"r": result | {"served": found}})
+    result |= {"served": found}
+    atomic.write_json(made.folder / "throughput.json", result)
+    collected = collect.collect(made.folder.parent, None)
+    assert collected.decision.caveats[0].startswith(f"The engine does not compute what was scored of {made.name} (-0.0")
+    (row,) = tables.served(tables.compared_speeds(collected)).rows
+    assert row[:4] == [made.name, "not as scored", "INT8 saturates", "1885"]
+    section = report.throughput_section({"r": result})
     assert "the engine does not compute what was scored" in section
     assert "INT8 saturates" in section
 

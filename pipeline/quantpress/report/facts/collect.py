@@ -6,151 +6,171 @@ report.md, report.html and report.json are three views of what `collect` returns
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quantpress import __version__
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
 from quantpress.artifact.results import Results
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
-from quantpress.report.facts.fields import Data, get
+from quantpress.report.facts.data import (
+    Dummy,
+    Layers,
+    LeftOut,
+    ModelIdentity,
+    Recipe,
+    Report,
+    Score,
+    Size,
+    Speed,
+    Unfinished,
+)
 from quantpress.runtime import atomic, console
 
-# Raise this when report.json changes its shape.
-SCHEMA_VERSION = 1
+T = TypeVar("T", Score, Speed)
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-# Of each stage its command, what the report calls its other results, and what it takes from one.
-_STAGES = {
-    "accuracy": ("evaluate", "other_suites", accuracy.accuracy),
-    "throughput": ("bench", "other_workloads", speed.speed),
-}
 
 
-def collect(folder: Path, model: dict[str, Any] | None) -> Data:
+def collect(folder: Path, model: dict[str, Any] | None) -> Report:
     """Everything known of the artifacts in `folder` that were made from this very model (None: the newest one's).
 
     What cannot be read, or belongs to another model, is named in `left_out`. Raises InputError if nothing is left.
     """
-    left_out: list[Data] = []
-    read = [entry for artifact in artifacts_of(folder) if (entry := _read(artifact, left_out))]
-    if model is None and read:
-        model = max(read, key=lambda entry: str(entry[1]["created"]))[1]["model"]
-    made = []
-    for artifact, record in read:
+    left_out: list[LeftOut] = []
+    readables = [entry for artifact in artifacts_of(folder) if (entry := _read(artifact, left_out))]
+    if model is None and readables:
+        model = max(readables, key=lambda entry: str(entry[1]["created"]))[1]["model"]
+    recipes = []
+    for artifact, record in readables:
         if model and record["model"]["digest"] == model["digest"]:
-            made.append((artifact, record))
+            recipes.append(_recipe(artifact, record))
         else:
-            left_out.append({"recipe": artifact.name, "reason": "it was made from another model of this name"})
-    for one in left_out:
-        console.warn(f"{one['recipe']} is left out of the report: {one['reason']}")
-    if not made or model is None:
+            left_out.append(LeftOut(recipe=artifact.name, reason="it was made from another model of this name"))
+    for gone in left_out:
+        console.warn(f"{gone.recipe} is left out of the report: {gone.reason}")
+    if not recipes or model is None:
         raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
-    found = decide.ranked(comparable.aligned([_recipe(artifact, record) for artifact, record in made]))
-    recipes = [{"number": number, **recipe} for number, recipe in enumerate(found, 1)]
-    data = {
-        "schema_version": SCHEMA_VERSION,
-        "quantpress": __version__,
-        "model": {"revision": None, "notes": [], **model},
-        "recipes": recipes,
-        "dummy": _dummy(folder, left_out),
-        "unfinished": _unfinished(folder),
-        "left_out": left_out,
-        "moved": None,
-    }
-    return data | {"decision": decide.decide(data)}
+    ranked = decide.ranked(comparable.aligned(recipes))
+    numbered = [recipe.model_copy(update={"number": number}) for number, recipe in enumerate(ranked, 1)]
+    return Report(
+        quantpress=__version__,
+        model=ModelIdentity.model_validate(model),
+        recipes=numbered,
+        dummy=_dummy(folder, left_out),
+        unfinished=_unfinished(folder),
+        left_out=left_out,
+        moved=None,
+        decision=decide.decision_on(numbered),
+    )
 
 
-def _read(artifact: Artifact, left_out: list[Data]) -> tuple[Artifact, Data] | None:
+def score_of(result: dict[str, Any]) -> Score:
+    """What the report takes from accuracy.json, or from the result of `compare`."""
+    return Score.model_validate(accuracy.accuracy(result))
+
+
+def speed_of(result: dict[str, Any]) -> Speed:
+    """What the report takes from throughput.json."""
+    return Speed.model_validate(speed.speed(result))
+
+
+def _read(artifact: Artifact, left_out: list[LeftOut]) -> tuple[Artifact, dict[str, Any]] | None:
     try:
         with readable(artifact.folder):
             record = artifact.finished()
             str(record["model"]["digest"])
             _size(record, artifact.checkpoint)
     except StageError as error:
-        left_out.append({"recipe": artifact.name, "reason": error.message})
+        left_out.append(LeftOut(recipe=artifact.name, reason=error.message))
         return None
     return artifact, record
 
 
-def _dummy(folder: Path, left_out: list[Data]) -> list[Data]:
-    """Speeds measured on the model's shapes alone, without its weights and without a checkpoint."""
-    found = []
+def _dummy(folder: Path, left_out: list[LeftOut]) -> list[Dummy]:
+    """Speeds measured on the model's shapes alone; of what cannot be read, `left_out` says why."""
+    measured = []
     for path in sorted(folder.glob("dummy/*/throughput.json")):
         name = path.parent.name
         try:
             with readable(path.parent):
                 results = Results(path.parent, "throughput", atomic.read_json(path)["checkpoint_digest"])
-                found += [{"name": name, "throughput": speed.speed(result)} for result in results.all()]
+                measured += [Dummy(name=name, throughput=speed_of(result)) for result in results.all()]
         except StageError as error:
-            left_out.append({"recipe": f"{name} (dummy weights)", "reason": error.message})
-    return found
+            left_out.append(LeftOut(recipe=f"{name} (dummy weights)", reason=error.message))
+    return measured
 
 
-def _unfinished(folder: Path) -> list[Data]:
+def _unfinished(folder: Path) -> list[Unfinished]:
     """Recipes that `quantize` was started for and that have no checkpoint: it failed, was killed, or is running."""
-    logs = sorted((folder / "logs").glob("*.quantize.log"))
-    names = [path.name.removesuffix(".quantize.log") for path in logs]
-    return [{"recipe": name, "log": f"logs/{name}.quantize.log"} for name in names if not _made(folder / name)]
+    names = [path.name.removesuffix(".quantize.log") for path in sorted((folder / "logs").glob("*.quantize.log"))]
+    return [
+        Unfinished(recipe=name, log=f"logs/{name}.quantize.log")
+        for name in names
+        if not (folder / name / "manifest.json").is_file()
+    ]
 
 
-def _made(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
+def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
+    """One recipe of the report; its number is not known yet."""
+    scores, unscored = _stage(artifact, record, "accuracy", "evaluate", score_of)
+    speeds, unmeasured = _stage(artifact, record, "throughput", "bench", speed_of)
+    layers, unknown = layer_errors.known(artifact, record)
+    missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
+    return Recipe(
+        number=0,
+        name=artifact.name,
+        description=record["recipe"].get("description") or "",
+        digest=str(record["digest"]),
+        created=str(record["created"]),
+        size=_size(record, artifact.checkpoint),
+        accuracy=scores[0] if scores else None,
+        other_suites=scores[1:],
+        throughput=speeds[0] if speeds else None,
+        other_workloads=speeds[1:],
+        layers=Layers.model_validate(layers) if layers else None,
+        missing={name: reason for name, reason in missing.items() if reason},
+        warnings=[str(text) for text in record["warnings"]],
+        resolved=_resolved(artifact),
+        versions=record["inputs"].get("versions") or {},
+        machine=record["machine"],
+    )
 
 
-def _recipe(artifact: Artifact, record: Data) -> Data:
-    """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show."""
-    found: Data = {}
-    missing = {}
-    for name, (command, others, extract) in _STAGES.items():
-        measured, missing[name] = _stage(artifact, Results(artifact.folder, name, record["digest"]), command, extract)
-        found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
-    found["layers"], missing["layers"] = layer_errors.known(artifact, record)
-    return {
-        "name": artifact.name,
-        "description": get(record, "recipe", "description", default=""),
-        "digest": str(record["digest"]),
-        "created": str(record["created"]),
-        "size": _size(record, artifact.checkpoint),
-        **found,
-        "missing": {name: reason for name, reason in missing.items() if reason},
-        "warnings": [str(text) for text in record["warnings"]],
-        "resolved": _resolved(artifact),
-        "versions": get(record, "inputs", "versions", default={}),
-        "machine": get(record, "machine", default={}),
-    }
-
-
-def _stage(artifact: Artifact, results: Results, command: str, extract: Any) -> tuple[list[Data], str | None]:
+def _stage(
+    artifact: Artifact, record: dict[str, Any], stage: str, command: str, facts_of: Callable[[dict[str, Any]], T]
+) -> tuple[list[T], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
+    results = Results(artifact.folder, stage, record["digest"])
     try:
         with readable(artifact.folder):
             if measured := results.all():
-                return [extract(result) for result in measured], None
-            started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
-            why = f"`{command}` was started and has not finished" if started else "not measured"
-            if results.front.is_file():
-                why = "measured on an older checkpoint, so it is not shown"
+                return [facts_of(result) for result in measured], None
     except StageError as error:
-        why = error.message
-    return [], why
+        return [], error.message
+    if results.front.is_file():
+        return [], "measured on an older checkpoint, so it is not shown"
+    started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
+    return [], f"`{command}` was started and has not finished" if started else "not measured"
 
 
-def _size(record: Data, checkpoint: Path) -> Data:
+def _size(record: dict[str, Any], checkpoint: Path) -> Size:
     """Bytes of the weights, and bits for each weight of the model."""
     before, after = int(record["bytes"]["model"]), int(record["bytes"]["checkpoint"])
     each = _BYTES.get(_dtype(checkpoint))
-    return {
-        "model_bytes": before,
-        "checkpoint_bytes": after,
-        "ratio": after / before if before else None,
-        "bits_per_weight": 8 * after * each / before if each and before else None,
-        "quantized_layers": get(record, "quantized_layers"),
-        "scales": get(record, "scales"),
-        "calibration_tokens": get(record, "calibration", "tokens"),
-        "calibrated": record.get("calibration") is not None,
-        "seconds": get(record, "seconds"),
-    }
+    calibration = record.get("calibration")
+    return Size(
+        model_bytes=before,
+        checkpoint_bytes=after,
+        ratio=after / before if before else None,
+        bits_per_weight=8 * after * each / before if each and before else None,
+        quantized_layers=record.get("quantized_layers"),
+        scales=record.get("scales"),
+        calibration_tokens=calibration.get("tokens") if calibration else None,
+        calibrated=calibration is not None,
+        seconds=record.get("seconds"),
+    )
 
 
 def _dtype(checkpoint: Path) -> str:
@@ -159,7 +179,7 @@ def _dtype(checkpoint: Path) -> str:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
-    return str(get(config, "dtype", default=get(config, "torch_dtype")))
+    return str(config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else ""
 
 
 def _resolved(artifact: Artifact) -> str | None:

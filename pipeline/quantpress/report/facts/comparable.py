@@ -3,83 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
 
-from quantpress.report.facts.fields import Data, get
+from quantpress.report.facts.data import Load, Recipe, Speed
+
+T = TypeVar("T", bound=Hashable)
 
 
-def aligned(recipes: list[Data]) -> list[Data]:
+def aligned(recipes: list[Recipe]) -> list[Recipe]:
     """The recipes with the workload and the suite in front that most of them share, so that they compare.
 
     Among equals it is the one that most were measured under last.
     """
-    by_load = _shared([[_load_of(one) for one in speeds(recipe) if _levels(one)] for recipe in recipes])
-    by_suite = _shared([[one["suite"] for one in scores(recipe)] for recipe in recipes])
-    found = []
+    by_load = _shared([_load_of(speed) for speed in recipe.speeds if speed.concurrencies] for recipe in recipes)
+    by_suite = _shared([score.suite for score in recipe.scores] for recipe in recipes)
+    in_order = []
     for recipe in recipes:
         # Where the shared one is missing, one with concurrencies: a load by request rate shows neither goal.
-        fast = sorted(speeds(recipe), key=lambda one: (_load_of(one) != by_load, not _levels(one)))
-        good = sorted(scores(recipe), key=lambda one: one["suite"] != by_suite)
-        front = {"throughput": next(iter(fast), None), "accuracy": next(iter(good), None)}
-        found.append({**recipe, **front, "other_workloads": fast[1:], "other_suites": good[1:]})
-    return found
+        speeds = sorted(recipe.speeds, key=lambda speed: (_load_of(speed) != by_load, not speed.concurrencies))
+        scores = sorted(recipe.scores, key=lambda score: score.suite != by_suite)
+        front = {"throughput": next(iter(speeds), None), "accuracy": next(iter(scores), None)}
+        others = {"other_workloads": speeds[1:], "other_suites": scores[1:]}
+        in_order.append(recipe.model_copy(update=front | others))
+    return in_order
 
 
-def _shared(kinds: list[list[Any]]) -> Any:
+def _shared(kinds: Iterable[list[T]]) -> T | None:
     """What most of the lists hold; among equals, what is first in most. None if all are empty."""
-    counted = Counter(kind for each in kinds for kind in set(each))
-    first = Counter(each[0] for each in kinds if each)
+    lists = [kind for kind in kinds if kind]
+    counted = Counter(kind for each in lists for kind in set(each))
+    first = Counter(each[0] for each in lists)
     return max(counted, key=lambda kind: (counted[kind], first[kind]), default=None)
 
 
-def speeds(recipe: Data) -> list[Data]:
-    """Everything that was measured in vLLM: under the compared workload first."""
-    return [*([recipe["throughput"]] if recipe["throughput"] else []), *get(recipe, "other_workloads", default=[])]
-
-
-def scores(recipe: Data) -> list[Data]:
-    """Every suite that was scored: the compared one first."""
-    return [*([recipe["accuracy"]] if recipe["accuracy"] else []), *get(recipe, "other_suites", default=[])]
-
-
-def compared_load(recipes: list[Data]) -> Data | None:
+def compared_load(recipes: list[Recipe]) -> Load | None:
     """The workload and machine under which most recipes were measured: only those are compared with each other."""
-    measured = [(recipe, recipe["throughput"]) for recipe in recipes if _levels(recipe["throughput"])]
-    load = _shared([[_load_of(one)] for _, one in measured])
-    if load is None:
+    measured = [(recipe, recipe.throughput) for recipe in recipes if recipe.throughput]
+    measured = [(recipe, speed) for recipe, speed in measured if speed.concurrencies]
+    shared = _shared([_load_of(speed)] for _, speed in measured)
+    if shared is None:
         return None
-    workload, machine = load
-    chosen = [(recipe, one) for recipe, one in measured if _load_of(one) == load]
-    levels = [_levels(one) for _, one in chosen]
+    chosen = [(recipe, speed) for recipe, speed in measured if _load_of(speed) == shared]
+    levels = [speed.concurrencies for _, speed in chosen]
     common = set.intersection(*levels) or set.union(*levels)
-    names = [recipe["name"] for recipe, _ in chosen]
-    return {"workload": workload, "machine": machine, "recipes": names, "least": min(common), "most": max(common)}
+    names = [recipe.name for recipe, _ in chosen]
+    return Load(workload=shared[0], machine=shared[1], recipes=names, least=min(common), most=max(common))
 
 
-def _levels(throughput: Data | None) -> set[int]:
-    """The concurrencies that were measured; loads by request rate have none."""
-    points = get(throughput, "points", default=[])
-    return {point["concurrency"] for point in points if point["concurrency"] is not None}
-
-
-def _load_of(throughput: Data) -> tuple[str, str]:
-    return str(get(throughput, "workload", "name", default="unknown")), where(throughput)
-
-
-def where(throughput: Data) -> str:
-    """The hardware that served, in words."""
-    if throughput["foreign"]:
-        return "servers that someone else runs, whose hardware and settings are not known here"
-    machine = throughput["machine"]
-    gpus = get(machine, "gpus", default=[])
-    cores = get(machine, "cores", default="?")
-    return (
-        f"{', '.join(gpus)}, {cores} cores"
-        if gpus
-        else f"{get(machine, 'processor', default='unknown CPU')} CPU, {cores} cores"
-    )
-
-
-def point_at(throughput: Data | None, concurrency: int) -> Data | None:
-    points = get(throughput, "points", default=[])
-    return next((point for point in points if point["concurrency"] == concurrency), None)
+def _load_of(speed: Speed) -> tuple[str, str]:
+    """What two measurements must have in common to be compared."""
+    return speed.workload_name, speed.served_on

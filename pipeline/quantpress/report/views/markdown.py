@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from quantpress.report.facts.fields import Data
+from quantpress.report.facts.data import Report
 from quantpress.report.views import tables
 from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
-from quantpress.report.views.tables import Table
+from quantpress.report.views.tables import Measured, Scored, Table
 
 PROVENANCE = "## How these figures were made"
 
@@ -25,86 +25,62 @@ def _cell(text: str) -> str:
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
-def of(made: Table) -> str:
+def markdown_table(made: Table) -> str:
     return table(made.header, made.rows, made.words)
 
 
-def render(data: Data) -> str:
+def render(report: Report) -> str:
     """The whole report as Markdown."""
-    model, decision = data["model"], data["decision"]
-    parts = [f"# {_cell(model['name'])}: compressed for vLLM"]
-    parts += [f"> **About this model:** {_cell(note)}" for note in model["notes"]]
-    parts += ["## Which recipe", f"**{_cell(decision['headline'])}**", of(tables.goals(data))]
-    parts += [
-        "\n".join(f"- {_cell(caveat)}" for caveat in decision["caveats"]),
-        of(tables.scoreboard(data)),
-        SCOREBOARD,
-    ]
-    parts += _moved(data)
-    parts += [
-        "## Accuracy",
-        *_accuracy(data),
-        "### Served as scored",
-        *_section(tables.served(data), "served"),
-        "## Speed in vLLM",
-        *_speed(data),
-        "## Size",
-        of(tables.size(data)),
-        *_warnings(data),
-    ]
-    parts += ["## Error by layer", *_section(tables.layers(data), "layers")]
-    parts += ["## Answers", *_section(tables.answers(data), "answers")]
-    parts += ["## Not measured", *_section(tables.missing(data), "missing")]
-    parts += [PROVENANCE, *provenance(data)]
+    model, decision = report.model, report.decision
+    parts = [f"# {_cell(model.name)}: compressed for vLLM"]
+    parts += [f"> **About this model:** {_cell(note)}" for note in model.notes]
+    parts += ["## Which recipe", f"**{_cell(decision.headline)}**", markdown_table(tables.goals(report))]
+    parts += ["\n".join(f"- {_cell(caveat)}" for caveat in decision.caveats)]
+    parts += [markdown_table(tables.scoreboard(report)), SCOREBOARD]
+    if report.moved:
+        parts += ["## What moved", report.moved.rule, markdown_table(tables.moved(report.moved))]
+    parts += ["## Accuracy", *accuracy(tables.all_scores(report))]
+    compared = tables.compared_speeds(report)
+    parts += ["### Served as scored", *_section(tables.served(compared), "served")]
+    parts += ["## Speed in vLLM", *speed(tables.all_speeds(report))]
+    if dummy := tables.with_dummy_weights(report.dummy):
+        parts += ["### With dummy weights", DUMMY, markdown_table(tables.speed(dummy)), notes(dummy)]
+    warnings = [f"- **{recipe.name}**: {_cell(text)}" for recipe in report.recipes for text in recipe.warnings]
+    parts += ["## Size", markdown_table(tables.size(report)), "\n".join(warnings)]
+    parts += ["## Error by layer", *_section(tables.layers(report), "layers")]
+    parts += ["## Answers", *_section(tables.answers(compared), "answers")]
+    parts += ["## Not measured", *_section(tables.missing(report), "missing")]
+    parts += [PROVENANCE, *_provenance(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _section(made: Table, name: str) -> list[str]:
     """What the table shows and the table; where it is empty, what that means."""
     about, empty = ABOUT[name]
-    return [about, of(made)] if made.rows else [empty]
+    return [about, markdown_table(made)] if made.rows else [empty]
 
 
-def _moved(data: Data) -> list[str]:
-    if not data.get("moved"):
-        return []
-    return ["## What moved", data["moved"]["rule"], of(tables.moved(data["moved"]))]
+def accuracy(scored: list[Scored]) -> list[str]:
+    """What figures of accuracy mean, the figures, and the gates."""
+    gates = tables.gates(scored)
+    return _section(tables.accuracy(scored), "accuracy") + (["### Gates", markdown_table(gates)] if gates.rows else [])
 
 
-def _accuracy(data: Data) -> list[str]:
-    return accuracy(tables.all_scores(data))
-
-
-def accuracy(scored: list[tuple[str, Data]]) -> list[str]:
-    made = tables.gates(scored)
-    return _section(tables.accuracy(scored), "accuracy") + (["### Gates", of(made)] if made.rows else [])
-
-
-def _speed(data: Data) -> list[str]:
-    parts = speed(tables.all_speeds(data))
-    dummy = [(one["name"], one["throughput"]) for one in data["dummy"]]
-    return parts + (["### With dummy weights", DUMMY, of(tables.speed(dummy)), notes(dummy)] if dummy else [])
-
-
-def speed(measured: list[tuple[str, Data]]) -> list[str]:
+def speed(measured: list[Measured]) -> list[str]:
+    """What figures of speed mean, the figures, and what must be known beside them."""
     return [*_section(tables.speed(measured), "speed"), notes(measured)]
 
 
-def notes(measured: list[tuple[str, Data]]) -> str:
-    return "\n".join(f"- **{_cell(name)}**: {_cell(note)}" for name, result in measured for note in result["notes"])
+def notes(measured: list[Measured]) -> str:
+    return "\n".join(f"- **{_cell(name)}**: {_cell(note)}" for name, result in measured for note in result.notes)
 
 
-def _warnings(data: Data) -> list[str]:
-    lines = [f"- **{recipe['name']}**: {_cell(text)}" for recipe in data["recipes"] for text in recipe["warnings"]]
-    return ["\n".join(lines)] if lines else []
-
-
-def provenance(data: Data) -> list[str]:
-    model = data["model"]
-    source = f"- model: {_cell(model['source'])}, digest `{model['digest'][:12]}`\n- quantpress {data['quantpress']}"
-    lines = [f"- {recipe}, {what}: `{command}`" for recipe, what, command in tables.commands(data).rows]
-    recipes = [_resolved(one["name"], one["resolved"]) for one in data["recipes"] if one["resolved"]]
-    return [source, of(tables.origins(data)), "### Commands", "\n".join(lines), *recipes]
+def _provenance(report: Report) -> list[str]:
+    model = report.model
+    source = f"- model: {_cell(model.source)}, digest `{model.digest[:12]}`\n- quantpress {report.quantpress}"
+    lines = [f"- {recipe}, {what}: `{command}`" for recipe, what, command in tables.commands(report).rows]
+    recipes = [_resolved(recipe.name, recipe.resolved) for recipe in report.recipes if recipe.resolved]
+    return [source, markdown_table(tables.origins(report)), "### Commands", "\n".join(lines), *recipes]
 
 
 def _resolved(name: str, text: str) -> str:

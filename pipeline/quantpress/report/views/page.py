@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from quantpress.report.facts.fields import Data
+from quantpress.report.facts.data import Report
 from quantpress.report.views import plots, tables
 from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
 
@@ -57,45 +57,43 @@ def style() -> dict[str, str]:
     return {"style": text, "style_digest": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}
 
 
-def render(data: Data) -> str:
+def render(report: Report) -> str:
     """The whole report as one HTML file."""
-    shared = {"tables": tables, "about": ABOUT, "contents": _CONTENTS, **style()}
     words = {
+        "about": ABOUT,
+        "contents": _CONTENTS,
         "goal_titles": _GOALS,
         "state_words": _STATES,
         "gate_words": _GATES,
         "chips": {*_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
-    }
-    helpers = {"answer": tables.answer, "measured": tables.measured, "loss": tables.loss}
-    template = environment().get_template("report.html.jinja")
-    return str(template.render(data=data, **shared, **words, **helpers, **_sections(data)))
-
-
-def _sections(data: Data) -> dict[str, Any]:
-    """What the template lays out: tables that may be empty, and drawings."""
-    named = [(recipe["name"], recipe) for recipe in data["recipes"]]
-    scored = tables.all_scores(data)
-    drawings = {
-        "tasks": plots.tasks(data),
-        "distances": plots.distances(data),
-        "curves": plots.curves(data),
-        "sizes": plots.sizes(data),
-    }
-    return {
-        "decision": data["decision"],
-        "dummy": [(one["name"], one["throughput"]) for one in data["dummy"]],
         "dummy_words": DUMMY,
         "scoreboard_words": SCOREBOARD,
-        "recipes": dict(named),
+    }
+    template = environment().get_template("report.html.jinja")
+    return str(template.render(report=report, tables=tables, **style(), **words, **_laid_out(report)))
+
+
+def _laid_out(report: Report) -> dict[str, Any]:
+    """What the template lays out beside the report itself: tables that may be empty, and drawings."""
+    scored, compared = tables.all_scores(report), tables.compared_speeds(report)
+    return {
+        "decision": report.decision,
+        "recipes": {recipe.name: recipe for recipe in report.recipes},
+        "dummy": tables.with_dummy_weights(report.dummy),
         "scored": scored,
-        "measured_speed": tables.all_speeds(data),
+        "measured_speed": tables.all_speeds(report),
         "gates": tables.gates(scored),
-        "served": tables.served(data),
-        "answers": tables.answers(data),
-        "missing": tables.missing(data),
-        "commands": tables.commands(data).rows,
-        "moved": tables.moved(data["moved"]) if data.get("moved") else None,
-        "pareto": plots.pareto(data),
-        "layer_plot": plots.layer_errors(data),
-        "drawn": drawings,
+        "served": tables.served(compared),
+        "answers": tables.answers(compared),
+        "missing": tables.missing(report),
+        "commands": tables.commands(report).rows,
+        "moved": tables.moved(report.moved) if report.moved else None,
+        "pareto": plots.pareto(report),
+        "layer_plot": plots.layer_errors(report),
+        "drawn": {
+            "tasks": plots.tasks(report),
+            "distances": plots.distances(report),
+            "curves": plots.curves(report),
+            "sizes": plots.sizes(report),
+        },
     }

@@ -9,12 +9,12 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantpress.errors import CapabilityError
-from quantpress.report.facts.comparable import point_at
-from quantpress.report.facts.fields import Data, get
+from quantpress.report.facts.data import Figure, Load, Paired, Recipe, Report, Spread
 
 Spec = dict[str, Any]
 WIDTH = 392  # of the whole drawing, so that text keeps one size in all of them
@@ -63,157 +63,180 @@ _CONFIG: Spec = {
 }
 
 
-def _x(field: str, title: str, **more: Any) -> Spec:
+def _quantity(field: str, title: str, **more: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, **more}
 
 
-def _label(recipe: Data) -> str:
-    return f"{recipe['number']} {recipe['name']}"
+def _label(recipe: Recipe) -> str:
+    return f"{recipe.number} {recipe.name}"
 
 
-def _names(values: list[Spec]) -> Spec:
-    """The axis of recipes, in their order, for horizontal bars."""
-    return {"field": "recipe", "type": "nominal", "sort": [one["recipe"] for one in values], "title": None}
+def _colour(recipe: Recipe) -> str:
+    return f"var(--c{(recipe.number - 1) % COLOURS + 1})"
 
 
-def bars(name: str, title: str, text: str, values: list[Spec], axis: str, start: float, **more: Any) -> Plot:
-    """Horizontal bars from `start` to `value` with `low` to `high` as error bars; `mark` is a dashed line."""
-    edges = [one[key] for one in values for key in ("value", "low", "high") if one.get(key) is not None]
-    domain = more.get("domain") or [min([start, *edges]), max([start, *edges])]
-    if domain[0] == domain[1]:
-        domain = [domain[0], domain[0] + 1]
-    scale = {"domain": domain, "nice": True, "zero": False}
-    y, colour = _names(values), "var(--muted)" if more.get("muted") else "var(--bar)"
-    own = {"values": [{**one, "start": start} for one in values]}
-    x = _x("start", axis, scale=scale, axis={"tickCount": 5, **({"format": more["form"]} if "form" in more else {})})
+@dataclass(frozen=True)
+class Bar:
+    """One recipe's bar, with the ends of its error bar; what is counted and not estimated has none."""
+
+    recipe: str
+    value: float
+    low: float
+    high: float
+    exact: bool = False
+
+    def row(self) -> Spec:
+        edges = {} if self.exact else {"low": self.low, "high": self.high}
+        return {"recipe": self.recipe, "value": self.value, **edges}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The axis of bars that begin at `start`: its title, dashed lines with a word at each, d3's form of its numbers."""
+
+    title: str
+    start: float
+    domain: tuple[float, float] | None = None
+    lines: Sequence[tuple[float, str]] = ()
+    form: str | None = None
+
+
+def _bar(recipe: Recipe, figure: Figure) -> Bar | None:
+    return Bar(_label(recipe), *figure.with_edges) if figure.with_edges else None
+
+
+def bars(name: str, title: str, text: str, drawn: list[Bar], axis: Axis, muted: bool = False) -> Plot:
+    """Horizontal bars, one a recipe, with error bars."""
+    edges = [axis.start, *(edge for bar in drawn for edge in (bar.value, bar.low, bar.high))]
+    least, greatest = axis.domain or (min(edges), max(edges))
+    scale = {"domain": [least, greatest if greatest > least else least + 1], "nice": True, "zero": False}
+    ticks = {"tickCount": 5, **({"format": axis.form} if axis.form else {})}
+    own = {"values": [{**bar.row(), "start": axis.start} for bar in drawn]}
+    # The recipes in their order.
+    y = {"field": "recipe", "type": "nominal", "sort": [bar.recipe for bar in drawn], "title": None}
+    thick = {"type": "bar", "height": 9, "color": "var(--muted)" if muted else "var(--bar)"}
+    tick = {"type": "tick", "thickness": 2, "size": 13, "color": "var(--ink)"}
+    x = _quantity("start", axis.title, scale=scale, axis=ticks)
     layers: list[Spec] = [
-        {
-            "data": own,
-            "mark": {"type": "bar", "height": 9, "color": colour},
-            "encoding": {"y": y, "x": x, "x2": {"field": "value"}},
-        },
-        {"data": own, "mark": "rule", "encoding": {"y": y, "x": _x("low", axis), "x2": {"field": "high"}}},
-        {
-            "data": own,
-            "mark": {"type": "tick", "thickness": 2, "size": 13, "color": "var(--ink)"},
-            "encoding": {"y": y, "x": _x("value", axis)},
-        },
+        {"data": own, "mark": thick, "encoding": {"y": y, "x": x, "x2": {"field": "value"}}},
+        {"data": own, "mark": "rule", "encoding": {"y": y, "x": _quantity("low", axis.title), "x2": {"field": "high"}}},
+        {"data": own, "mark": tick, "encoding": {"y": y, "x": _quantity("value", axis.title)}},
     ]
-    for place, words in more.get("marks", []):
-        layers += _line_at(place, words, axis)
-    return draw(name, title, text, layers, max(40, BAND * len(values)))
+    for place, words in axis.lines:
+        layers += _line_at(place, words, axis.title)
+    return draw(name, title, text, layers, max(40, BAND * len(drawn)))
 
 
 def _line_at(place: float, words: str, axis: str) -> list[Spec]:
     own = {"values": [{"at": place, "words": words}]}
     dashed = {"type": "rule", "strokeDash": [4, 3], "color": "var(--ink)"}
     text = {"type": "text", "align": "left", "dx": 3, "dy": -5, "baseline": "bottom"}
-    x = _x("at", axis)
+    x = _quantity("at", axis)
     return [
         {"data": own, "mark": dashed, "encoding": {"x": x}},
         {"data": own, "mark": text, "encoding": {"x": x, "y": {"value": 0}, "text": {"field": "words"}}},
     ]
 
 
-def pareto(data: Data) -> Plot | None:
+@dataclass(frozen=True)
+class _Spot:
+    """A recipe in the plane of throughput and recovery, with the ends of its error bars."""
+
+    number: str
+    recipe: str
+    x: float
+    y: float
+    left: float
+    right: float
+    low: float
+    high: float
+    front: bool
+
+
+def pareto(report: Report) -> Plot | None:
     """Recovery against throughput, with error bars on both, and the front."""
-    load, chosen = data["decision"]["load"], data["decision"]["front"]
-    values = []
-    for recipe in data["recipes"] if load else []:
-        point = point_at(recipe["throughput"], load["most"]) if recipe["name"] in load["recipes"] else None
-        ratio, recovery = get(point, "ratios", "output_tokens_s"), get(recipe["accuracy"], "overall", "recovery")
-        if get(ratio, "value") is None or get(recovery, "value") is None:
-            continue
-        low, high = recovery["interval"] or [recovery["value"]] * 2
-        values.append(
-            {"number": str(recipe["number"]), "recipe": recipe["name"], "x": ratio["value"], "y": recovery["value"]}
-        )
-        values[-1] |= {"left": ratio["interval"][0], "right": ratio["interval"][1], "low": low, "high": high}
-        values[-1] |= {"front": recipe["name"] in chosen}
-    if not values:
+    load = report.decision.load
+    spots = _spots(report, load) if load else []
+    if load is None or not spots:
         return None
-    x = _x(
-        "x",
-        f"output tokens/s at concurrency {load['most']}, times the model's",
-        scale={"zero": False, "padding": 12},
-        axis={"tickCount": 5},
-    )
-    y = {
-        "field": "y",
-        "type": "quantitative",
-        "title": "recovery",
-        "scale": {"zero": False, "padding": 12},
-        "axis": {"tickCount": 6},
-    }
     said = "; ".join(
-        f"{one['recipe']} {one['y']:.3f} at {one['x']:.2f} times{', on the front' if one['front'] else ''}"
-        for one in values
+        f"{spot.recipe} {spot.y:.3f} at {spot.x:.2f} times{', on the front' if spot.front else ''}" for spot in spots
     )
-    values.sort(key=lambda one: bool(one["front"]))  # the front is drawn on top
-    own, front = (
-        {"values": values},
-        {"values": sorted((one for one in values if one["front"]), key=lambda one: one["x"])},
-    )
-    colour = {"condition": {"test": "datum.front", "value": "var(--front)"}, "value": "var(--muted-strong)"}
-    edges = [1, *(one[key] for one in values for key in ("left", "right"))]
-    # The model's name stands on the side where there is room.
-    beside = {"align": "right", "dx": -4} if min(edges) + max(edges) < 2 else {"align": "left", "dx": 4}
-    at_model = {"values": [{"x": 1, "y": 1, "words": "the model"}]}
-    layers: list[Spec] = [
-        {"data": at_model, "mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"x": x}},
-        {"data": at_model, "mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"y": y}},
-        {
-            "data": at_model,
-            "mark": {"type": "text", "dy": -6, **beside},
-            "encoding": {"x": x, "y": y, "text": {"field": "words"}},
-        },
-        {
-            "data": front,
-            "mark": {"type": "line", "color": "var(--front)", "strokeWidth": 1.5},
-            "encoding": {"x": x, "y": y, "order": {"field": "x"}},
-        },
-        {"data": own, "mark": "rule", "encoding": {"x": {**x, "field": "left"}, "x2": {"field": "right"}, "y": y}},
-        {"data": own, "mark": "rule", "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x}},
-        {
-            "data": own,
-            "mark": {"type": "point", "filled": True, "size": 320, "opacity": 1, "stroke": "var(--paper)"},
-            "encoding": {"x": x, "y": y, "color": colour},
-        },
-        {
-            "data": own,
-            "mark": {"type": "text", "color": "var(--paper)", "fontWeight": "bold"},
-            "encoding": {"x": x, "y": y, "text": {"field": "number"}},
-        },
-    ]
+    scale = {"zero": False, "padding": 12}
+    title = f"output tokens/s at concurrency {load.most}, times the model's"
+    x = _quantity("x", title, scale=scale, axis={"tickCount": 5})
+    y = _quantity("y", "recovery", scale=scale, axis={"tickCount": 6})
+    layers = [*_the_model(spots, x, y), _front_line(spots, x, y), *_numbered(spots, x, y)]
     return draw("pareto", "Recovery against throughput", f"Recovery against throughput: {said}.", layers, 270, 420)
 
 
-def tasks(data: Data) -> list[Plot]:
-    """One panel a task: every recipe's recovery with its interval; greyed where the task carries no signal."""
-    found: dict[str, list[Spec]] = {}
-    silent: dict[str, bool] = {}
-    for recipe in data["recipes"]:
-        for task in get(recipe["accuracy"], "tasks", default=[]):
-            recovery = task["recovery"]
-            if recovery["value"] is None:
-                continue
-            low, high = recovery["interval"] or [recovery["value"]] * 2
-            found.setdefault(task["task"], []).append(
-                {"recipe": _label(recipe), "value": recovery["value"], "low": low, "high": high}
-            )
-            silent[task["task"]] = task["no_signal"]
-    edges = [
-        one[key] for name, values in found.items() if not silent[name] for one in values for key in ("low", "high")
+def _spots(report: Report, load: Load) -> list[_Spot]:
+    """Every recipe of which both are known."""
+    spots = []
+    for recipe in report.recipes:
+        ratio = recipe.ratio(load.most, "output_tokens_s") if recipe.name in load.recipes else None
+        recovery = recipe.overall.recovery.with_edges if recipe.overall else None
+        if ratio and recovery:
+            (left, right), (value, low, high) = ratio.interval, recovery
+            on_front = recipe.name in report.decision.front
+            at = (ratio.value, value, left, right, low, high)
+            spots.append(_Spot(str(recipe.number), recipe.name, *at, on_front))
+    return spots
+
+
+def _the_model(spots: list[_Spot], x: Spec, y: Spec) -> list[Spec]:
+    """Dashed lines through the model's own place, with its name on the side where there is room."""
+    edges = [1, *(edge for spot in spots for edge in (spot.left, spot.right))]
+    beside = {"align": "right", "dx": -4} if min(edges) + max(edges) < 2 else {"align": "left", "dx": 4}
+    own = {"values": [{"x": 1, "y": 1, "words": "the model"}]}
+    dashed = {"type": "rule", "strokeDash": [4, 3]}
+    name = {"type": "text", "dy": -6, **beside}
+    return [
+        {"data": own, "mark": dashed, "encoding": {"x": x}},
+        {"data": own, "mark": dashed, "encoding": {"y": y}},
+        {"data": own, "mark": name, "encoding": {"x": x, "y": y, "text": {"field": "words"}}},
     ]
-    domain = [min([0.95, *edges]), max([1.05, *edges])]
+
+
+def _front_line(spots: list[_Spot], x: Spec, y: Spec) -> Spec:
+    """What joins the recipes on the front."""
+    values = [asdict(spot) for spot in sorted(spots, key=lambda spot: spot.x) if spot.front]
+    mark = {"type": "line", "color": "var(--front)", "strokeWidth": 1.5}
+    return {"data": {"values": values}, "mark": mark, "encoding": {"x": x, "y": y, "order": {"field": "x"}}}
+
+
+def _numbered(spots: list[_Spot], x: Spec, y: Spec) -> list[Spec]:
+    """Error bars, and on them a disc with each recipe's number; those of the front are drawn on top."""
+    own = {"values": [asdict(spot) for spot in sorted(spots, key=lambda spot: spot.front)]}
+    colour = {"condition": {"test": "datum.front", "value": "var(--front)"}, "value": "var(--muted-strong)"}
+    disc = {"type": "point", "filled": True, "size": 320, "opacity": 1, "stroke": "var(--paper)"}
+    number = {"type": "text", "color": "var(--paper)", "fontWeight": "bold"}
+    return [
+        {"data": own, "mark": "rule", "encoding": {"x": {**x, "field": "left"}, "x2": {"field": "right"}, "y": y}},
+        {"data": own, "mark": "rule", "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x}},
+        {"data": own, "mark": disc, "encoding": {"x": x, "y": y, "color": colour}},
+        {"data": own, "mark": number, "encoding": {"x": x, "y": y, "text": {"field": "number"}}},
+    ]
+
+
+def tasks(report: Report) -> list[Plot]:
+    """One panel a task: every recipe's recovery with its interval; greyed where the task carries no signal."""
+    by_task: dict[str, list[Bar]] = {}
+    silent: dict[str, bool] = {}
+    for recipe in report.recipes:
+        for task in recipe.accuracy.tasks if recipe.accuracy else []:
+            if bar := _bar(recipe, task.recovery):
+                by_task.setdefault(task.task, []).append(bar)
+                silent[task.task] = task.no_signal
+    shown = [bar for name, drawn in by_task.items() if not silent[name] for bar in drawn]
+    domain = (min([0.95, *(bar.low for bar in shown)]), max([1.05, *(bar.high for bar in shown)]))
     plots = []
-    for number, (name, values) in enumerate(found.items()):
+    for number, (name, drawn) in enumerate(by_task.items()):
         title = f"{name}: no signal" if silent[name] else name
-        text = f"Recovery on {title}: " + "; ".join(
-            f"{one['recipe']} {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in values
-        )
-        own = {"domain": None if silent[name] else domain, "muted": silent[name], "marks": [(1.0, "")]}
-        plots.append(bars(f"task-{number}", title, text, values, "recovery (1 = the model)", 1.0, **own))
+        said = "; ".join(f"{bar.recipe} {bar.value:.3f} ({bar.low:.3f} to {bar.high:.3f})" for bar in drawn)
+        axis = Axis("recovery (1 = the model)", 1.0, domain=None if silent[name] else domain, lines=[(1.0, "")])
+        text = f"Recovery on {title}: {said}"
+        plots.append(bars(f"task-{number}", title, text, drawn, axis, muted=silent[name]))
     return plots
 
 
@@ -224,151 +247,154 @@ _DISTANCES = (
 )
 
 
-def distances(data: Data) -> list[Plot]:
+def distances(report: Report) -> list[Plot]:
     """KL and flips of every recipe over the suite, with the noise floor."""
-    return [plot for name, title, form, start in _DISTANCES if (plot := _distance(data, name, title, form, start))]
+    plots = (_distance(report, name, title, form, start) for name, title, form, start in _DISTANCES)
+    return [plot for plot in plots if plot]
 
 
-def _distance(data: Data, name: str, title: str, form: str, start: float) -> Plot | None:
-    values, floors = [], []
-    for recipe in data["recipes"]:
-        figure, floor = get(recipe["accuracy"], "overall", name), get(recipe["accuracy"], "noise_floor", name, "value")
-        if get(figure, "value") is not None:
-            low, high = figure["interval"] or [figure["value"]] * 2
-            values.append({"recipe": _label(recipe), "value": figure["value"], "low": low, "high": high})
-        floors += [floor] if floor is not None else []
-    if not values:
+def _distance(report: Report, name: str, title: str, form: str, start: float) -> Plot | None:
+    drawn, floors = [], []
+    for recipe in report.recipes:
+        if recipe.accuracy is None:
+            continue
+        if bar := _bar(recipe, _figure(recipe.accuracy.overall, name)):
+            drawn.append(bar)
+        floor = recipe.accuracy.noise_floor
+        if floor and (value := _figure(floor, name).value) is not None:
+            floors.append(value)
+    if not drawn:
         return None
     said = f"noise floor {max(floors):.2g}" if floors else "noise floor not measured"
-    text = f"{title} by recipe, {said}: " + "; ".join(f"{one['recipe']} {one['value']:.4f}" for one in values)
-    marks = [(max(floors), "noise floor")] if floors else []
-    return bars(name, title, text, values, f"{title}; {said}", start, marks=marks, form=form)
+    text = f"{title} by recipe, {said}: " + "; ".join(f"{bar.recipe} {bar.value:.4f}" for bar in drawn)
+    lines = [(max(floors), "noise floor")] if floors else []
+    return bars(name, title, text, drawn, Axis(f"{title}; {said}", start, lines=lines, form=form))
 
 
-def curves(data: Data) -> list[Plot]:
+def _figure(paired: Paired, name: str) -> Figure:
+    figure: Figure = getattr(paired, name)
+    return figure
+
+
+def curves(report: Report) -> list[Plot]:
     """Throughput, TPOT and TTFT over concurrency, with the model as a band over all its measurements."""
     kinds = {"output_tokens_s": "Output tokens/s", "tpot_ms": "TPOT, ms", "ttft_ms": "TTFT, ms"}
-    return [plot for metric, title in kinds.items() if (plot := _curve(data, metric, title))]
+    return [plot for metric, title in kinds.items() if (plot := _curve(report, metric, title))]
 
 
-def _curve(data: Data, metric: str, title: str) -> Plot | None:
-    load = data["decision"]["load"]
-    lines, model = [], []
-    for recipe in data["recipes"]:
-        for point in (
-            get(recipe["throughput"], "points", default=[]) if load and recipe["name"] in load["recipes"] else []
-        ):
-            if point["concurrency"] is None:
-                continue
-            own, base = (get(point[side], metric, "value") for side in ("candidate", "baseline"))
-            at = {"concurrency": point["concurrency"], "recipe": recipe["name"], "number": str(recipe["number"])}
-            lines += (
-                [{**at, "value": own, "colour": f"var(--c{(recipe['number'] - 1) % COLOURS + 1})"}]
-                if own is not None
-                else []
-            )
-            model += [{"concurrency": point["concurrency"], "value": base}] if base is not None else []
+def _curve(report: Report, metric: str, title: str) -> Plot | None:
+    lines, model = _measurements(report, metric)
     if not lines:
         return None
-    levels = sorted({one["concurrency"] for one in lines})
-    x: Spec = {
-        "field": "concurrency",
-        "type": "ordinal",
-        "title": "concurrency",
-        "sort": levels,
-        "scale": {"padding": 0.3},
-    }
-    x["axis"] = {"labelAngle": 0, "grid": False}
-    y = {"field": "value", "type": "quantitative", "title": title}
-    last = [one for one in lines if one["concurrency"] == levels[-1]]
-    layers: list[Spec] = []
-    if model:
-        band = {"x": x, "y": {**y, "aggregate": "min"}, "y2": {"field": "value", "aggregate": "max"}}
-        middle = {"x": x, "y": {**y, "aggregate": "median"}}
-        layers.append(
-            {
-                "data": {"values": model},
-                "mark": {"type": "area", "color": "var(--muted)", "opacity": 0.35},
-                "encoding": band,
-            }
-        )
-        layers.append(
-            {
-                "data": {"values": model},
-                "mark": {"type": "line", "strokeDash": [5, 3], "color": "var(--ink)"},
-                "encoding": middle,
-            }
-        )
-    layers += _lines(lines, last, x, y, max(one["value"] for one in [*lines, *model]))
-    said = "; ".join(f"{one['recipe']} {one['value']:.1f}" for one in last)
-    return draw(metric, title, f"{title} over concurrency; at {levels[-1]}: {said}.", layers, CURVE)
+    levels = sorted({end["concurrency"] for end in lines})
+    x: Spec = {"field": "concurrency", "type": "ordinal", "title": "concurrency", "sort": levels}
+    x |= {"scale": {"padding": 0.3}, "axis": {"labelAngle": 0, "grid": False}}
+    y = _quantity("value", title)
+    ends = [end for end in lines if end["concurrency"] == levels[-1]]
+    top = max(end["value"] for end in [*lines, *model])
+    said = "; ".join(f"{end['recipe']} {end['value']:.1f}" for end in ends)
+    text = f"{title} over concurrency; at {levels[-1]}: {said}."
+    return draw(metric, title, text, [*_band(model, x, y), *_lines(lines, ends, x, y, top)], CURVE)
 
 
-def _lines(lines: list[Spec], last: list[Spec], x: Spec, y: Spec, top: float) -> list[Spec]:
+def _measurements(report: Report, metric: str) -> tuple[list[Spec], list[Spec]]:
+    """The recipes' figures under the compared load, and the model's beside each."""
+    own, model = [], []
+    load = report.decision.load
+    for recipe in report.recipes:
+        speed = recipe.throughput if load and recipe.name in load.recipes else None
+        for point in speed.points if speed else []:
+            if point.concurrency is None:
+                continue
+            at = {"concurrency": point.concurrency}
+            if (value := _middle(point.candidate, metric)) is not None:
+                named = {"recipe": recipe.name, "number": str(recipe.number), "colour": _colour(recipe)}
+                own.append({**at, **named, "value": value})
+            if (value := _middle(point.baseline, metric)) is not None:
+                model.append({**at, "value": value})
+    return own, model
+
+
+def _middle(side: dict[str, Spread] | None, metric: str) -> float | None:
+    return side[metric].value if side else None
+
+
+def _band(model: list[Spec], x: Spec, y: Spec) -> list[Spec]:
+    """The model: its median, and the range of its measurements."""
+    if not model:
+        return []
+    own = {"values": model}
+    area = {"type": "area", "color": "var(--muted)", "opacity": 0.35}
+    dashed = {"type": "line", "strokeDash": [5, 3], "color": "var(--ink)"}
+    span = {"x": x, "y": {**y, "aggregate": "min"}, "y2": {"field": "value", "aggregate": "max"}}
+    return [
+        {"data": own, "mark": area, "encoding": span},
+        {"data": own, "mark": dashed, "encoding": {"x": x, "y": {**y, "aggregate": "median"}}},
+    ]
+
+
+def _lines(lines: list[Spec], ends: list[Spec], x: Spec, y: Spec, top: float) -> list[Spec]:
     """A line for each recipe with its number at the end; colours repeat after eight, dashed."""
     colour = {"field": "colour", "type": "nominal", "scale": None}
     each = {"x": x, "y": y, "color": colour, "detail": {"field": "recipe"}}
     dashes = {"condition": {"test": f"toNumber(datum.number) > {COLOURS}", "value": [6, 3]}, "value": [1, 0]}
-    ends = {**each, "y": {**y, "field": "at"}, "text": {"field": "number"}}
+    numbers = {**each, "y": {**y, "field": "at"}, "text": {"field": "number"}}
     label = {"type": "text", "align": "left", "dx": 8, "fontWeight": "bold"}
     own = {"values": lines}
     return [
         {"data": own, "mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**each, "strokeDash": dashes}},
         {"data": own, "mark": {"type": "point", "filled": True, "size": 26, "opacity": 1}, "encoding": each},
-        {"data": {"values": _apart(last, top * 13 / CURVE)}, "mark": label, "encoding": ends},
+        {"data": {"values": apart(ends, top * 13 / CURVE)}, "mark": label, "encoding": numbers},
     ]
 
 
-def _apart(ends: list[Spec], step: float) -> list[Spec]:
-    """The numbers at the lines' ends, moved up until none lies on another."""
+def apart(ends: list[Spec], step: float) -> list[Spec]:
+    """The numbers at the lines' ends, moved up until none lies on another: `at` is where each stands."""
     placed: list[Spec] = []
-    for one in sorted(ends, key=lambda end: float(end["value"])):
-        least = placed[-1]["at"] + step if placed else one["value"]
-        placed.append({**one, "at": max(one["value"], least)})
+    for end in sorted(ends, key=lambda end: float(end["value"])):
+        least = placed[-1]["at"] + step if placed else end["value"]
+        placed.append({**end, "at": max(end["value"], least)})
     return placed
 
 
-def sizes(data: Data) -> list[Plot]:
+def sizes(report: Report) -> list[Plot]:
     """Bytes of the weights, and what the KV cache holds where the server said it."""
-    values = [{"recipe": _label(one), "value": one["size"]["checkpoint_bytes"] / 1e6} for one in data["recipes"]]
-    model = max(one["size"]["model_bytes"] for one in data["recipes"]) / 1e6
-    text = f"Weights in MB, the model's {model:.0f}: " + "; ".join(
-        f"{one['recipe']} {one['value']:.0f}" for one in values
-    )
-    found = [
-        bars("size", "Weights, MB", text, values, "MB", 0.0, marks=[(model, "the model")], domain=[0, model * 1.25])
+    model = max(recipe.size.model_bytes for recipe in report.recipes) / 1e6
+    weights = [_exact(recipe, recipe.size.checkpoint_bytes / 1e6) for recipe in report.recipes]
+    text = f"Weights in MB, the model's {model:.0f}: " + "; ".join(f"{bar.recipe} {bar.value:.0f}" for bar in weights)
+    axis = Axis("MB", 0.0, domain=(0, model * 1.25), lines=[(model, "the model")])
+    plots = [bars("size", "Weights, MB", text, weights, axis)]
+    caches = []
+    for recipe in report.recipes:
+        tokens = recipe.throughput.servers.candidate.kv_cache_tokens if recipe.throughput else None
+        caches += [_exact(recipe, tokens)] if tokens is not None else []
+    if caches:
+        text = "Tokens in the KV cache: " + "; ".join(f"{bar.recipe} {bar.value:,.0f}" for bar in caches)
+        plots.append(bars("kv", "KV cache, tokens", text, caches, Axis("tokens", 0.0, form="~s")))
+    return plots
+
+
+def _exact(recipe: Recipe, value: float) -> Bar:
+    return Bar(_label(recipe), value, value, value, exact=True)
+
+
+def layer_errors(report: Report) -> Plot | None:
+    measured = [(recipe, recipe.layers.errors) for recipe in report.recipes if recipe.layers]
+    lines = [
+        {"layer": layer, "value": error}
+        | {"number": str(recipe.number), "recipe": recipe.name, "colour": _colour(recipe)}
+        for recipe, errors in measured
+        for layer, error in enumerate(errors)
     ]
-    kept = []
-    for recipe in data["recipes"]:
-        tokens = get(recipe["throughput"], "servers", "candidate", "kv_cache_tokens")
-        kept += [{"recipe": _label(recipe), "value": tokens}] if tokens is not None else []
-    if kept:
-        text = "Tokens in the KV cache: " + "; ".join(f"{one['recipe']} {one['value']:,.0f}" for one in kept)
-        found.append(bars("kv", "KV cache, tokens", text, kept, "tokens", 0.0, form="~s"))
-    return found
-
-
-def layer_errors(data: Data) -> Plot | None:
-    lines = []
-    for recipe in data["recipes"]:
-        for layer, error in enumerate(get(recipe["layers"], "errors", default=[])):
-            lines.append({"layer": layer, "value": error, "number": str(recipe["number"]), "recipe": recipe["name"]})
-            lines[-1] |= {"colour": f"var(--c{(recipe['number'] - 1) % COLOURS + 1})"}
     if not lines:
         return None
-    last = max(one["layer"] for one in lines)
-    axis = {"tickMinStep": 1, "grid": False}
-    x = _x("layer", "decoder layer", axis=axis, scale={"domain": [0, max(last, 1)]})
-    y = {"field": "value", "type": "quantitative", "title": "relative squared error"}
-    ends = [one for one in lines if one["layer"] == last]
-    layers = _lines(lines, ends, x, y, max(one["value"] for one in lines))
-    means = {one["recipe"]: [other["value"] for other in lines if other["recipe"] == one["recipe"]] for one in ends}
-    said = "; ".join(f"{name} {sum(errors) / len(errors):.4f}" for name, errors in means.items())
-    return draw(
-        "layers",
-        "Error by layer",
-        f"Error that quantization adds to each decoder layer; means: {said}.",
-        layers,
-        CURVE,
-        420,
+    last = max(len(errors) for _, errors in measured) - 1
+    x = _quantity("layer", "decoder layer", axis={"tickMinStep": 1, "grid": False}, scale={"domain": [0, max(last, 1)]})
+    y = _quantity("value", "relative squared error")
+    ends = [end for end in lines if end["layer"] == last]
+    layers = _lines(lines, ends, x, y, max(error for _, errors in measured for error in errors))
+    means = "; ".join(
+        f"{recipe.name} {sum(errors) / len(errors):.4f}" for recipe, errors in measured if len(errors) == last + 1
     )
+    text = f"Error that quantization adds to each decoder layer; means: {means}."
+    return draw("layers", "Error by layer", text, layers, CURVE, 420)
