@@ -37,5 +37,5 @@ def run(options: Options) -> None:
     plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
     artifact = quantize(plan, model, work.out).artifact
     result = evaluate(artifact, model, request.on(model))
-    show(result, report.accuracy_table(recipe.name, result))
-    require_gates({recipe.name: result})
+    show(result.as_saved(), report.accuracy_table(recipe.name, result))
+    require_gates({recipe.name: result.gates})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.report.facts import accuracy, comparable, speed
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import markdown, tables
@@ -22,7 +23,7 @@ def write(folder: Path, data: Data) -> Path:
     return folder / "report.html"
 
 
-def accuracy_table(name: str, result: Data) -> str:
+def accuracy_table(name: str, result: Comparison) -> str:
     """The result of `evaluate` or `compare` as the report would show it."""
     return markdown.of(tables.accuracy([(name, accuracy.accuracy(result))]))
 
@@ -33,7 +34,7 @@ def throughput_table(name: str, result: Data) -> str:
     return f"{markdown.of(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
 
 
-def accuracy_section(name: str, result: Data) -> str:
+def accuracy_section(name: str, result: Accuracy) -> str:
     """What the figures of one evaluation mean, the figures, and its gates, as Markdown."""
     return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
 

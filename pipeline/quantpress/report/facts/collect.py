@@ -6,12 +6,14 @@ report.md, report.html and report.json are three views of what `collect` returns
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from quantpress import __version__
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
-from quantpress.artifact.results import Results
+from quantpress.artifact.results import Results, ResultsOf
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.fields import Data, get
@@ -102,8 +104,12 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show."""
     found: Data = {}
     missing = {}
+    results = {
+        "accuracy": ResultsOf(artifact.folder, Accuracy, record["digest"]),
+        "throughput": Results(artifact.folder, "throughput", record["digest"]),
+    }
     for name, (command, others, extract) in _STAGES.items():
-        measured, missing[name] = _stage(artifact, Results(artifact.folder, name, record["digest"]), command, extract)
+        measured, missing[name] = _stage(artifact, results[name], command, extract)
         found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
     found["layers"], missing["layers"] = layer_errors.known(artifact, record)
     return {
@@ -121,10 +127,12 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     }
 
 
-def _stage(artifact: Artifact, results: Results, command: str, extract: Any) -> tuple[list[Data], str | None]:
+def _stage(artifact: Artifact, results: Any, command: str, extract: Any) -> tuple[list[Data], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
+    # Types say what is wrong with a file; in results without them every mistake may be the file's.
+    guard = readable(artifact.folder) if isinstance(results, Results) else nullcontext()
     try:
-        with readable(artifact.folder):
+        with guard:
             if measured := results.all():
                 return [extract(result) for result in measured], None
             started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantpress.artifact import truth
 from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS
-from quantpress.artifact.upkeep import gates_of
+from quantpress.artifact.upkeep import worst_decision
 from quantpress.report.facts.comparable import compared_load, point_at, scores
 from quantpress.report.facts.fields import Data, get
 
@@ -59,7 +59,7 @@ def gate_state(recipe: Data) -> str:
     """passed, passed for transformers only, failed, inconclusive, no gate, or not scored: the worst of its gates."""
     if recipe["accuracy"] is None:
         return "not scored"
-    worst = gates_of(scores(recipe))
+    worst = worst_decision(gate["decision"] for score in scores(recipe) for gate in score["gates"])
     return _STATES[worst] if worst else "no gate"
 
 
