@@ -12,6 +12,10 @@ from quantpress.artifact.served import DIFFERS, SAME, Served, Side
 
 __all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
 
+# SpinQuant's rotations that are applied while serving; the others are folded into the weights, where whatever loads the
+# checkpoint computes them.
+_ONLINE = {"R3", "R4"}
+
 
 def rotations(recipe: dict[str, Any]) -> dict[str, bool]:
     """The modifiers of this (resolved) recipe that rotate, each with whether any of its rotations is applied while
@@ -19,7 +23,7 @@ def rotations(recipe: dict[str, Any]) -> dict[str, bool]:
     bodies = {name: body for modifier in recipe["modifiers"] for name, body in modifier.items()}
     found = {"quip": True} if "quip" in bodies else {}  # it always rotates the inputs or outputs themselves
     if "spinquant" in bodies:
-        found["spinquant"] = True
+        found["spinquant"] = bool(_ONLINE & set(bodies["spinquant"].get("rotations", ())))
     return found
 
 
