@@ -38,7 +38,7 @@ def context(model: Path, wanted: int) -> int:
 
 def versions(backend: Backend, vllm: Path | None) -> dict[str, str]:
     """Versions of everything that decides a score."""
-    found = environment.versions(SCORING)
+    known = environment.versions(SCORING)
     if backend == "vllm" and vllm:
-        found["vllm"] = vllm_version(vllm)
-    return found
+        known["vllm"] = vllm_version(vllm)
+    return known

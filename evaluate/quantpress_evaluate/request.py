@@ -46,7 +46,7 @@ class Request:
     def device(self) -> str:
         return "cuda" if environment.gpus() else "cpu"
 
-    def on(self, model: Model) -> Request:
+    def for_model(self, model: Model) -> Request:
         """The same with the type in which transformers computes this model on this machine."""
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
@@ -117,11 +117,11 @@ def checked(request: Request) -> Request:
             KnownTasks(tasks=result.tasks).save(kept)
             log.unlink(missing_ok=True)
     known = replace(request, tasks=KnownTasks.load(kept).tasks)
-    _check_gates(known)
+    _require_gates_to_decide(known)
     return known
 
 
-def _check_gates(request: Request) -> None:
+def _require_gates_to_decide(request: Request) -> None:
     """Raises InputError for a gate of a group, whose tasks have one each, and for looking again without any gate."""
     names = [task.task for task in request.tasks]
     for gate in request.gates:

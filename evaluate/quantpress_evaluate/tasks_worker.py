@@ -75,7 +75,7 @@ def _definition(task: ResolvedTask, cache: Path) -> dict[str, Any] | None:
                 hint="name its tasks one by one",
             )
         return None
-    _check_metric(task, config)
+    _require_metric(task, config)
     if task.data:
         return _local_definition(task, config, entry.yaml_path, cache)
     if task.like == "plain_text":
@@ -91,7 +91,7 @@ def _index() -> Any:
     return TaskManager(include_path=_OWN)
 
 
-def _check_metric(task: ResolvedTask, config: dict[str, Any]) -> None:
+def _require_metric(task: ResolvedTask, config: dict[str, Any]) -> None:
     """Raises InputError for a metric or a filter that the task's definition does not have."""
     kind = config["output_type"]
     named = [str(item.get("metric")) for item in config.get("metric_list", [])] or list(_METRICS.get(kind, ()))
@@ -150,7 +150,7 @@ def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
         )
     for number in ids:
         try:
-            _check_document(loaded, documents[number])
+            _require_document(loaded, documents[number])
         except Exception as error:  # templates and functions of tasks raise anything
             raise InputError(
                 f"task {task.task}: document {number} is not one of {task.like}: "
@@ -160,7 +160,7 @@ def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
     return len(documents)
 
 
-def _check_document(loaded: Any, document: dict[str, Any]) -> None:
+def _require_document(loaded: Any, document: dict[str, Any]) -> None:
     """Raises whatever the task's templates do for a document that is not one of its own, or ValueError."""
     target = loaded.doc_to_target(document)
     question = loaded.doc_to_text(document)

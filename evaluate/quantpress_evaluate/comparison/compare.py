@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from quantpress.artifact.accuracy import CONFIDENCE, Comparison, Mean, Overall, TaskRow
 from quantpress_evaluate.comparison.figures import Columns, figures
@@ -96,19 +95,23 @@ def _divergence(base: Sample, own: Sample) -> float:
 
 
 def _row(scored: Scored, columns: Columns, confidence: float) -> TaskRow:
-    return TaskRow(
-        metric=scored.metric,
+    """Both models on one task; every model has a perplexity, so there is always a signal in those."""
+    metric, mean = scored.metric, _perplexity if scored.metric in PERPLEXITIES else _mean_metric
+    row = TaskRow(
+        metric=metric,
         documents=columns.size,
         weight=scored.weight,
+        baseline=mean(scored.baseline, metric),
+        candidate=mean(scored.candidate, metric),
         **dict(figures([columns], confidence)),
-        **(_perplexities(scored) if columns.base is None else _accuracies(scored, columns)),
     )
+    return row if metric in PERPLEXITIES else _tested(row, columns, guessing(scored.baseline))
 
 
-def _perplexities(scored: Scored) -> dict[str, Any]:
-    """The fields of a row whose metric is one; every model has a perplexity, so there is always a signal."""
-    sides = {"baseline": scored.baseline, "candidate": scored.candidate}
-    return {side: _perplexity(samples, scored.metric) for side, samples in sides.items()}
+def _mean_metric(samples: Samples, metric: str) -> float:
+    import numpy
+
+    return float(numpy.mean([float(sample[metric]) for sample in samples]))
 
 
 def _perplexity(samples: Samples, metric: str) -> float:
@@ -117,30 +120,28 @@ def _perplexity(samples: Samples, metric: str) -> float:
     return math.exp(-likelihood / count)
 
 
-def _accuracies(scored: Scored, columns: Columns) -> dict[str, Any]:
-    """The fields of a row whose metric is an accuracy: its mean, and McNemar's test on the documents where only one of
-    both is right.
+def _tested(row: TaskRow, columns: Columns, guess: float) -> TaskRow:
+    """The row with McNemar's test on the documents that only one of both models has right.
 
-    `no_signal`: the baseline itself is not better than guessing (uniformly, or always the most frequent answer),
-    one-sided exact binomial test at 5%.
+    There is no signal where the baseline itself is not better than the accuracy `guess` (uniformly, or always the most
+    frequent answer), one-sided exact binomial test at 5%.
     """
     from scipy.stats import binomtest
 
     base, own = columns.base > 0.5, columns.own > 0.5
     lost, gained = int((base & ~own).sum()), int((own & ~base).sum())
     p_value = _mcnemar(lost, gained)
-    guess = guessing(scored.baseline)
     luck = float(binomtest(int(base.sum()), columns.size, min(guess, 1.0), alternative="greater").pvalue)
-    return {
-        "baseline": float(columns.base.mean()),
-        "candidate": float(columns.own.mean()),
-        "lost": lost,
-        "gained": gained,
-        "p_value": p_value,
-        "significant": p_value < SIGNIFICANCE,
-        "guessing": guess,
-        "no_signal": luck >= SIGNIFICANCE,
-    }
+    return row.model_copy(
+        update={
+            "lost": lost,
+            "gained": gained,
+            "p_value": p_value,
+            "significant": p_value < SIGNIFICANCE,
+            "guessing": guess,
+            "no_signal": luck >= SIGNIFICANCE,
+        }
+    )
 
 
 def _overall(rows: list[TaskRow], columns: list[Columns], confidence: float) -> Overall | None:

@@ -49,7 +49,7 @@ def run(options: Options) -> None:
     plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
     for planned in plans:
         check_data(planned.plan)
-    request = request.on(model)
+    request = request.for_model(model)
 
     # The stages.
     artifacts = []
