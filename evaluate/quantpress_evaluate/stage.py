@@ -77,21 +77,7 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Acc
             console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     sides = _scored_sides(artifact, model, request, results.digest)
     key = _key(request, sides.runs)
-    if known and known.key == key:
-        result = known
-    else:
-        comparison = _compared(request, sides.folders, "candidate")
-        result = Accuracy(
-            **dict(comparison),
-            checkpoint_digest=results.digest,
-            key=key,
-            model_digest=sides.model_digest,
-            suite=request.suite.name,
-            settings=request.settings(),
-            noise_floor=_compared(request, sides.folders, "again").overall if "again" in sides.folders else None,
-            runs=sides.runs,
-            machine=environment.machine(),
-        )
+    result = known if known and known.key == key else _computed(request, sides, key, results.digest)
     result = result.model_copy(update={"gates": _decided(request, sides.folders, look, result)})
     result = truth.mark(result, truth.served_of(artifact))
     for gate in request.gates:
@@ -137,6 +123,21 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
         runs["again"] = scoring.score(base, other, folders["baseline"])
         folders["again"] = base.scores_folder(other)
     return _Sides(base.digest, runs, folders)
+
+
+def _computed(request: Request, sides: _Sides, key: str, digest: str) -> Accuracy:
+    """The figures, without gates, for the checkpoint of this digest."""
+    return Accuracy(
+        **dict(_compared(request, sides.folders, "candidate")),
+        checkpoint_digest=digest,
+        key=key,
+        model_digest=sides.model_digest,
+        suite=request.suite.name,
+        settings=request.settings(),
+        noise_floor=_compared(request, sides.folders, "again").overall if "again" in sides.folders else None,
+        runs=sides.runs,
+        machine=environment.machine(),
+    )
 
 
 def _key(request: Request, runs: dict[str, Run]) -> str:
