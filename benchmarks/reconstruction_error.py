@@ -7,7 +7,10 @@ Prints a JSON list, one relative squared error a decoder layer.
 
 import json
 import sys
+from pathlib import Path
 
-from quantpress_evaluate.layer_errors_worker import measure
+from quantpress_evaluate.layer_errors_worker import layer_errors
+from quantpress_evaluate.workers import LayerErrorsJob
 
-print(json.dumps(measure({"model": sys.argv[1], "checkpoint": sys.argv[2]})["errors"]))
+job = LayerErrorsJob(model=Path(sys.argv[1]), checkpoint=Path(sys.argv[2]))
+print(json.dumps(layer_errors(job).errors))

@@ -16,7 +16,7 @@ SCORING = ("lm_eval", "compressed-tensors", "torch", "transformers", "tokenizers
 Backend = Literal["hf", "vllm"]
 
 
-def choose(asked: str, recipe: dict[str, Any]) -> tuple[Backend, str]:
+def backend_for(recipe: dict[str, Any], asked: str) -> tuple[Backend, str]:
     """The backend for a checkpoint made by this (resolved) recipe, and why.
 
     `auto` takes transformers, which needs no server and was the faster one where both were measured
@@ -38,7 +38,7 @@ def context(model: Path, wanted: int) -> int:
 
 def versions(backend: Backend, vllm: Path | None) -> dict[str, str]:
     """Versions of everything that decides a score."""
-    found = environment.versions(SCORING)
+    known = environment.versions(SCORING)
     if backend == "vllm" and vllm:
-        found["vllm"] = vllm_version(vllm)
-    return found
+        known["vllm"] = vllm_version(vllm)
+    return known

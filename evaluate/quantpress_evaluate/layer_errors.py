@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from quantpress.artifact import manifest
+from quantpress.artifact.layer_errors import LayerErrors, layer_errors_file
 from quantpress.artifact.manifest import Artifact
 from quantpress.model.source import Model
 from quantpress.quantize.stage import DECISIVE
-from quantpress.report.facts.layer_errors import RESULT, known, rotated
-from quantpress.runtime import atomic, environment, locks, worker
+from quantpress.report.facts.layer_errors import known, rotated
+from quantpress.runtime import atomic, environment, locks
+from quantpress_evaluate import workers
 
 
 def measure(artifact: Artifact, model: Model) -> None:
@@ -18,16 +19,18 @@ def measure(artifact: Artifact, model: Model) -> None:
     record = artifact.finished()
     if known(artifact, record)[0] or rotated(record):
         return
-    job = {
-        "model": str(model.path),
-        "checkpoint": str(artifact.checkpoint),
-        "trust_remote_code": model.trust_remote_code,
-    }
+    job = workers.LayerErrorsJob(
+        model=model.path, checkpoint=artifact.checkpoint, trust_remote_code=model.trust_remote_code
+    )
     log = artifact.folder.parent / "logs" / f"{artifact.name}.layers.log"
     log.unlink(missing_ok=True)
     with locks.lock(artifact.folder), atomic.staging(artifact.folder / "layers") as staged:
         title = f"comparing {artifact.name} with the model, layer by layer"
-        result = worker.call_worker("quantpress_evaluate.layer_errors_worker", job, staged, title, log)
-        result |= {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": record["digest"]}
-        result |= {"machine": environment.machine().dump(), "versions": environment.versions(DECISIVE)}
-        atomic.write_json(artifact.folder / f"{RESULT}.json", result)
+        measured = workers.LAYER_ERRORS.run(job, staged, title, log)
+        LayerErrors(
+            checkpoint_digest=record["digest"],
+            errors=measured.errors,
+            tokens=measured.tokens,
+            machine=environment.machine(),
+            versions=environment.versions(DECISIVE),
+        ).save(layer_errors_file(artifact))

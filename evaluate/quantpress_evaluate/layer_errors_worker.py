@@ -8,34 +8,35 @@ with few samples does not reach.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
 from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import Calibration
-from quantpress.runtime.worker import worker_main
+from quantpress_evaluate import workers
+from quantpress_evaluate.workers import LayerErrorsJob, MeasuredLayers
 
 SEQUENCES = 4
 LENGTH = 512
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """job: model, checkpoint (folders), trust_remote_code. Both are held in memory in 32 bits a weight."""
+def layer_errors(job: LayerErrorsJob) -> MeasuredLayers:
+    """Both models are held in memory in 32 bits a weight."""
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-    trust = bool(job.get("trust_remote_code"))
-    common = {"dtype": torch.float32, "trust_remote_code": trust}
-    original = AutoModelForCausalLM.from_pretrained(job["model"], **common)
+    common = {"dtype": torch.float32, "trust_remote_code": job.trust_remote_code}
+    original = AutoModelForCausalLM.from_pretrained(job.model, **common)
     unpacked = CompressedTensorsConfig(run_compressed=False)
-    quantized = AutoModelForCausalLM.from_pretrained(job["checkpoint"], quantization_config=unpacked, **common)
+    quantized = AutoModelForCausalLM.from_pretrained(job.checkpoint, quantization_config=unpacked, **common)
     errors: list[float] = []
     for layer, own in zip(_layers(original), _layers(quantized), strict=True):
         layer.register_forward_hook(_compare(own, errors), with_kwargs=True)
-    ids = _tokens(job["model"], trust)
+    ids = _tokens(job.model, job.trust_remote_code)
     with torch.inference_mode():
         original(input_ids=ids, use_cache=False)
-    return {"errors": errors, "tokens": int(ids.numel())}
+    return MeasuredLayers(errors=errors, tokens=int(ids.numel()))
 
 
 def _layers(model: Any) -> Any:
@@ -58,7 +59,7 @@ def _hidden(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _tokens(model: str, trust: bool) -> Any:
+def _tokens(model: Path, trust: bool) -> Any:
     import torch
     from transformers import AutoTokenizer
 
@@ -74,4 +75,4 @@ def _tokens(model: str, trust: bool) -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(measure))
+    raise SystemExit(workers.LAYER_ERRORS.main(layer_errors))

@@ -6,20 +6,22 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError
 from quantpress.model.source import Model, cache_folder
 from quantpress.plan import arithmetic
-from quantpress.runtime import atomic, digests, environment, worker
-from quantpress_evaluate import backend
+from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime.records import Stored
+from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
-from quantpress_evaluate.comparison.gates import Gate
-from quantpress_evaluate.suite import Suite
+from quantpress_evaluate.comparison.gates import Requirement
+from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.vllm import find_vllm
 
-# Raise this when a change here, in score.py or in tasks.py makes the same checkpoint score otherwise.
+# Raise this when a change here, in score_worker.py or in tasks_worker.py makes the same checkpoint score otherwise.
 STAGE = 3
-# What is known of a task but does not decide a score.
-_NOT_DECISIVE = ("data", "weight", "available", "definition", "metric", "filter")
+# What of a task decides its scores. Metric, filter and weight choose among them and come after.
+_DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Request:
     """
 
     suite: Suite
-    tasks: list[dict[str, Any]]
-    gates: tuple[Gate, ...] = ()
+    tasks: list[ResolvedTask]
+    gates: tuple[Requirement, ...] = ()
     noise_floor: bool = False
     backend: str = "auto"
     vllm: str | None = None
@@ -44,13 +46,13 @@ class Request:
     def device(self) -> str:
         return "cuda" if environment.gpus() else "cpu"
 
-    def on(self, model: Model) -> Request:
+    def for_model(self, model: Model) -> Request:
         """The same with the type in which transformers computes this model on this machine."""
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
         """The same with a backend that computes what this recipe's checkpoint is, and why that one."""
-        chosen, reason = backend.choose(self.backend, recipe)
+        chosen, reason = backend.backend_for(recipe, self.backend)
         return replace(self, backend=chosen), reason
 
     def in_other_batches(self) -> Request:
@@ -60,24 +62,36 @@ class Request:
 
     def with_limit(self, limit: int) -> Request:
         """The same for the first `limit` documents of each task that does not name its documents."""
-        tasks = [task if task["documents"] else task | {"limit": limit} for task in self.tasks]
-        return replace(self, tasks=tasks)
+        limited = [task if task.documents else task.model_copy(update={"limit": limit}) for task in self.tasks]
+        return replace(self, tasks=limited)
 
-    def settings(self) -> dict[str, Any]:
-        """Everything but the model that decides a score."""
-        found = find_vllm(self.vllm) if self.backend == "vllm" else None
-        return {
-            "suite": self.suite.name,
-            "tasks": [{k: v for k, v in task.items() if k not in _NOT_DECISIVE} for task in self.tasks],
-            "batch_size": self.suite.batch_size,
-            "max_length": self.suite.max_length,
-            "chat_template": self.suite.chat_template,
-            "stage": STAGE,
-            "backend": self.backend,
-            "compute_dtype": None if found else self.compute_dtype,
-            "device": self.device,
-            "versions": backend.versions("vllm" if found else "hf", found),
-        }
+    def settings(self) -> Settings:
+        """Everything but the model that decides a score.
+
+        What is set here names kept scores (Settings.decisive), None included: leave nothing out, and raise STAGE with
+        what you add.
+        """
+        vllm = find_vllm(self.vllm) if self.backend == "vllm" else None
+        return Settings(
+            suite=self.suite.name,
+            tasks=[ScoredTask(**task.model_dump(include=_DECISIVE)) for task in self.tasks],
+            batch_size=self.suite.batch_size,
+            max_length=self.suite.max_length,
+            chat_template=self.suite.chat_template,
+            stage=STAGE,
+            backend=self.backend,
+            compute_dtype=None if vllm else self.compute_dtype,
+            device=self.device,
+            versions=backend.versions("vllm" if vllm else "hf", vllm),
+        )
+
+
+class KnownTasks(Stored):
+    """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
+
+    SCHEMA_VERSION = 1
+
+    tasks: list[ResolvedTask]
 
 
 def checked(request: Request) -> Request:
@@ -85,29 +99,31 @@ def checked(request: Request) -> Request:
 
     Raises InputError for tasks, metrics or documents that do not work, CapabilityError for documents out of reach.
     """
-    versions = environment.versions(SCORING)
-    key = digests.sha256_json([request.tasks, versions, STAGE, sys.prefix])[:16]  # definitions name installed files
+    asked = [task.dump() for task in request.tasks]
+    # Of the environment too (sys.prefix): definitions name files that are installed in it.
+    decisive = [KnownTasks.SCHEMA_VERSION, asked, environment.versions(SCORING), STAGE, sys.prefix]
     folder = cache_folder() / "tasks"
-    kept = folder / f"{key}.json"
+    kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
     if not kept.is_file():
-        with atomic.staging(folder / key) as staged:
+        with atomic.staging(folder / kept.stem) as staged:
             cache = (cache_folder() / "datasets").resolve()  # definitions name it
-            job = {"tasks": request.tasks, "output": str(staged.resolve()), "cache": str(cache)}
-            title, log = f"checking the tasks of {request.suite.name}", folder / f"{key}.log"
+            job = workers.TasksJob(tasks=request.tasks, output=staged.resolve(), cache=cache)
+            title, log = f"checking the tasks of {request.suite.name}", kept.with_suffix(".log")
             try:
-                result = worker.call_worker("quantpress_evaluate.tasks_worker", job, staged, title, log)
+                result = workers.TASKS.run(job, staged, title, log)
             except InputError as error:
                 log.unlink(missing_ok=True)
-                raise InputError(error.message, hint=error.hint) from error
-            atomic.write_json(kept, result["tasks"])
+                raise InputError(error.message, hint=error.hint) from error  # without the log, which is gone
+            KnownTasks(tasks=result.tasks).save(kept)
             log.unlink(missing_ok=True)
-    tasks = atomic.read_json(kept)
-    _check_gates(request, tasks)
-    return replace(request, tasks=tasks)
+    known = replace(request, tasks=KnownTasks.load(kept).tasks)
+    _require_gates_to_decide(known)
+    return known
 
 
-def _check_gates(request: Request, tasks: list[dict[str, Any]]) -> None:
-    names = [task["task"] for task in tasks]
+def _require_gates_to_decide(request: Request) -> None:
+    """Raises InputError for a gate of a group, whose tasks have one each, and for looking again without any gate."""
+    names = [task.task for task in request.tasks]
     for gate in request.gates:
         if gate.task is not None and gate.task not in names:
             raise InputError(

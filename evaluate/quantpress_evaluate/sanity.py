@@ -24,7 +24,7 @@ BROKEN_PER_CHARACTER = 1.0
 _HINT = "quantize again with another recipe or other data; ignore the layers with outliers"
 
 
-def check(lm: Any, output: Path, reference: Path | None) -> None:
+def require_sane(lm: Any, output: Path, reference: Path | None) -> None:
     """For transformers: saves the log-probabilities of the next token after each prompt, shape (prompts, vocabulary),
     in the folder `output`.
 
@@ -53,7 +53,7 @@ def check(lm: Any, output: Path, reference: Path | None) -> None:
         )
 
 
-def check_served(lm: Any, output: Path, reference: Path | None) -> None:
+def require_sane_server(lm: Any, output: Path, reference: Path | None) -> None:
     """For a server, which does not give whole distributions: the log-likelihoods of given continuations.
 
     Raises StageError if they are not finite, or far below those in the folder `reference`.

@@ -37,7 +37,7 @@ class ServedLM(LocalCompletionsAPI):  # type: ignore[misc]
         self, string: Any, left_truncate_len: int | None = None, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> Any:
         if not isinstance(string, str):  # from generate_until, whose add_special_tokens is lm-eval's default
-            return [self.tok_encode(one, left_truncate_len) for one in string]
+            return [self.tok_encode(text, left_truncate_len) for text in string]
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and has_bos_prefix(string, self._prefix):
             special["add_special_tokens"] = False

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from quantpress.artifact import manifest, truth
+from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY, Accuracy, Comparison, Gate, Run
 from quantpress.artifact.manifest import Artifact
-from quantpress.artifact.results import Results
+from quantpress.artifact.results import results_of
 from quantpress.errors import GateError
 from quantpress.model.source import Model
 from quantpress.runtime import console, digests, environment
 from quantpress_evaluate import scoring
 from quantpress_evaluate.comparison import compare, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
-from quantpress_evaluate.comparison.figures import CONFIDENCE
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
@@ -38,7 +38,7 @@ class Look:
         return 1 - (1 - CONFIDENCE) / self.planned
 
 
-def evaluate(artifact: Artifact, model: Model, request: Request) -> dict[str, Any]:
+def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     """Scores the model (once, shared by all its recipes) and the checkpoint, and writes accuracy.json.
 
     With `request.extend` on more and more documents, until every gate is decided or there are no more.
@@ -52,62 +52,37 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> dict[str, An
     limits = _limits(request)
     for number, limit in enumerate(limits, start=1):
         result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
-        open_gates = [gate["gate"] for gate in result["gates"] if gate["decision"] == "inconclusive"]
-        if not open_gates:
+        if not any(gate.decision == "inconclusive" for gate in result.gates):
             break
-        console.say(f"  look {number} of at most {len(limits)}: undecided on {_documents(result)} documents")
+        console.say(f"  look {number} of at most {len(limits)}: undecided on {result.documents} documents")
     return result
 
 
 def _limits(request: Request) -> list[int]:
     """Documents of a task at each look: doubled until the largest task is used up."""
-    most = max(task["available"] for task in request.tasks)
-    limits = [min(most, max((task["limit"] or 0 for task in request.tasks), default=0) or FIRST_LOOK)]
+    most = max(task.available or 0 for task in request.tasks)
+    limits = [min(most, max((task.limit or 0 for task in request.tasks), default=0) or FIRST_LOOK)]
     while limits[-1] < most:
         limits.append(min(2 * limits[-1], most))
     return limits
 
 
-def _documents(result: dict[str, Any]) -> int:
-    return sum(int(row["documents"]) for row in result["tasks"].values())
-
-
-def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> dict[str, Any]:
-    record, trust = artifact.finished(), model.trust_remote_code
-    results = Results(artifact.folder, "accuracy", record["digest"])
+def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Accuracy:
+    """One evaluation on the request's documents; figures that the same scores gave before are not computed again."""
+    results = results_of(artifact, Accuracy)
     known = results.known(request.suite.name)
-    if known and (changed := manifest.differences(known["settings"], request.settings())) and look.number == 1:
-        console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
-    base = Subject("baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", trust)
-    own = Subject(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, trust)
-    runs = {"baseline": scoring.score(base, request)}
-    folders = {"baseline": base.place(request)[1], "candidate": own.place(request)[1]}
-    runs["candidate"] = scoring.score(own, request, folders["baseline"])
-    other = request.in_other_batches()
-    if request.noise_floor or base.is_scored(other):
-        runs["again"] = scoring.score(base, other, folders["baseline"])
-        folders["again"] = base.place(other)[1]
-    weighed = [[task["task"], task["weight"], task["metric"], task["filter"]] for task in request.tasks]
-    keys = [run["key"] for run in runs.values()]
-    key = digests.sha256_json([COMPARISON, weighed, request.count_no_signal, *keys])
-    if known and known["key"] == key:
-        result = dict(known)
-    else:
-        result = {
-            "schema_version": manifest.SCHEMA_VERSION,
-            "checkpoint_digest": record["digest"],
-            "key": key,
-            "model_digest": base.digest,
-            "suite": request.suite.name,
-            "settings": request.settings(),
-            **_compared(request, folders, "candidate"),
-            "noise_floor": _compared(request, folders, "again")["overall"] if "again" in folders else None,
-            "runs": runs,
-            "machine": environment.machine().dump(),
-        }
-    result["gates"] = _decided(request, folders, look, result)
+    if known and look.number == 1:
+        changed = manifest.differences(known.settings.dump(), request.settings().dump())
+        if changed:
+            console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
+    sides = _scored_sides(artifact, model, request, results.digest)
+    key = _key(request, sides.runs)
+    result = known if known and known.key == key else _computed(request, sides, key, results.digest)
+    result = result.model_copy(update={"gates": _decided(request, sides.folders, look, result)})
     result = truth.mark(result, truth.served_of(artifact))
-    _warn_below_the_noise(request, result)
+    for gate in request.gates:
+        if gates.is_below_the_noise(gate, result.noise_floor):
+            console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
     if result == known:
         results.to_front(request.suite.name)
     else:
@@ -115,42 +90,92 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> dic
     return result
 
 
-def _compared(request: Request, folders: dict[str, Path], side: str, confidence: float = CONFIDENCE) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Sides:
+    """What was scored, and the folders with the samples: `baseline`, `candidate`, and `again`, the model in other
+    batches, where there is one."""
+
+    model_digest: str
+    runs: dict[str, Run]
+    folders: dict[str, Path]
+
+
+def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: str) -> _Sides:
+    base = Subject(
+        role="baseline",
+        path=model.path,
+        digest=model.identity()["digest"],
+        keeps=artifact.folder.parent / "baseline",
+        trust_remote_code=model.trust_remote_code,
+    )
+    own = Subject(
+        role=artifact.name,
+        path=artifact.checkpoint,
+        digest=digest,
+        keeps=artifact.folder,
+        trust_remote_code=model.trust_remote_code,
+    )
+    folders = {"baseline": base.scores_folder(request), "candidate": own.scores_folder(request)}
+    runs = {"baseline": scoring.score(base, request)}
+    runs["candidate"] = scoring.score(own, request, folders["baseline"])
+    other = request.in_other_batches()
+    if request.noise_floor or base.is_scored(other):
+        runs["again"] = scoring.score(base, other, folders["baseline"])
+        folders["again"] = base.scores_folder(other)
+    return _Sides(base.digest, runs, folders)
+
+
+def _computed(request: Request, sides: _Sides, key: str, digest: str) -> Accuracy:
+    """The figures, without gates, for the checkpoint of this digest."""
+    return Accuracy(
+        **dict(_compared(request, sides.folders, "candidate")),
+        checkpoint_digest=digest,
+        key=key,
+        model_digest=sides.model_digest,
+        suite=request.suite.name,
+        settings=request.settings(),
+        noise_floor=_compared(request, sides.folders, "again").overall if "again" in sides.folders else None,
+        runs=sides.runs,
+        machine=environment.machine(),
+    )
+
+
+def _key(request: Request, runs: dict[str, Run]) -> str:
+    """What names everything that the figures are made from."""
+    weighed = [[task.task, task.weight, task.metric, task.filter] for task in request.tasks]
+    return digests.sha256_json([COMPARISON, weighed, request.count_no_signal, *(run.key for run in runs.values())])
+
+
+def _compared(request: Request, folders: dict[str, Path], side: str, confidence: float = CONFIDENCE) -> Comparison:
     """The baseline's scores against those of a side, on every task."""
     tasks = {
-        task["task"]: Scored(
-            task["metric"],
-            samples.read_samples(folders["baseline"], task["task"]),
-            samples.read_samples(folders[side], task["task"]),
-            task["filter"],
-            task["weight"],
+        task.task: Scored(
+            metric=task.metric,
+            baseline=samples.read_samples(folders["baseline"], task.task),
+            candidate=samples.read_samples(folders[side], task.task),
+            filter=task.filter,
+            weight=task.weight,
         )
         for task in request.tasks
     }
     return compare.compare_suite(tasks, confidence, request.count_no_signal)
 
 
-def _decided(request: Request, folders: dict[str, Path], look: Look, result: dict[str, Any]) -> list[dict[str, Any]]:
+def _decided(request: Request, folders: dict[str, Path], look: Look, result: Comparison) -> list[Gate]:
     """How each gate was decided; by wider intervals where this is one of several looks."""
     if look.planned > 1 and request.gates:
         result = _compared(request, folders, "candidate", look.confidence)
-    about = {"confidence": look.confidence, "documents": _documents(result), "look": look.number}
-    return [gates.decide(gate, result) | about for gate in request.gates]
+    about = {"confidence": look.confidence, "documents": result.documents, "look": look.number}
+    return [gates.decide(gate, result).model_copy(update=about) for gate in request.gates]
 
 
-def _warn_below_the_noise(request: Request, result: dict[str, Any]) -> None:
-    for gate in request.gates:
-        if gates.is_below_the_noise(gate, result["noise_floor"]):
-            console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
-
-
-def require_gates(results: dict[str, dict[str, Any]]) -> None:
-    """Raises GateError naming every gate of these results, by recipe, that was not passed."""
+def require_gates(decided: Mapping[str, list[Gate]]) -> None:
+    """Raises GateError naming every gate, by recipe, that was not passed."""
     missed = [
-        f"{name}: {gate['gate']} {_verdict(gate)}"
-        for name, result in results.items()
-        for gate in result["gates"]
-        if gate["decision"] != "pass"
+        f"{name}: {gate.gate} {_verdict(gate)}"
+        for name, of_recipe in decided.items()
+        for gate in of_recipe
+        if gate.decision != "pass"
     ]
     if missed:
         raise GateError(
@@ -159,12 +184,12 @@ def require_gates(results: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _verdict(gate: dict[str, Any]) -> str:
-    if gate["decision"] == truth.TRANSFORMERS_ONLY:
+def _verdict(gate: Gate) -> str:
+    if gate.decision == TRANSFORMERS_ONLY:
         return "was passed for transformers only: the engine does not compute what was scored (see the report)"
-    if gate["interval"] is None:
+    if gate.interval is None:
         return "cannot be decided: there is no figure"
-    low, high = gate["interval"]
-    word = "failed" if gate["decision"] == "fail" else "is inconclusive"
-    share = f"{100 * gate.get('confidence', CONFIDENCE):.4g}%"
-    return f"{word}: {gate['figure']:.4g}, {share} interval {low:.4g} to {high:.4g}"
+    low, high = gate.interval
+    word = "failed" if gate.decision == "fail" else "is inconclusive"
+    share = f"{100 * (gate.confidence or CONFIDENCE):.4g}%"
+    return f"{word}: {gate.figure:.4g}, {share} interval {low:.4g} to {high:.4g}"

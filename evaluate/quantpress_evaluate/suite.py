@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from quantpress.artifact.accuracy import ScoredTask
 from quantpress.errors import InputError
 from quantpress.language import shipped
 from quantpress.language.document import load_yaml
@@ -77,6 +78,21 @@ class Suite(Strict):
         return self
 
 
+class ResolvedTask(ScoredTask):
+    """A task of a suite with every choice made, and what decides no score of it.
+
+    `data` is the file that its documents come from (None: the hub or its cache). The two that lm-eval knows, once it
+    was asked: how many documents are `available`, and the YAML that is its `definition` (None for a group).
+    """
+
+    metric: str
+    filter: str | None
+    weight: float
+    data: str | None
+    available: int | None = None
+    definition: dict[str, Any] | None = None
+
+
 def load_suite(name: str) -> tuple[Suite, Path]:
     """Reads and validates a suite: a path or a shipped name. Raises InputError with every problem in the file."""
     path = shipped.find("suites", name)
@@ -86,9 +102,8 @@ def load_suite(name: str) -> tuple[Suite, Path]:
 
 def resolve_tasks(
     suite: Suite, suite_file: Path, data_folder: Path | None, limit: int | None = None
-) -> list[dict[str, Any]]:
-    """Each task with every choice made: the file its documents come from (None: the hub or its cache), that file's
-    digest, how many documents and examples.
+) -> list[ResolvedTask]:
+    """The suite's tasks, each with every choice made.
 
     `data_folder` holds <task>.jsonl files in the hub's schema; `limit` stands before the suite's and the tasks' own.
     Raises InputError for a data file that is missing.
@@ -101,18 +116,18 @@ def resolve_tasks(
     for task in suite.tasks:
         path = _data_file(task, suite_file, data_folder)
         resolved.append(
-            {
-                "task": task.task,
-                "like": task.like or task.task,
-                "metric": task.metric,
-                "filter": task.filter,
-                "num_fewshot": suite.num_fewshot if task.num_fewshot is None else task.num_fewshot,
-                "limit": None if task.documents else limit or task.limit or suite.limit,
-                "documents": sorted(task.documents) if task.documents else None,
-                "weight": task.weight,
-                "data": str(path.resolve()) if path else None,
-                "sha256": digests.sha256_file(path) if path else None,
-            }
+            ResolvedTask(
+                task=task.task,
+                like=task.like or task.task,
+                metric=task.metric,
+                filter=task.filter,
+                num_fewshot=suite.num_fewshot if task.num_fewshot is None else task.num_fewshot,
+                limit=None if task.documents else limit or task.limit or suite.limit,
+                documents=sorted(task.documents) if task.documents else None,
+                weight=task.weight,
+                data=str(path.resolve()) if path else None,
+                sha256=digests.sha256_file(path) if path else None,
+            )
         )
     return resolved
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, first_line, nearest
 from quantpress.language import shipped
-from quantpress.runtime.worker import worker_main
+from quantpress_evaluate import workers
+from quantpress_evaluate.suite import ResolvedTask
+from quantpress_evaluate.workers import CheckedTasks, TasksJob
 
-Resolved = dict[str, Any]
 _OWN = str(shipped.folder("tasks"))
 # What quantpress compares document by document, by lm-eval's output types.
 _METRICS = {
@@ -21,7 +22,7 @@ _METRICS = {
 }
 
 
-def local_task(task: Resolved, config: dict[str, Any], yaml_path: Path, cache: Path) -> dict[str, Any]:
+def _local_definition(task: ResolvedTask, config: dict[str, Any], yaml_path: Path, cache: Path) -> dict[str, Any]:
     """lm-eval task YAML for documents in a local file: the installed task's own definition, only the data replaced."""
     split = config.get("test_split") or config.get("validation_split") or "test"
     splits: dict[str, Any] = {
@@ -30,85 +31,86 @@ def local_task(task: Resolved, config: dict[str, Any], yaml_path: Path, cache: P
     splits["test_split" if config.get("test_split") else "validation_split"] = split
     return {
         "include": str(yaml_path),
-        "task": task["task"],
+        "task": task.task,
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: task["data"]}, "cache_dir": str(cache)},
+        "dataset_kwargs": {"data_files": {split: task.data}, "cache_dir": str(cache)},
         **splits,
     }
 
 
-def prepare(tasks: list[Resolved], folder: Path, cache: Path) -> Any:
-    """A TaskManager that knows the tasks of a suite.
+def defined(tasks: list[ResolvedTask], cache: Path) -> list[ResolvedTask]:
+    """The tasks with their definitions. `cache` is the folder in which lm-eval keeps what it reads from local files.
 
     Raises InputError for a task that lm-eval does not have, or a metric that the task does not have.
     """
-    return again([task | {"definition": _definition(task, cache)} for task in tasks], folder)
+    return [task.model_copy(update={"definition": _definition(task, cache)}) for task in tasks]
 
 
-def again(tasks: list[Resolved], folder: Path) -> Any:
-    """A TaskManager of tasks from their definitions: finding them among all that lm-eval has takes seconds."""
+def task_manager(tasks: list[ResolvedTask], folder: Path) -> Any:
+    """lm-eval's TaskManager of tasks from their definitions, which are written into the new `folder`: finding them
+    among all that lm-eval has takes seconds, and only groups, which have no definition, need it."""
     import yaml
     from lm_eval.tasks import TaskManager
 
     folder.mkdir()
     for task in tasks:
-        if made := task["definition"]:
-            (folder / f"{made['task']}.yaml").write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
-    return TaskManager(include_path=str(folder), include_defaults=not all(task["definition"] for task in tasks))
+        if task.definition:
+            path = folder / f"{task.definition['task']}.yaml"
+            path.write_text(yaml.safe_dump(task.definition, sort_keys=False), encoding="utf-8")
+    return TaskManager(include_path=str(folder), include_defaults=not all(task.definition for task in tasks))
 
 
-def _definition(task: Resolved, cache: Path) -> dict[str, Any] | None:
+def _definition(task: ResolvedTask, cache: Path) -> dict[str, Any] | None:
     """YAML that is the task without lm-eval's index of all tasks; None for a group, which has none of its own."""
-    entry = _known().task_index.get(task["like"])
+    entry = _index().task_index.get(task.like)
     if entry is None:
-        close = nearest(task["like"], [*_known().all_subtasks, *_known().all_groups])
-        raise InputError(f"{task['like']!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
+        close = nearest(task.like, [*_index().all_subtasks, *_index().all_groups])
+        raise InputError(f"{task.like!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
     config = dict(entry.cfg or {})
     if entry.yaml_path is None or "output_type" not in config:
-        if task["data"]:
+        if task.data:
             raise InputError(
-                f"task {task['task']}: {task['like']!r} is a group of tasks, so documents cannot be given for it",
+                f"task {task.task}: {task.like!r} is a group of tasks, so documents cannot be given for it",
                 hint="name its tasks one by one",
             )
         return None
-    _check_metric(task, config)
-    if task["data"]:
-        return local_task(task, config, entry.yaml_path, cache)
-    if task["like"] == "plain_text":
-        raise InputError(
-            f"task {task['task']}: plain_text has no documents of its own", hint="name a .jsonl with `data`"
-        )
-    return {"include": str(entry.yaml_path), "task": task["task"]}
+    _require_metric(task, config)
+    if task.data:
+        return _local_definition(task, config, entry.yaml_path, cache)
+    if task.like == "plain_text":
+        raise InputError(f"task {task.task}: plain_text has no documents of its own", hint="name a .jsonl with `data`")
+    return {"include": str(entry.yaml_path), "task": task.task}
 
 
 @cache
-def _known() -> Any:
+def _index() -> Any:
     """Every task of lm-eval's and of ours; finding them takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=_OWN)
 
 
-def _check_metric(task: Resolved, config: dict[str, Any]) -> None:
+def _require_metric(task: ResolvedTask, config: dict[str, Any]) -> None:
+    """Raises InputError for a metric or a filter that the task's definition does not have."""
     kind = config["output_type"]
     named = [str(item.get("metric")) for item in config.get("metric_list", [])] or list(_METRICS.get(kind, ()))
     able = [metric for metric in _METRICS.get(kind, ()) if metric in named]
-    if task["metric"] not in able:
+    if task.metric not in able:
         raise InputError(
-            f"task {task['task']}: {task['like']!r} ({kind}) is not scored by {task['metric']}; "
+            f"task {task.task}: {task.like!r} ({kind}) is not scored by {task.metric}; "
             f"it has {', '.join(named) or 'no metrics'}",
             hint=f"name {' or '.join(able)}" if able else "quantpress cannot compare this task document by document",
         )
-    filters = [str(one.get("name")) for one in config.get("filter_list") or []]
-    if task["filter"] not in (filters if len(filters) > 1 else [*filters, "none", None]):
+    filters = [str(item.get("name")) for item in config.get("filter_list") or []]
+    if task.filter not in (filters if len(filters) > 1 else [*filters, "none", None]):
         raise InputError(
-            f"task {task['task']}: filter {task['filter']!r} is not one of {', '.join(filters) or 'none'}",
+            f"task {task.task}: filter {task.filter!r} is not one of {', '.join(filters) or 'none'}",
             hint="name the filter whose answers are to be compared",
         )
 
 
-def load(manager: Any, names: list[str]) -> dict[str, Any]:
+def load_tasks(manager: Any, names: list[str]) -> dict[str, Any]:
     """lm-eval's task objects with their documents, groups resolved. Raises CapabilityError if these cannot be had."""
     try:
         return dict(manager.load(names)["tasks"])
@@ -120,56 +122,55 @@ def load(manager: Any, names: list[str]) -> dict[str, Any]:
         ) from error
 
 
-def check(job: dict[str, Any]) -> dict[str, Any]:
-    """job: tasks (resolved), output, cache (folders). Returns the tasks with groups resolved into theirs, `available`
-    (the number of documents that each has) and `definition`, for `again`.
+def checked_tasks(job: TasksJob) -> CheckedTasks:
+    """The tasks with groups resolved into theirs, the documents that each has counted and tried.
 
     Raises InputError for a task that does not exist, documents that do not have its fields or answers, document ids
     beyond the last; CapabilityError for documents that cannot be had.
     """
-    manager = prepare(job["tasks"], Path(job["output"]) / "tasks", Path(job["cache"]))
-    resolved = []
-    for task in job["tasks"]:
-        leaves = load(manager, [task["task"]])
-        for name, found in leaves.items():
-            single = {**task, "task": name, "like": task["like"] if task["data"] else name}
-            single["weight"] = task["weight"] / len(leaves)
-            single["definition"] = _definition(single, Path(job["cache"]))
-            resolved.append(single | {"available": _check_documents(single, found)})
-    return {"tasks": resolved, "note": f"{sum(task['available'] for task in resolved)} documents"}
+    manager = task_manager(defined(job.tasks, job.cache), job.output / "tasks")
+    checked = []
+    for task in job.tasks:
+        loaded = load_tasks(manager, [task.task])
+        for name, of_lm_eval in loaded.items():
+            leaf = {"task": name, "like": task.like if task.data else name, "weight": task.weight / len(loaded)}
+            (single,) = defined([task.model_copy(update=leaf)], job.cache)
+            checked.append(single.model_copy(update={"available": _checked_documents(single, of_lm_eval)}))
+    return CheckedTasks(tasks=checked, note=f"{sum(task.available or 0 for task in checked)} documents")
 
 
-def _check_documents(task: Resolved, found: Any) -> int:
+def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
     """The number of documents; every one that may be scored must yield a question and an answer."""
-    documents = found.eval_docs
-    ids = task["documents"] or range(min(task["limit"] or len(documents), len(documents)))
+    documents = loaded.eval_docs
+    ids = task.documents or range(min(task.limit or len(documents), len(documents)))
     if ids and max(ids) >= len(documents):
         raise InputError(
-            f"task {task['task']}: document {max(ids)} was asked for, the last one is {len(documents) - 1}",
+            f"task {task.task}: document {max(ids)} was asked for, the last one is {len(documents) - 1}",
             hint="correct the suite's `documents`; they count from 0",
         )
     for number in ids:
         try:
-            _check_document(found, documents[number])
+            _require_document(loaded, documents[number])
         except Exception as error:  # templates and functions of tasks raise anything
             raise InputError(
-                f"task {task['task']}: document {number} is not one of {task['like']}: "
+                f"task {task.task}: document {number} is not one of {task.like}: "
                 f"{type(error).__name__}: {first_line(error)[:200]}",
                 hint="documents need the fields of the hub's data set, from a split that has answers",
             ) from error
     return len(documents)
 
 
-def _check_document(found: Any, document: dict[str, Any]) -> None:
-    target = found.doc_to_target(document)
-    question = found.doc_to_text(document)
-    if found.OUTPUT_TYPE == "loglikelihood_rolling":
+def _require_document(loaded: Any, document: dict[str, Any]) -> None:
+    """Raises whatever the task's templates do for a document that is not one of its own, or ValueError."""
+    target = loaded.doc_to_target(document)
+    question = loaded.doc_to_text(document)
+    if loaded.OUTPUT_TYPE == "loglikelihood_rolling":
         if not str(target).strip():
             raise ValueError("the text is empty")
         return
-    if found.OUTPUT_TYPE != "multiple_choice" or found.multiple_input or found.multiple_target:
+    if loaded.OUTPUT_TYPE != "multiple_choice" or loaded.multiple_input or loaded.multiple_target:
         return
-    choices = found.doc_to_choice(document)
+    choices = loaded.doc_to_choice(document)
     number = target if isinstance(target, int) else choices.index(target)
     if not 0 <= number < len(choices):
         raise ValueError(f"the answer {target!r} is none of its {len(choices)} choices")
@@ -178,4 +179,4 @@ def _check_document(found: Any, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(check))
+    raise SystemExit(workers.TASKS.main(checked_tasks))

@@ -174,14 +174,14 @@ def test_both_backends_see_the_same_tokens_and_nearly_the_same_likelihoods(
     for backend in ("hf", "vllm"):
         one = Request(loaded, asked.tasks, backend=backend)
         scoring.score(subject, one)
-        found[backend] = subject.place(one)[1]
+        found[backend] = subject.scores_folder(one)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_model)
     per_token = []
     for task in asked.tasks:
-        both = [samples.read_samples(found[backend], task["task"]) for backend in ("hf", "vllm")]
-        for one, other in samples.pairs(task["task"], *both):
+        both = [samples.read_samples(found[backend], task.task) for backend in ("hf", "vllm")]
+        for one, other in samples.pairs(task.task, *both):
             for index, (mine, theirs) in enumerate(zip(*map(samples.likelihoods, (one, other)), strict=True)):
                 tokens = len(tokenizer(one["arguments"][index][1]).input_ids)
                 per_token.append(abs(mine - theirs) / tokens)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from quantpress_evaluate.comparison.figures import CONFIDENCE, Columns, figures
+from quantpress.artifact.accuracy import CONFIDENCE, Comparison, Mean, Overall, TaskRow
+from quantpress_evaluate.comparison.figures import Columns, figures
 from quantpress_evaluate.comparison.samples import (
     PERPLEXITIES,
     Sample,
@@ -34,40 +34,36 @@ class Scored:
     weight: float = 1.0
 
     def selected(self) -> Scored:
-        return Scored(
-            self.metric,
-            filtered(self.baseline, self.filter),
-            filtered(self.candidate, self.filter),
-            self.filter,
-            self.weight,
+        """With the samples of its filter alone."""
+        return replace(
+            self, baseline=filtered(self.baseline, self.filter), candidate=filtered(self.candidate, self.filter)
         )
 
 
-def compare_task(task: str, metric: str, baseline: Samples, candidate: Samples) -> dict[str, Any]:
+def compare_task(task: str, metric: str, baseline: Samples, candidate: Samples) -> TaskRow:
     """The comparison of one task: see `compare_suite`. Raises StageError for different documents."""
-    scored = Scored(metric, baseline, candidate).selected()
-    return _row(scored, columns_of(task, scored))
+    return compare_suite({task: Scored(metric, baseline, candidate)}).tasks[task]
 
 
 def compare_suite(
     tasks: Mapping[str, Scored], confidence: float = CONFIDENCE, count_no_signal: bool = False
-) -> dict[str, Any]:
-    """Every task's comparison, and `overall`: the figures over those that carry a signal, by their weights.
+) -> Comparison:
+    """Every task's comparison, and the figures over those that carry a signal, by their weights.
 
-    `count_no_signal` lets the others count too. `overall` is None where no task counts. `mean`: the mean metric of both
-    models over the tasks that count. Raises StageError for different documents.
+    `confidence` is that of all intervals; `count_no_signal` lets the other tasks count too. No gates are decided.
+    Raises StageError for different documents.
     """
     chosen = {task: scored.selected() for task, scored in tasks.items()}
     columns = {task: columns_of(task, scored) for task, scored in chosen.items()}
     rows = {task: _row(scored, columns[task], confidence) for task, scored in chosen.items()}
-    kept = [task for task in rows if count_no_signal or not rows[task]["no_signal"]]
-    return {
-        "tasks": rows,
-        "mean": _mean([rows[task] | {"weight": chosen[task].weight} for task in kept]),
-        "overall": figures([columns[task] for task in kept], confidence) | _pooled(rows, kept) if kept else None,
-        "confidence": confidence,
-        "counts_no_signal": count_no_signal,
-    }
+    kept = [task for task, row in rows.items() if count_no_signal or not row.no_signal]
+    return Comparison(
+        tasks=rows,
+        mean=_mean([rows[task] for task in kept], [chosen[task].weight for task in kept]),
+        overall=_overall([rows[task] for task in kept], [columns[task] for task in kept], confidence),
+        confidence=confidence,
+        counts_no_signal=count_no_signal,
+    )
 
 
 def columns_of(task: str, scored: Scored) -> Columns:
@@ -77,41 +73,45 @@ def columns_of(task: str, scored: Scored) -> Columns:
     both = list(pairs(task, scored.baseline, scored.candidate))
     metric = scored.metric
     if metric in PERPLEXITIES:
-        lost = [float(one[metric][0]) - float(other[metric][0]) for one, other in both]
-        count = [float(one[metric][1]) for one, _ in both]
+        lost = [float(base[metric][0]) - float(own[metric][0]) for base, own in both]
+        count = [float(base[metric][1]) for base, _ in both]
         return Columns(scored.weight, lost=numpy.array(lost), count=numpy.array(count))
-    choices = all(has_choices(one) for one, _ in both)
+    choices = all(has_choices(base) for base, _ in both)
     return Columns(
         scored.weight,
-        base=numpy.array([float(one[metric]) for one, _ in both]),
-        own=numpy.array([float(other[metric]) for _, other in both]),
-        flips=numpy.array([float(answer(one, metric) != answer(other, metric)) for one, other in both]),
-        kl=numpy.array([_divergence(one, other) for one, other in both]) if choices else None,
+        base=numpy.array([float(base[metric]) for base, _ in both]),
+        own=numpy.array([float(own[metric]) for _, own in both]),
+        flips=numpy.array([float(answer(base, metric) != answer(own, metric)) for base, own in both]),
+        kl=numpy.array([_divergence(base, own) for base, own in both]) if choices else None,
     )
 
 
-def _divergence(one: Sample, other: Sample) -> float:
+def _divergence(base: Sample, own: Sample) -> float:
     """KL(baseline || candidate) of the two distributions over the choices: softmax of their log-likelihoods."""
     from scipy.special import log_softmax, softmax
 
-    p, q = likelihoods(one), likelihoods(other)
+    p, q = likelihoods(base), likelihoods(own)
     return float((softmax(p) * (log_softmax(p) - log_softmax(q))).sum())
 
 
-def _row(scored: Scored, columns: Columns, confidence: float = CONFIDENCE) -> dict[str, Any]:
-    row = {
-        "metric": scored.metric,
-        "documents": columns.size,
-        "weight": scored.weight,
-        **figures([columns], confidence),
-    }
-    return row | (_perplexities(scored) if columns.base is None else _accuracies(scored, columns))
+def _row(scored: Scored, columns: Columns, confidence: float) -> TaskRow:
+    """Both models on one task; every model has a perplexity, so there is always a signal in those."""
+    metric, mean = scored.metric, _perplexity if scored.metric in PERPLEXITIES else _mean_metric
+    row = TaskRow(
+        metric=metric,
+        documents=columns.size,
+        weight=scored.weight,
+        baseline=mean(scored.baseline, metric),
+        candidate=mean(scored.candidate, metric),
+        **dict(figures([columns], confidence)),
+    )
+    return row if metric in PERPLEXITIES else _tested(row, columns, guessing(scored.baseline))
 
 
-def _perplexities(scored: Scored) -> dict[str, Any]:
-    """Perplexity of both models; every model has one, so there is always a signal."""
-    base, own = (_perplexity(side, scored.metric) for side in (scored.baseline, scored.candidate))
-    return {"baseline": base, "candidate": own, "no_signal": False, "p_value": None, "significant": None}
+def _mean_metric(samples: Samples, metric: str) -> float:
+    import numpy
+
+    return float(numpy.mean([float(sample[metric]) for sample in samples]))
 
 
 def _perplexity(samples: Samples, metric: str) -> float:
@@ -120,36 +120,36 @@ def _perplexity(samples: Samples, metric: str) -> float:
     return math.exp(-likelihood / count)
 
 
-def _accuracies(scored: Scored, columns: Columns) -> dict[str, Any]:
-    """Mean metric of both, and McNemar's test on the documents where only one of them is right.
+def _tested(row: TaskRow, columns: Columns, guess: float) -> TaskRow:
+    """The row with McNemar's test on the documents that only one of both models has right.
 
-    `no_signal`: the baseline itself is not better than guessing (uniformly, or always the most frequent answer),
-    one-sided exact binomial test at 5%.
+    There is no signal where the baseline itself is not better than the accuracy `guess` (uniformly, or always the most
+    frequent answer), one-sided exact binomial test at 5%.
     """
     from scipy.stats import binomtest
 
-    assert columns.base is not None and columns.own is not None
     base, own = columns.base > 0.5, columns.own > 0.5
     lost, gained = int((base & ~own).sum()), int((own & ~base).sum())
     p_value = _mcnemar(lost, gained)
-    guess = guessing(scored.baseline)
     luck = float(binomtest(int(base.sum()), columns.size, min(guess, 1.0), alternative="greater").pvalue)
-    return {
-        "baseline": float(columns.base.mean()),
-        "candidate": float(columns.own.mean()),
-        "lost": lost,
-        "gained": gained,
-        "p_value": p_value,
-        "significant": p_value < SIGNIFICANCE,
-        "guessing": guess,
-        "no_signal": luck >= SIGNIFICANCE,
-    }
+    return row.model_copy(
+        update={
+            "lost": lost,
+            "gained": gained,
+            "p_value": p_value,
+            "significant": p_value < SIGNIFICANCE,
+            "guessing": guess,
+            "no_signal": luck >= SIGNIFICANCE,
+        }
+    )
 
 
-def _pooled(rows: dict[str, dict[str, Any]], kept: list[str]) -> dict[str, Any]:
-    """McNemar's test on the documents of all tasks that count together, whatever their weights."""
-    lost, gained = (sum(rows[task].get(side, 0) for task in kept) for side in ("lost", "gained"))
-    return {"lost": lost, "gained": gained, "p_value": _mcnemar(lost, gained)}
+def _overall(rows: list[TaskRow], columns: list[Columns], confidence: float) -> Overall | None:
+    """The figures over tasks, and McNemar's test on the documents of all together, whatever their weights."""
+    if not rows:
+        return None
+    lost, gained = sum(row.lost or 0 for row in rows), sum(row.gained or 0 for row in rows)
+    return Overall(**dict(figures(columns, confidence)), lost=lost, gained=gained, p_value=_mcnemar(lost, gained))
 
 
 def _mcnemar(lost: int, gained: int) -> float:
@@ -161,12 +161,12 @@ def _mcnemar(lost: int, gained: int) -> float:
     return float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
 
 
-def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Weighted mean metric over the tasks that count, perplexities left out, and how many these are."""
-    kept = [row for row in rows if row["metric"] not in PERPLEXITIES]
-    total = sum(row["weight"] for row in kept)
-    sides = {side: sum(row["weight"] * row[side] for row in kept) / total if kept else 0.0 for side in _SIDES}
-    return {"tasks": len(kept), **sides}
-
-
-_SIDES = ("baseline", "candidate")
+def _mean(rows: list[TaskRow], weights: list[float]) -> Mean:
+    """Weighted mean metric over tasks, perplexities left out; 0 where no task is left."""
+    kept = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row.metric not in PERPLEXITIES]
+    total = sum(weight for _, weight in kept) or 1.0
+    return Mean(
+        tasks=len(kept),
+        baseline=sum(weight * row.baseline for row, weight in kept) / total,
+        candidate=sum(weight * row.candidate for row, weight in kept) / total,
+    )

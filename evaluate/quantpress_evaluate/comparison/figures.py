@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quantpress.artifact.accuracy import CONFIDENCE, Figures, Interval
+
 Array = Any  # numpy's, which is imported only where it is needed
-CONFIDENCE = 0.95
 _IN_A_TAIL = 50  # resamples beyond each edge of an interval: 2000 in all at 95%
 NAMES = ("difference", "recovery", "flips", "kl", "perplexity_ratio")
 
@@ -36,8 +37,8 @@ class Columns:
         return len(column)
 
 
-def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> dict[str, Any]:
-    """Each figure of NAMES over tasks that count by their weight, with `<name>_interval` at `confidence`.
+def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures:
+    """Each figure of NAMES over tasks that count by their weight, with its interval at `confidence`.
 
     Difference and recovery: of the mean metric, candidate minus and over baseline. Flips, kl: means. Perplexity ratio:
     exp of the log-likelihood lost per word or byte, geometric mean over tasks. A figure is None where no task has it
@@ -46,16 +47,13 @@ def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> dict[st
     The intervals are percentile bootstrap; documents are drawn within each task, each with both models' answers
     (Efron and Tibshirani 1993, chapters 8 and 13).
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {"kl_median": _kl_median(tasks)}
     for name in NAMES:
-        found[name], found[f"{name}_interval"] = figure(name, tasks, confidence)
-    found["kl_median"] = _kl_median(tasks)
-    return found
+        values[name], values[f"{name}_interval"] = figure(name, tasks, confidence)
+    return Figures(**values)
 
 
-def figure(
-    name: str, tasks: Sequence[Columns], confidence: float = CONFIDENCE
-) -> tuple[float | None, list[float] | None]:
+def figure(name: str, tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> tuple[float | None, Interval | None]:
     """One figure of NAMES and its interval: see `figures`."""
     kept = [task for task in tasks if _applies(name, task)]
     if not kept or (name == "recovery" and not any(task.base.any() for task in kept)):
@@ -126,7 +124,7 @@ def _indices(tasks: Sequence[Columns]) -> list[Array]:
     return [numpy.arange(task.size) for task in tasks]
 
 
-def _interval(statistic: Statistic, tasks: Sequence[Columns], confidence: float) -> list[float] | None:
+def _interval(statistic: Statistic, tasks: Sequence[Columns], confidence: float) -> Interval | None:
     """What is drawn are indices of documents: that keeps a document's columns together."""
     from scipy.stats import bootstrap
 
@@ -142,7 +140,8 @@ def _interval(statistic: Statistic, tasks: Sequence[Columns], confidence: float)
         method="percentile",
         rng=0,
     )
-    return [float(edge) for edge in drawn.confidence_interval]
+    low, high = drawn.confidence_interval
+    return float(low), float(high)
 
 
 def _kl_median(tasks: Sequence[Columns]) -> float | None:

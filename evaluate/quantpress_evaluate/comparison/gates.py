@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
+from quantpress.artifact.accuracy import Comparison, Decision, Figures, Gate
 from quantpress.errors import InputError
 
 METRICS = {"recovery": ">=", "kl": "<=", "flips": "<=", "perplexity_ratio": "<="}
@@ -16,8 +16,8 @@ _HINT = "write a gate like recovery>=0.99, kl<=0.05, flips<=5% or arc_easy:recov
 
 
 @dataclass(frozen=True)
-class Gate:
-    """`metric` of one task, or of the whole suite where `task` is None, must not pass `limit`."""
+class Requirement:
+    """What a gate asks for: `metric` of one task, or of the whole suite where `task` is None, must not pass `limit`."""
 
     text: str
     task: str | None
@@ -25,8 +25,8 @@ class Gate:
     limit: float
 
 
-def parse(text: str, tasks: list[str]) -> Gate:
-    """Reads a gate. Raises InputError naming what is wrong with it."""
+def parse(text: str, tasks: list[str]) -> Requirement:
+    """Reads a gate, for a suite with these tasks. Raises InputError naming what is wrong with it."""
     found = _GATE.match(text.strip())
     if not found:
         raise InputError(f"gate {text!r} is not METRIC>=NUMBER or METRIC<=NUMBER", hint=_HINT)
@@ -37,28 +37,27 @@ def parse(text: str, tasks: list[str]) -> Gate:
         raise InputError(f"gate {text!r}: {metric} takes {METRICS[metric]}, not {sign}", hint=_HINT)
     if task is not None and task not in tasks:
         raise InputError(f"gate {text!r}: {task!r} is not a task of the suite", hint=f"its tasks: {', '.join(tasks)}")
-    return Gate(text.strip(), task, metric, float(found["value"]) / (100 if found["percent"] else 1))
+    return Requirement(text.strip(), task, metric, float(found["value"]) / (100 if found["percent"] else 1))
 
 
-def decide(gate: Gate, result: dict[str, Any]) -> dict[str, Any]:
+def decide(gate: Requirement, comparison: Comparison) -> Gate:
     """`pass` or `fail` where the whole interval is on one side of the limit, else `inconclusive`.
 
-    `result` is an accuracy.json (`confidence` is that of its intervals); a figure that could not be computed (no task
-    with a signal, a baseline with nothing right) is inconclusive.
+    A figure that could not be computed (no task with a signal, a baseline with nothing right) is inconclusive.
     """
-    row = (result["tasks"][gate.task] if gate.task else result["overall"]) or {}
-    figure, interval = row.get(gate.metric), row.get(f"{gate.metric}_interval")
-    decision = "inconclusive"
+    figures = comparison.tasks[gate.task] if gate.task else comparison.overall
+    figure, interval = (figures.value(gate.metric), figures.interval(gate.metric)) if figures else (None, None)
+    decision: Decision = "inconclusive"
     if interval is not None:
         low, high = interval
         if METRICS[gate.metric] == ">=":
             decision = "pass" if low >= gate.limit else "fail" if high < gate.limit else decision
         else:
             decision = "pass" if high <= gate.limit else "fail" if low > gate.limit else decision
-    return {"gate": gate.text, "figure": figure, "interval": interval, "decision": decision}
+    return Gate(gate=gate.text, figure=figure, interval=interval, decision=decision)
 
 
-def is_below_the_noise(gate: Gate, floor: dict[str, Any] | None) -> bool:
+def is_below_the_noise(gate: Requirement, floor: Figures | None) -> bool:
     """Whether the gate asks for less KL divergence or fewer flips than mean anything; never for recovery."""
-    meaningless = (floor or {}).get(gate.metric)
+    meaningless = floor.value(gate.metric) if floor else None
     return meaningless is not None and METRICS[gate.metric] == "<=" and gate.limit < meaningless

@@ -32,10 +32,10 @@ def read(folder: Path) -> dict[str, Samples]:
         if found := _FILE.match(path.name):
             age = (found["time"] or "", path.stat().st_mtime)
             newest[found["task"]] = max(newest.get(found["task"], (age, path)), (age, path))
-    samples = {task: _read(path) for task, (_, path) in sorted(newest.items())}
+    samples = {task: _samples_in(path) for task, (_, path) in sorted(newest.items())}
     samples = {task: rows for task, rows in samples.items() if rows and _metrics_of(rows)}
     for task, rows in samples.items():
-        _check(rows, newest[task][1])
+        _require_comparable(rows, newest[task][1])
     if not samples:
         raise InputError(f"{folder} holds no samples that were scored by {', '.join(METRICS)}", hint=_HINT)
     return samples
@@ -60,7 +60,7 @@ def _metrics_of(samples: Samples) -> list[str]:
     return [metric for metric in METRICS if all(metric in sample for sample in samples)]
 
 
-def _read(path: Path) -> Samples:
+def _samples_in(path: Path) -> Samples:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
             return sorted((_plain(json.loads(line)) for line in stream), key=lambda sample: sample["doc_id"])
@@ -72,11 +72,11 @@ def _plain(sample: Sample) -> Sample:
     """A sample as lm-eval has it in memory; its own files spell the arguments out by name."""
     arguments = sample["arguments"]
     if isinstance(arguments, dict):
-        sample["arguments"] = [[one["arg_0"], one["arg_1"]] for one in arguments.values() if "arg_1" in one]
+        sample["arguments"] = [[pair["arg_0"], pair["arg_1"]] for pair in arguments.values() if "arg_1" in pair]
     return sample
 
 
-def _check(samples: Samples, path: Path) -> None:
+def _require_comparable(samples: Samples, path: Path) -> None:
     """Raises InputError for a document that is there twice, or whose answers cannot be compared."""
     seen = set()
     for sample in samples:

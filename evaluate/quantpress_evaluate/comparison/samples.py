@@ -11,6 +11,7 @@ from typing import Any
 
 from quantpress.errors import StageError
 
+# What lm-eval logs of one document, in its own form.
 Sample = dict[str, Any]
 Samples = list[Sample]
 
@@ -46,7 +47,7 @@ def has_choices(sample: Sample) -> bool:
     return (
         isinstance(responses, list)
         and len(responses) > 1
-        and all(isinstance(one, list | tuple) and len(one) == 2 for one in responses)
+        and all(isinstance(response, list | tuple) and len(response) == 2 for response in responses)
     )
 
 

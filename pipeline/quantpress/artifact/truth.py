@@ -4,53 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from quantpress.artifact import results
+from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Gate
 from quantpress.artifact.manifest import Artifact
-from quantpress.runtime import atomic
-from quantpress.runtime.records import Record
+from quantpress.artifact.results import results_of
+from quantpress.artifact.served import DIFFERS, SAME, Served, Side
 
-# How a gate is decided that transformers passed, while the engine does not compute what transformers does.
-TRANSFORMERS_ONLY = "transformers only"
-# The verdicts on an engine.
-DIFFERS, SAME = "not as scored", "as scored"
-_ROTATIONS = ("spinquant", "quip")
+__all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
 
-
-class Side(Record):
-    """Mean log-likelihoods of a fixed text, in nats a token, as scored and as served.
-
-    `difference` is served minus scored with its `interval`, `per_token` the mean of the absolute differences; None
-    where one is not finite.
-    """
-
-    tokens: int
-    scored: float | None
-    served: float | None
-    difference: float | None
-    per_token: float | None
-    interval: tuple[float, float] | None
+# SpinQuant's rotations that are applied while serving; the others are folded into the weights, where whatever loads the
+# checkpoint computes them.
+_ONLINE = {"R3", "R4"}
 
 
-class Served(Record):
-    """Whether the engine computes what was scored: `verdict` is SAME, DIFFERS, or None with its `reason`."""
-
-    verdict: str | None
-    reason: str | None
-    bound: float | None = None
-    confidence: float | None = None
-    tokens: int | None = None
-    sides: dict[str, Side] = Field(default_factory=dict)
-    cause: str | None
+def rotations(recipe: dict[str, Any]) -> dict[str, bool]:
+    """The modifiers of this (resolved) recipe that rotate, each with whether any of its rotations is applied while
+    serving and not folded into the weights."""
+    bodies = {name: body for modifier in recipe["modifiers"] for name, body in modifier.items()}
+    found = {"quip": True} if "quip" in bodies else {}  # it always rotates the inputs or outputs themselves
+    if "spinquant" in bodies:
+        found["spinquant"] = bool(_ONLINE & set(bodies["spinquant"].get("rotations", ())))
+    return found
 
 
 def untruthful(recipe: dict[str, Any]) -> str | None:
     """Why transformers does not compute what vLLM will for this (resolved) recipe's checkpoint, or None."""
+    for name, online in rotations(recipe).items():
+        if online:
+            return f"transformers leaves out the rotations of {name} that are applied while serving"
     for modifier in recipe["modifiers"]:
-        for name, body in modifier.items():
-            if name in _ROTATIONS:
-                return f"transformers leaves out the rotations of {name} that are applied while serving"
+        for body in modifier.values():
             if any("FP4" in str(scheme).upper() for scheme in _schemes(body)) or _has_float4(body):
                 return "transformers only imitates 4-bit floats"
     return None
@@ -62,31 +45,33 @@ def _schemes(body: dict[str, Any]) -> list[Any]:
 
 def _has_float4(body: dict[str, Any]) -> bool:
     weights = [part.get("weights") for part in (body, *(body.get("groups") or []))]
-    return any(one and one.get("type") == "float" and one.get("num_bits") == 4 for one in weights)
+    return any(args and args.get("type") == "float" and args.get("num_bits") == 4 for args in weights)
 
 
-def served_of(artifact: Artifact) -> dict[str, Any] | None:
+def served_of(artifact: Artifact) -> Served | None:
     """The newest comparison of this checkpoint's engine with its scores, if a bench made one."""
     measured = results.of(artifact, "throughput").all()
-    return next((result["served"] for result in measured if result.get("served")), None)
+    served = next((result["served"] for result in measured if result.get("served")), None)
+    return Served.model_validate(served) if served else None
 
 
-def mark(score: dict[str, Any], served: dict[str, Any] | None) -> dict[str, Any]:
+def mark(score: Accuracy, served: Served | None) -> Accuracy:
     """An accuracy result with what is known of the engine: gates that transformers passed hold for it only if the
     engine computes the same. Scores by the engine itself are left alone."""
-    by_engine = score["settings"]["backend"] == "vllm"
-    differs = served is not None and served["verdict"] == DIFFERS and not by_engine
-    return score | {"served": served, "gates": [_read(gate, differs) for gate in score["gates"]]}
+    by_engine = score.settings.backend == "vllm"
+    differs = served is not None and served.verdict == DIFFERS and not by_engine
+    return score.model_copy(update={"served": served, "gates": [_marked(gate, differs) for gate in score.gates]})
 
 
-def _read(gate: dict[str, Any], differs: bool) -> dict[str, Any]:
-    passed = gate["decision"] in ("pass", TRANSFORMERS_ONLY)
-    return gate | {"decision": TRANSFORMERS_ONLY if differs else "pass"} if passed else gate
+def _marked(gate: Gate, differs: bool) -> Gate:
+    if gate.decision not in ("pass", TRANSFORMERS_ONLY):
+        return gate
+    return gate.model_copy(update={"decision": TRANSFORMERS_ONLY if differs else "pass"})
 
 
-def mark_scores(artifact: Artifact, served: dict[str, Any]) -> None:
+def mark_scores(artifact: Artifact, served: Served) -> None:
     """Marks every accuracy result of this checkpoint, after a bench has compared."""
-    scored = results.of(artifact, "accuracy")
+    scored = results_of(artifact, Accuracy)
     for path in scored.files():
         if (score := scored.current(path)) and (marked := mark(score, served)) != score:
-            atomic.write_json(path, marked)
+            marked.save(path)

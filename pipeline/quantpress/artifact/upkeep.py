@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from quantpress.artifact import manifest, results, truth
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import results_of
 from quantpress.errors import StageError
 from quantpress.runtime import locks
 
@@ -61,22 +63,22 @@ def _status(artifact: Artifact) -> Status:
 
 def _with_results(known: Status, artifact: Artifact) -> Status:
     record = artifact.finished()
-    scored, measured = (results.of(artifact, stage).all() for stage in ("accuracy", "throughput"))
+    scored, measured = results_of(artifact, Accuracy).all(), results.of(artifact, "throughput").all()
     return replace(
         known,
         digest=str(record["digest"]),
         created=record["created"],
         bytes=int(record["bytes"]["checkpoint"]),
         stage="benched" if measured else "evaluated" if scored else "quantized",
-        accuracy=", ".join(map(results.name_of, scored)) or None,
+        accuracy=", ".join(result.name for result in scored) or None,
         throughput=", ".join(map(results.name_of, measured)) or None,
-        gates=gates_of(scored),
+        gates=worst_decision(gate.decision for result in scored for gate in result.gates),
     )
 
 
-def gates_of(scored: list[dict[str, Any]]) -> str | None:
-    """How the gates of accuracy results were decided, the worst of them; None without gates."""
-    decided = {gate["decision"] for result in scored for gate in result.get("gates", [])}
+def worst_decision(decisions: Iterable[str]) -> str | None:
+    """The worst of several gates' decisions; None without gates."""
+    decided = set(decisions)
     order = ("fail", "inconclusive", truth.TRANSFORMERS_ONLY, "pass")
     return next((decision for decision in order if decision in decided), None)
 
@@ -129,8 +131,8 @@ def _named(model: Path) -> set[str]:
     named: set[str] = set()
     for artifact in manifest.artifacts_of(model):
         with manifest.readable(artifact.folder):
-            for result in map(manifest.result_in, results.of(artifact, "accuracy").files()):
-                named |= {str(run["folder"]) for run in result["runs"].values()} if result else set()
+            for path in results_of(artifact, Accuracy).files():
+                named |= {run.folder for run in Accuracy.load(path).runs.values()}
     return named
 
 

@@ -54,10 +54,8 @@ def run(options: Options) -> None:
         model=model,
         suite=shipped.find("suites", options.suite),
         workload=shipped.find("workloads", options.workload),
-        documents={
-            task["task"]: Path(task["data"]) for task in request.tasks if task["data"] and task["task"] not in own
-        },
-        on_the_hub=[task for task in request.tasks if not task["data"]],
+        documents={task.task: Path(task.data) for task in request.tasks if task.data and task.task not in own},
+        on_the_hub=[task.dump() for task in request.tasks if not task.data],
         wheels=not options.no_wheels,
     )
     about = bundle(contents, options.to)

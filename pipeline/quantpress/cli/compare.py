@@ -55,6 +55,6 @@ def run(options: Options) -> None:
         result = compare_suite(scored, count_no_signal=options.count_no_signal)
     except StageError as error:
         raise InputError(error.message, hint="score both on the same documents") from error
-    result["gates"] = [gates.decide(gate, result) for gate in asked]
-    show(result, report.accuracy_table(options.candidate.name, result))
-    require_gates({str(options.candidate): result})
+    result = result.model_copy(update={"gates": [gates.decide(gate, result) for gate in asked]})
+    show(result.dump(), report.accuracy_table(options.candidate.name, result))
+    require_gates({str(options.candidate): result.gates})

@@ -36,6 +36,6 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
     plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
     artifact = quantize(plan, model, work.out).artifact
-    result = evaluate(artifact, model, request.on(model))
-    show(result, report.accuracy_table(recipe.name, result))
-    require_gates({recipe.name: result})
+    result = evaluate(artifact, model, request.for_model(model))
+    show(result.as_saved(), report.accuracy_table(recipe.name, result))
+    require_gates({recipe.name: result.gates})

@@ -79,10 +79,13 @@ def _order(options: Options) -> Order:
 
 def _warn_of_gaps(made: Artifact) -> None:
     """What the package's model card will have to say of gates and of what was not measured."""
-    from quantpress.artifact import results, upkeep
+    from quantpress.artifact import upkeep
+    from quantpress.artifact.accuracy import Accuracy
+    from quantpress.artifact.results import results_of
     from quantpress.runtime import console
 
-    decision = upkeep.gates_of(results.of(made, "accuracy").all())
+    scored = results_of(made, Accuracy).all()
+    decision = upkeep.worst_decision(gate.decision for result in scored for gate in result.gates)
     if decision not in (None, "pass"):
         console.warn(f"a gate of {made.name} is decided as {decision}; the model card says so")
     for name, stage in (("accuracy", "evaluate"), ("throughput", "bench")):

@@ -26,6 +26,8 @@ def add(commands: Commands) -> None:
 
 def run(options: Options) -> None:
     """All stages for each recipe. Everything that can be wrong is checked before the first one starts."""
+    from quantpress.artifact.accuracy import Accuracy
+    from quantpress.artifact.results import results_of
     from quantpress.cli import prepare, scoring
     from quantpress.cli.report import report_of_model
     from quantpress.quantize.stage import DECISIVE, check_data, quantize
@@ -47,7 +49,7 @@ def run(options: Options) -> None:
     plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
     for planned in plans:
         check_data(planned.plan)
-    request = request.on(model)
+    request = request.for_model(model)
 
     # The stages.
     artifacts = []
@@ -60,4 +62,5 @@ def run(options: Options) -> None:
     report_of_model(work.out, model)
 
     # Read anew: the bench may have found that the engine does not compute what was scored.
-    require_gates({artifact.name: artifact.result("accuracy") or {"gates": []} for artifact in artifacts})
+    newest = {artifact.name: results_of(artifact, Accuracy).newest() for artifact in artifacts}
+    require_gates({name: result.gates if result else [] for name, result in newest.items()})

@@ -84,7 +84,7 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str) -> Request
     suite, path = load_suite(scoring.suite)
     folder = scoring.data or os.environ.get("QUANTPRESS_DATA") or None
     tasks = resolve_tasks(suite, path, Path(folder) if folder else None, scoring.limit)
-    names = [task["task"] for task in tasks]
+    names = [task.task for task in tasks]
     return Request(
         suite,
         tasks,

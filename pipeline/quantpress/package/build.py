@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress.artifact import manifest, results
+from quantpress.artifact import manifest
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import results_of
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
@@ -94,7 +96,7 @@ def _facts(
         origin=source,
         record=record,
         config=atomic.read_json(artifact.checkpoint / "config.json"),
-        scored=results.of(artifact, "accuracy").all(),
+        scored=results_of(artifact, Accuracy).all(),
         throughput=throughput,
         engine=deploy.engine(throughput, model.trust_remote_code, order.device),
         recipe_text=(artifact.folder / "recipe.resolved.yaml").read_text(encoding="utf-8"),

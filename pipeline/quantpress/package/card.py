@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantpress import report as reporting
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.package.deploy import Engine
 from quantpress.package.origin import Origin
 from quantpress.report.views import markdown
@@ -28,7 +29,7 @@ class Facts:
     origin: Origin
     record: dict[str, Any]
     config: dict[str, Any]
-    scored: list[dict[str, Any]]
+    scored: list[Accuracy]
     throughput: dict[str, Any] | None
     engine: Engine
     recipe_text: str
@@ -80,23 +81,23 @@ def _pipeline_tag(config: dict[str, Any]) -> str | None:
     return next((task for end, task in _TASKS.items() for name in names if name.endswith(end)), None)
 
 
-def evaluations(accuracy: dict[str, Any]) -> list[Any]:
+def evaluations(accuracy: Accuracy) -> list[Any]:
     """One huggingface_hub.EvalResult for each task that was scored, for the model-index."""
     from huggingface_hub import EvalResult
 
-    versions, limited = accuracy["settings"]["versions"], _limited(accuracy)
+    versions, limited = accuracy.settings.versions, _limited(accuracy)
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{name} ({row['documents']} documents{', the first ones' if name in limited else ''})",
-            metric_type=row["metric"],
-            metric_name=f"{row['metric']}; the unquantized model on the same documents: {row['baseline']:.4f}",
-            metric_value=round(row["candidate"], 4),
+            dataset_name=f"{name} ({row.documents} documents{', the first ones' if name in limited else ''})",
+            metric_type=row.metric,
+            metric_name=f"{row.metric}; the unquantized model on the same documents: {row.baseline:.4f}",
+            metric_value=round(row.candidate, 4),
             source_name=f"lm-eval {versions.get('lm_eval', '')} through quantpress".replace("  ", " "),
             source_url="https://github.com/EleutherAI/lm-evaluation-harness",
         )
-        for name, row in accuracy["tasks"].items()
+        for name, row in accuracy.tasks.items()
     ]
 
 
@@ -175,16 +176,16 @@ def _activations(scheme: dict[str, Any] | None) -> str:
     return f"{_numbers(scheme)}, one scale for each {scheme.get('strategy')}, {how}"
 
 
-def _accuracy(facts: Facts, accuracy: dict[str, Any]) -> str:
+def _accuracy(facts: Facts, accuracy: Accuracy) -> str:
     limited = _limited(accuracy)
     some = f"; of {', '.join(f'`{name}`' for name in limited)} only the first documents" if limited else ""
     text = reporting.accuracy_section(facts.record["recipe"]["name"], accuracy)
-    return f"Suite `{accuracy['suite']}`{some}.\n\n{text}"
+    return f"Suite `{accuracy.suite}`{some}.\n\n{text}"
 
 
-def _limited(accuracy: dict[str, Any]) -> list[str]:
+def _limited(accuracy: Accuracy) -> list[str]:
     """The tasks of which not every document was asked."""
-    return [task["task"] for task in accuracy["settings"]["tasks"] if task.get("limit")]
+    return [task.task for task in accuracy.settings.tasks if task.limit]
 
 
 def _speed(facts: Facts) -> str:
@@ -218,7 +219,7 @@ def _made(facts: Facts) -> str:
 
 
 def _commands(facts: Facts) -> list[str]:
-    found = [f"# accuracy, {one['suite']}\n{one['runs']['candidate']['command']}" for one in facts.scored]
+    found = [f"# accuracy, {accuracy.suite}\n{accuracy.runs['candidate'].command}" for accuracy in facts.scored]
     if facts.throughput:
         servers = facts.throughput["servers"].items()
         found += [f"# {role}'s server\n{one['command']}" for role, one in servers if one["startup_s"] is not None]

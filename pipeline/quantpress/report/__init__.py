@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.report.facts.collect import score_of, speed_of
 from quantpress.report.facts.data import Report
 from quantpress.report.views import markdown, tables
@@ -23,7 +24,7 @@ def write(folder: Path, report: Report) -> Path:
     return folder / "report.html"
 
 
-def accuracy_table(name: str, result: dict[str, Any]) -> str:
+def accuracy_table(name: str, result: Comparison) -> str:
     """The result of `evaluate` or `compare` as the report would show it."""
     return markdown.markdown_table(tables.accuracy([(name, score_of(result))]))
 
@@ -34,7 +35,7 @@ def throughput_table(name: str, result: dict[str, Any]) -> str:
     return f"{markdown.markdown_table(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
 
 
-def accuracy_section(name: str, result: dict[str, Any]) -> str:
+def accuracy_section(name: str, result: Accuracy) -> str:
     """What the figures of one evaluation mean, the figures, and its gates, as Markdown."""
     return "\n\n".join(markdown.accuracy([(name, score_of(result))]))
 

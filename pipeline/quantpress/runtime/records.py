@@ -33,7 +33,11 @@ class Stored(Record):
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        atomic.write_json(path, {"schema_version": self.SCHEMA_VERSION, **self.dump()})
+        atomic.write_json(path, self.as_saved())
+
+    def as_saved(self) -> dict[str, Any]:
+        """The record as its file has it."""
+        return {"schema_version": self.SCHEMA_VERSION, **self.dump()}
 
     @classmethod
     def load(cls, path: Path) -> Self:

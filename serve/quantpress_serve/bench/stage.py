@@ -73,7 +73,7 @@ def bench(
     )
     result = measure(subject, load, sides, fresh)
     if served := result.get("served"):  # none in results of earlier versions
-        truth.mark_scores(artifact, served)
+        truth.mark_scores(artifact, truth.Served.model_validate(served))
     return result
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,16 @@ def test_status_says_who_holds_an_artifact(artifact: Artifact, quantpress: Run) 
     assert time.time() - artifact.manifest_file.stat().st_mtime >= row["age_s"] - 1
 
 
-def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, quantpress: Run) -> None:
+@pytest.fixture
+def put_accuracy(artifact: Artifact, results: Callable[[str], Any]) -> Callable[..., None]:
+    """Writes the artifact's accuracy.json: the one of a real run, with changes."""
+    scored = results("accuracy") | {"checkpoint_digest": "d" * 64}
+    return lambda **changes: atomic.write_json(artifact.folder / "accuracy.json", scored | changes)
+
+
+def test_gc_asks_and_removes_only_what_nothing_refers_to(
+    artifact: Artifact, put_accuracy: Callable[..., None], quantpress: Run
+) -> None:
     left = artifact.folder.with_name(".r4.staging-99999")
     unused = artifact.folder / "scores" / "smoke-000000000000"
     used = artifact.folder / "scores" / "smoke-111111111111"
@@ -80,9 +90,7 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(artifact: Artifact, qua
         folder.mkdir(parents=True)
     stray = unused.parent / "notes.txt"
     stray.write_text("")
-    runs = {"candidate": {"folder": used.name}}
-    accuracy = {"schema_version": 4, "checkpoint_digest": "d" * 64, "suite": "smoke", "runs": runs}
-    atomic.write_json(artifact.folder / "accuracy.json", accuracy)
+    put_accuracy(runs={"candidate": {"folder": used.name}})
     (used.parent / f".{used.name}.lock").write_text("")
     with locks.lock(unused):
         assert upkeep.garbage(artifact.folder.parents[1]) == []
@@ -143,14 +151,10 @@ def test_one_damaged_artifact_does_not_hide_the_others(artifact: Artifact, quant
     ("decisions", "shown"),
     [([], None), (["pass", "pass"], "pass"), (["pass", "inconclusive"], "inconclusive"), (["fail", "pass"], "fail")],
 )
-def test_status_shows_the_worst_gate(decisions: list[str], shown: str | None, artifact: Artifact) -> None:
-    accuracy = {
-        "schema_version": manifest.SCHEMA_VERSION,
-        "checkpoint_digest": "d" * 64,
-        "suite": "smoke",
-        "gates": [{"gate": "kl<=1", "decision": decision} for decision in decisions],
-    }
-    atomic.write_json(artifact.folder / "accuracy.json", accuracy)
+def test_status_shows_the_worst_gate(
+    decisions: list[str], shown: str | None, artifact: Artifact, put_accuracy: Callable[..., None]
+) -> None:
+    put_accuracy(gates=[{"gate": "kl<=1", "decision": decision} for decision in decisions])
     (row,) = upkeep.status(artifact.folder.parents[1])
     assert (row.stage, row.gates) == ("evaluated", shown)
 
@@ -187,13 +191,13 @@ def test_wrong_values_inside_a_manifest(
 )
 @pytest.mark.parametrize("command", ["status", "gc"])
 def test_wrong_values_inside_a_result(
-    command: str, change: dict[str, object], artifact: Artifact, quantpress: Run
+    command: str, change: dict[str, object], put_accuracy: Callable[..., None], quantpress: Run
 ) -> None:
-    accuracy = {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": "d" * 64, "suite": "s", "runs": {}}
-    atomic.write_json(artifact.folder / "accuracy.json", {**accuracy, "gates": [], **change})
+    put_accuracy(**change)
     done = quantpress(command)
     assert "unexpected" not in done.stderr
-    assert done.returncode in (0, 1)
+    assert done.returncode == 1
+    assert f"accuracy.json is damaged: {next(iter(change))}" in done.stdout + done.stderr
 
 
 def test_verify_looks_at_every_artifact(artifact: Artifact, quantpress: Run) -> None:
@@ -206,11 +210,12 @@ def test_verify_looks_at_every_artifact(artifact: Artifact, quantpress: Run) -> 
     assert len(problems) == 2
 
 
-def test_scores_are_kept_for_a_result_of_another_checkpoint(artifact: Artifact) -> None:
+def test_scores_are_kept_for_a_result_of_another_checkpoint(
+    artifact: Artifact, put_accuracy: Callable[..., None]
+) -> None:
     used = artifact.folder.parent / "baseline" / "scores" / "smoke-111111111111"
     used.mkdir(parents=True)
-    accuracy = {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": "e" * 64, "suite": "smoke"}
-    atomic.write_json(artifact.folder / "accuracy.json", {**accuracy, "runs": {"baseline": {"folder": used.name}}})
+    put_accuracy(checkpoint_digest="e" * 64, runs={"baseline": {"folder": used.name}})
     assert upkeep.garbage(artifact.folder.parents[1]) == []
     (artifact.folder / "accuracy").mkdir()
     (artifact.folder / "accuracy.json").rename(artifact.folder / "accuracy" / "smoke.json")

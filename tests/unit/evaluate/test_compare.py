@@ -6,6 +6,7 @@ from typing import Any
 import numpy
 import pytest
 
+from quantpress.artifact.accuracy import Mean
 from quantpress.errors import StageError
 from quantpress_evaluate.comparison.compare import Scored, compare_suite, compare_task
 from quantpress_evaluate.comparison.figures import Columns, figure
@@ -37,24 +38,24 @@ def answers(pattern: str, targets: str | None = None) -> list[dict[str, Any]]:
 def test_mcnemar_against_the_textbook() -> None:
     # 10 documents lost, 2 gained: two-sided exact binomial, 2 * sum(C(12, k), k <= 2) / 2^12 = 158 / 4096.
     row = compare_task("t", "acc", answers("r" * 90 + "w" * 10), answers("r" * 80 + "w" * 10 + "r" * 2 + "w" * 8))
-    assert (row["lost"], row["gained"]) == (10, 2)
-    assert row["p_value"] == pytest.approx(158 / 4096)
-    assert row["significant"]
-    assert row["difference"] == pytest.approx(-0.08)
-    assert row["baseline"] == pytest.approx(0.9)
-    assert row["candidate"] == pytest.approx(0.82)
-    assert row["flips"] == pytest.approx(0.12)
+    assert (row.lost, row.gained) == (10, 2)
+    assert row.p_value == pytest.approx(158 / 4096)
+    assert row.significant
+    assert row.difference == pytest.approx(-0.08)
+    assert row.baseline == pytest.approx(0.9)
+    assert row.candidate == pytest.approx(0.82)
+    assert row.flips == pytest.approx(0.12)
 
 
 def test_the_same_answers_are_no_difference() -> None:
     row = compare_task("t", "acc", answers("rrwr" * 10), answers("rrwr" * 10))
-    assert row["p_value"] == 1.0
-    assert not row["significant"]
-    assert row["flips"] == 0.0
+    assert row.p_value == 1.0
+    assert not row.significant
+    assert row.flips == 0.0
 
 
 def test_a_small_loss_is_within_chance() -> None:
-    assert not compare_task("t", "acc", answers("r" * 20), answers("r" * 18 + "ww"))["significant"]
+    assert not compare_task("t", "acc", answers("r" * 20), answers("r" * 18 + "ww")).significant
 
 
 @pytest.mark.parametrize(
@@ -64,14 +65,14 @@ def test_a_small_loss_is_within_chance() -> None:
 )
 def test_no_better_than_guessing_is_no_signal(pattern: str, targets: str | None, no_signal: bool) -> None:
     both = answers(pattern, targets)
-    assert compare_task("t", "acc", both, both)["no_signal"] is no_signal
+    assert compare_task("t", "acc", both, both).no_signal is no_signal
 
 
 def test_acc_norm_judges_the_answer_per_character() -> None:
     one = {**sample(0, 1, [-4.0, -6.0], ["abc", "abcdefghi"]), "acc_norm": 1.0}  # -4/3 < -6/9: the long one
     other = {**sample(0, 1, [-4.0, -13.0], ["abc", "abcdefghi"]), "acc_norm": 0.0}
-    assert compare_task("t", "acc_norm", [one], [one])["flips"] == 0
-    assert compare_task("t", "acc_norm", [one], [other])["flips"] == 1
+    assert compare_task("t", "acc_norm", [one], [one]).flips == 0
+    assert compare_task("t", "acc_norm", [one], [other]).flips == 1
 
 
 @pytest.mark.parametrize("other", [answers("rrr"), [{**item, "doc_hash": "x"} for item in answers("rrrr")]])
@@ -82,29 +83,29 @@ def test_different_documents_are_refused(other: list[dict[str, Any]]) -> None:
 
 def test_recovery_is_a_ratio_with_an_interval() -> None:
     row = compare_task("t", "acc", answers("r" * 80 + "w" * 20), answers("r" * 72 + "w" * 28))
-    assert row["recovery"] == pytest.approx(0.9)
-    low, high = row["recovery_interval"]
+    assert row.recovery == pytest.approx(0.9)
+    low, high = row.recovery_interval
     assert 0.8 < low < 0.9 < high < 0.98
-    assert row["kl_interval"][0] <= row["kl"] <= row["kl_interval"][1]
+    assert row.kl_interval[0] <= row.kl <= row.kl_interval[1]
 
 
 def test_equal_models_recover_everything_without_doubt() -> None:
     row = compare_task("t", "acc", answers("rrwr" * 10), answers("rrwr" * 10))
-    assert (row["recovery"], row["recovery_interval"]) == (1.0, [1.0, 1.0])
-    assert row["kl"] == 0.0
+    assert (row.recovery, row.recovery_interval) == (1.0, (1.0, 1.0))
+    assert row.kl == 0.0
 
 
 def test_divergence_against_a_case_by_hand() -> None:
     # p = (3/4, 1/4), q = (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2)
     one, other = sample(0, 0, [math.log(3), 0.0]), sample(0, 0, [0.0, 0.0])
     row = compare_task("t", "acc", [one] * 1, [other] * 1)
-    assert row["kl"] == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    assert row["kl_interval"] is None
+    assert row.kl == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert row.kl_interval is None
 
 
 def test_a_baseline_with_nothing_right_has_no_recovery() -> None:
     row = compare_task("t", "acc", answers("w" * 10), answers("r" * 10))
-    assert (row["recovery"], row["recovery_interval"]) == (None, None)
+    assert (row.recovery, row.recovery_interval) == (None, None)
 
 
 def test_tasks_of_different_sizes_count_alike() -> None:
@@ -114,13 +115,13 @@ def test_tasks_of_different_sizes_count_alike() -> None:
         "coin": Scored("acc", answers("rw" * 20), answers("w" * 40)),
     }
     result = compare_suite(samples)
-    assert result["mean"] == {"tasks": 2, "baseline": 1.0, "candidate": 0.75}
-    assert result["overall"]["recovery"] == pytest.approx(0.75)
-    low, high = result["overall"]["recovery_interval"]
+    assert result.mean == Mean(tasks=2, baseline=1.0, candidate=0.75)
+    assert result.overall.recovery == pytest.approx(0.75)
+    low, high = result.overall.recovery_interval
     assert low < 0.75 < high
-    assert (result["overall"]["lost"], result["overall"]["gained"]) == (20, 0)
-    assert result["overall"]["p_value"] == pytest.approx(2 / 2**20)
-    assert compare_suite({"coin": samples["coin"]})["overall"] is None
+    assert (result.overall.lost, result.overall.gained) == (20, 0)
+    assert result.overall.p_value == pytest.approx(2 / 2**20)
+    assert compare_suite({"coin": samples["coin"]}).overall is None
 
 
 def simulated(random: Any, documents: int, weight: float = 1.0) -> Columns:
@@ -175,15 +176,15 @@ def test_weights_count() -> None:
     good, bad = answers("r" * 100), answers("r" * 50 + "w" * 50)
     tasks = {"a": Scored("acc", good, good, weight=3.0), "b": Scored("acc", good, bad)}
     result = compare_suite(tasks)
-    assert result["overall"]["recovery"] == pytest.approx(0.875)
-    assert result["mean"]["candidate"] == pytest.approx(0.875)
+    assert result.overall.recovery == pytest.approx(0.875)
+    assert result.mean.candidate == pytest.approx(0.875)
 
 
 def test_tasks_without_a_signal_count_only_if_asked() -> None:
     able, coin = answers("r" * 40), answers("rw" * 20)
     tasks = {"able": Scored("acc", able, able), "coin": Scored("acc", coin, answers("w" * 40))}
-    assert compare_suite(tasks)["overall"]["recovery"] == 1.0
-    assert compare_suite(tasks, count_no_signal=True)["overall"]["recovery"] == pytest.approx(1 / 1.5)
+    assert compare_suite(tasks).overall.recovery == 1.0
+    assert compare_suite(tasks, count_no_signal=True).overall.recovery == pytest.approx(1 / 1.5)
 
 
 def text_sample(number: int, likelihood: float, words: int) -> dict[str, Any]:
@@ -201,13 +202,13 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
     base = [text_sample(number, -2.0 * words, words) for number, words in enumerate((50, 100, 150))]
     own = [text_sample(number, -2.1 * words, words) for number, words in enumerate((50, 100, 150))]
     result = compare_suite({"text": Scored("word_perplexity", base, own)})
-    row = result["tasks"]["text"]
-    assert (row["baseline"], row["candidate"]) == (pytest.approx(math.exp(2.0)), pytest.approx(math.exp(2.1)))
-    assert row["perplexity_ratio"] == pytest.approx(math.exp(0.1))
-    assert row["perplexity_ratio_interval"] == pytest.approx([math.exp(0.1)] * 2)
-    assert (row["recovery"], row["kl"], row["flips"], row["p_value"]) == (None, None, None, None)
-    assert result["overall"]["perplexity_ratio"] == row["perplexity_ratio"]
-    assert result["mean"]["tasks"] == 0
+    row = result.tasks["text"]
+    assert (row.baseline, row.candidate) == (pytest.approx(math.exp(2.0)), pytest.approx(math.exp(2.1)))
+    assert row.perplexity_ratio == pytest.approx(math.exp(0.1))
+    assert row.perplexity_ratio_interval == pytest.approx([math.exp(0.1)] * 2)
+    assert (row.recovery, row.kl, row.flips, row.p_value) == (None, None, None, None)
+    assert result.overall.perplexity_ratio == row.perplexity_ratio
+    assert result.mean.tasks == 0
 
 
 def generated(number: int, text: str, right: bool, name: str = "flexible-extract") -> dict[str, Any]:
@@ -226,14 +227,14 @@ def test_generated_answers_flip_when_the_text_is_another() -> None:
     base = [generated(0, "7", True), generated(1, "8", False), generated(2, "7", True)]
     own = [generated(0, "7", True), generated(1, "9", False), generated(2, "6", False)]
     row = compare_task("math", "exact_match", base, own)
-    assert (row["flips"], row["lost"], row["gained"]) == (pytest.approx(2 / 3), 1, 0)
-    assert row["kl"] is None
-    assert not row["no_signal"]
+    assert (row.flips, row.lost, row.gained) == (pytest.approx(2 / 3), 1, 0)
+    assert row.kl is None
+    assert not row.no_signal
     nothing = compare_task("math", "exact_match", own[1:], own[1:])
-    assert nothing["no_signal"]
+    assert nothing.no_signal
 
 
 def test_a_filter_chooses_among_the_answers_of_a_document() -> None:
     both = [generated(0, "7", True, "strict"), generated(0, "8", False, "loose")]
-    assert compare_suite({"m": Scored("exact_match", both, both, "loose")})["tasks"]["m"]["baseline"] == 0.0
-    assert compare_suite({"m": Scored("exact_match", both, both)})["tasks"]["m"]["baseline"] == 1.0
+    assert compare_suite({"m": Scored("exact_match", both, both, "loose")}).tasks["m"].baseline == 0.0
+    assert compare_suite({"m": Scored("exact_match", both, both)}).tasks["m"].baseline == 1.0

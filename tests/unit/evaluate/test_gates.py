@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from quantpress.artifact.accuracy import Comparison, Mean, Overall, TaskRow
 from quantpress.errors import GateError, InputError
 from quantpress_evaluate import stage
 from quantpress_evaluate.comparison.gates import decide, is_below_the_noise, parse
@@ -12,9 +13,12 @@ from quantpress_evaluate.comparison.gates import decide, is_below_the_noise, par
 TASKS = ["arc_easy", "boolq"]
 
 
-def result(recovery: float, low: float, high: float) -> dict[str, Any]:
-    row = {"recovery": recovery, "recovery_interval": [low, high], "kl": 0.01, "kl_interval": [0.005, 0.02]}
-    return {"tasks": {"arc_easy": {"recovery": None, "recovery_interval": None}, "boolq": row}, "overall": row}
+def result(recovery: float, low: float, high: float) -> Comparison:
+    figures: dict[str, Any] = {"recovery": recovery, "recovery_interval": (low, high)}
+    figures |= {"kl": 0.01, "kl_interval": (0.005, 0.02)}
+    row = TaskRow(metric="acc", documents=10, baseline=0.0, candidate=0.5)
+    tasks = {"arc_easy": row, "boolq": row.model_copy(update=figures)}
+    return Comparison(tasks=tasks, mean=Mean(tasks=2, baseline=0.0, candidate=0.5), overall=Overall(**figures))
 
 
 @pytest.mark.parametrize(
@@ -31,11 +35,12 @@ def result(recovery: float, low: float, high: float) -> dict[str, Any]:
     ],
 )
 def test_the_whole_interval_decides(gate: str, decision: str) -> None:
-    assert decide(parse(gate, TASKS), result(0.975, 0.96, 0.99))["decision"] == decision
+    assert decide(parse(gate, TASKS), result(0.975, 0.96, 0.99)).decision == decision
 
 
 def test_no_task_with_a_signal_decides_nothing() -> None:
-    assert decide(parse("recovery>=0.5", TASKS), {"tasks": {}, "overall": None})["decision"] == "inconclusive"
+    nothing = Comparison(tasks={}, mean=Mean(tasks=0, baseline=0.0, candidate=0.0), overall=None)
+    assert decide(parse("recovery>=0.5", TASKS), nothing).decision == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_what_is_wrong_with_a_gate(gate: str, words: str) -> None:
 
 
 def test_a_gate_below_the_noise() -> None:
-    floor = {"kl": 0.002, "flips": 0.01, "recovery": 1.0}
+    floor = Overall(kl=0.002, flips=0.01, recovery=1.0)
     asked = {text: is_below_the_noise(parse(text, TASKS), floor) for text in ("kl<=0.001", "kl<=0.01", "flips<=0%")}
     assert asked == {"kl<=0.001": True, "kl<=0.01": False, "flips<=0%": True}
     assert not is_below_the_noise(parse("recovery>=1", TASKS), floor)
@@ -72,7 +77,7 @@ def test_a_wrong_gate_is_found_before_anything_runs(quantpress: Callable[..., An
 def test_gates_that_were_not_passed_are_exit_code_3() -> None:
     decided = [decide(parse(text, TASKS), result(0.975, 0.96, 0.99)) for text in ("recovery>=0.995", "kl<=0.02")]
     with pytest.raises(GateError, match=r"r4: recovery>=0\.995 failed: 0\.975, 95% interval 0\.96 to 0\.99") as error:
-        stage.require_gates({"r4": {"gates": decided}})
+        stage.require_gates({"r4": decided})
     assert error.value.exit_code == 3
     assert "kl" not in error.value.message
-    stage.require_gates({"r4": {"gates": decided[1:]}})
+    stage.require_gates({"r4": decided[1:]})

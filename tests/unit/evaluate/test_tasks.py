@@ -9,11 +9,12 @@ import pytest
 from quantpress.errors import InputError
 from quantpress_evaluate import suite, tasks_worker
 from quantpress_evaluate.suite import load_suite
+from quantpress_evaluate.workers import TasksJob
 
 GOOD = {"question": "do fish swim", "passage": "Fish swim.", "idx": 0, "label": 1}
 
 
-def job(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
+def job(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **fields: Any) -> TasksJob:
     """A suite of one task, with documents of its own where rows are given."""
     task: dict[str, Any] = {"task": "mine", "like": "boolq", **fields}
     if rows is not None:
@@ -23,12 +24,12 @@ def job(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **fields: Any)
     file.write_text(json.dumps({"name": "s", "description": "d", "tasks": [task]}))
     loaded, source = load_suite(str(file))
     resolved = suite.resolve_tasks(loaded, source, None)
-    return {"tasks": resolved, "output": str(tmp_path), "cache": str(tmp_path / "cache")}
+    return TasksJob(tasks=resolved, output=tmp_path, cache=tmp_path / "cache")
 
 
 def test_documents_are_counted(tmp_path: Path) -> None:
-    (task,) = tasks_worker.check(job(tmp_path, [GOOD] * 5, documents=[4, 0]))["tasks"]
-    assert (task["available"], task["documents"]) == (5, [0, 4])
+    (task,) = tasks_worker.checked_tasks(job(tmp_path, [GOOD] * 5, documents=[4, 0])).tasks
+    assert (task.available, task.documents) == (5, [0, 4])
 
 
 @pytest.mark.parametrize(
@@ -48,22 +49,19 @@ def test_documents_are_counted(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said(rows: Any, fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
-        tasks_worker.check(job(tmp_path, rows, **fields))
+        tasks_worker.checked_tasks(job(tmp_path, rows, **fields))
 
 
 def test_the_texts_of_ones_own_are_read_as_they_are(tmp_path: Path) -> None:
-    (task,) = tasks_worker.check(
-        job(tmp_path, [{"text": "One two."}, {"text": "Three."}], like="plain_text", metric="byte_perplexity")
-    )["tasks"]
-    assert task["available"] == 2
+    texts = [{"text": "One two."}, {"text": "Three."}]
+    (task,) = tasks_worker.checked_tasks(job(tmp_path, texts, like="plain_text", metric="byte_perplexity")).tasks
+    assert task.available == 2
 
 
 def test_a_task_that_was_checked_is_found_without_lm_evals_index(tmp_path: Path) -> None:
-    (task,) = tasks_worker.check(job(tmp_path, [GOOD] * 3))["tasks"]
-    hub = tasks_worker._definition(
-        {"task": "boolq", "like": "boolq", "data": None, "metric": "acc", "filter": "none"}, tmp_path
-    )
-    manager = tasks_worker.again([task, {"definition": hub}], tmp_path / "again")
+    (task,) = tasks_worker.checked_tasks(job(tmp_path, [GOOD] * 3)).tasks
+    of_the_hub = task.model_copy(update={"task": "boolq", "data": None, "filter": "none"})
+    manager = tasks_worker.task_manager([task, *tasks_worker.defined([of_the_hub], tmp_path)], tmp_path / "again")
     assert manager.all_tasks == sorted({"mine", "boolq", *manager.all_tags})
-    assert len(tasks_worker.load(manager, ["mine"])["mine"].eval_docs) == 3
+    assert len(tasks_worker.load_tasks(manager, ["mine"])["mine"].eval_docs) == 3
     assert manager.task_index["boolq"].cfg["dataset_path"].endswith("super_glue")

@@ -32,8 +32,9 @@ def test_the_smoke_suite_ships_its_documents_under_names_of_its_own() -> None:
     tasks = suite.resolve_tasks(loaded, path, None)
     assert len(tasks) == 4
     for task in tasks:
-        assert task["task"].startswith("quantpress_smoke_")
-        documents = [json.loads(line) for line in Path(task["data"]).read_text().splitlines()]
+        assert task.task.startswith("quantpress_smoke_")
+        assert task.data
+        documents = [json.loads(line) for line in Path(task.data).read_text().splitlines()]
         assert len(documents) >= 40
         labels = Counter(str(document.get("label", document.get("answerKey"))) for document in documents)
         assert max(labels.values()) <= 1.2 * min(labels.values())

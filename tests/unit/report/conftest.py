@@ -26,6 +26,7 @@ def real() -> dict[str, Results]:
 
 def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Results]:
     """The real result with other figures, consistent enough to be drawn."""
+    from quantpress.artifact.accuracy import Accuracy
     from quantpress_evaluate.comparison import gates
 
     found = copy.deepcopy(real())
@@ -40,7 +41,10 @@ def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Resul
         row |= {"recovery": middle, "recovery_interval": [middle - width, middle + width]}
         row |= {"kl": floor, "kl_interval": [floor * 0.7, floor * 1.4]}
     gate = gates.parse("recovery>=0.95", list(accuracy["tasks"]))
-    accuracy["gates"] = [gates.decide(gate, accuracy) | {"confidence": 0.95, "documents": 192, "look": 1}]
+    del accuracy["schema_version"]
+    scored = Accuracy.model_validate(accuracy)
+    decided = gates.decide(gate, scored).model_copy(update={"confidence": 0.95, "documents": 192, "look": 1})
+    found["accuracy"] = scored.model_copy(update={"gates": [decided]}).as_saved()
     _vary_speed(throughput, chance, rounds)
     return found
 

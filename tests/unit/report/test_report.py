@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from quantpress import report
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.throughput import REQUEST
 from quantpress.errors import InputError
 from quantpress.report.facts import changes, collect
@@ -34,7 +35,7 @@ MODEL: dict[str, Any] = {
 MANIFEST = {
     "schema_version": 4,
     "digest": "d1",
-    "recipe": {},
+    "recipe": {"modifiers": []},
     "files": {},
     "machine": MACHINE,
     "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
@@ -70,8 +71,20 @@ ACCURACY = {
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
     "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
     "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
-    "settings": {"backend": "hf"},
-    "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
+    "key": "k",
+    "model_digest": "ab" * 32,
+    "suite": "smoke",
+    "settings": {
+        "suite": "smoke",
+        "tasks": [],
+        "batch_size": 16,
+        "stage": 3,
+        "backend": "hf",
+        "device": "cpu",
+        "versions": {},
+    },
+    "runs": {"candidate": {"folder": "smoke-0", "command": "lm_eval run --tasks boolq"}},
+    "machine": {"processor": "CPU", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux", "python": "3.11"},
 }
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
@@ -105,6 +118,13 @@ def collected(folder: Path, **results: Any) -> Report:
     for name, value in {"manifest": MANIFEST, **results}.items():
         atomic.write_json(folder / "r4" / f"{name}.json", value)
     return collect.collect(folder, MODEL)
+
+
+def scored(**changes: Any) -> Accuracy:
+    """ACCURACY with changes, as the commands have it in memory."""
+    return Accuracy.model_validate(
+        {key: value for key, value in (ACCURACY | changes).items() if key != "schema_version"}
+    )
 
 
 def rendered(folder: Path, **results: Any) -> str:
@@ -148,7 +168,7 @@ def test_a_result_of_another_checkpoint_is_named_and_not_shown(tmp_path: Path) -
 
 def test_a_damaged_result_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     text = rendered(tmp_path, accuracy={**ACCURACY, "tasks": ["?"]}, throughput=THROUGHPUT)
-    assert "not as quantpress writes it" in text
+    assert "accuracy.json is damaged: tasks: Input should be a valid dictionary" in text
     assert "no difference shown" in text
 
 
@@ -206,7 +226,7 @@ def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
 
 def test_the_noise_floor_is_a_row() -> None:
     floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "flips": 0.01, "kl": 0.0023}
-    text = report.accuracy_table("r4", {**ACCURACY, "noise_floor": floor})
+    text = report.accuracy_table("r4", scored(noise_floor=floor))
     assert "noise floor: the model against itself |  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
 
 
@@ -223,7 +243,7 @@ def test_figures_that_are_none(tmp_path: Path) -> None:
 def test_what_later_versions_write_is_read() -> None:
     row = {**ROW, "flips": 0.4, "flips_interval": [0.3, 0.5], "difference_interval": [-0.4, -0.1]}
     row |= {"perplexity_ratio": 1.02, "perplexity_ratio_interval": [1.01, 1.03]}
-    text = report.accuracy_table("r4", {**ACCURACY, "tasks": {"wikitext": row}})
+    text = report.accuracy_table("r4", scored(tasks={"wikitext": row}))
     assert "| -0.250 (-0.400 to -0.100) |" in text
     assert "| 40.0% (30.0% to 50.0%) |" in text
     assert "1.020 (1.010 to 1.030)" in text

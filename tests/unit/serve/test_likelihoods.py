@@ -10,7 +10,11 @@ import pytest
 from support import answering
 
 from quantpress.artifact import truth
+from quantpress.artifact.accuracy import Accuracy, Decision, Gate
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import results_of
+from quantpress.artifact.served import Served
+from quantpress.errors import GateError
 from quantpress.report.facts import collect, decide
 from quantpress.runtime import atomic
 from quantpress_evaluate import stage
@@ -98,13 +102,8 @@ def test_the_windows_end_where_the_model_does(tmp_path: Path) -> None:
     assert one.window == likelihoods.WINDOW
 
 
-def _score(decision: str, backend: str = "hf") -> dict[str, Any]:
-    gate = {"gate": "recovery>=0.9", "decision": decision, "interval": [0.95, 1.0], "figure": 0.98}
-    return {"settings": {"backend": backend}, "gates": [gate], "suite": "smoke", "schema_version": 4}
-
-
-DIFFERS: dict[str, Any] = {"verdict": truth.DIFFERS, "sides": {}, "cause": "x", "reason": None}
-SAME: dict[str, Any] = {"verdict": truth.SAME, "sides": {}, "cause": None, "reason": None}
+DIFFERS = Served(verdict=truth.DIFFERS, cause="x", reason=None)
+SAME = Served(verdict=truth.SAME, cause=None, reason=None)
 
 
 @pytest.mark.parametrize(
@@ -120,22 +119,29 @@ SAME: dict[str, Any] = {"verdict": truth.SAME, "sides": {}, "cause": None, "reas
     ],
 )
 def test_a_gate_that_transformers_passed_holds_for_the_engine_only_if_that_computes_the_same(
-    decision: str, backend: str, served: dict[str, Any] | None, expected: str
+    decision: Decision, backend: str, served: Served | None, expected: str, made: Artifact
 ) -> None:
-    assert truth.mark(_score(decision, backend), served)["gates"][0]["decision"] == expected
+    score = results_of(made, Accuracy).newest()
+    assert score
+    settings = score.settings.model_copy(update={"backend": backend})
+    gate = Gate(gate="recovery>=0.9", decision=decision, interval=(0.95, 1.0), figure=0.98)
+    marked = truth.mark(score.model_copy(update={"settings": settings, "gates": [gate]}), served)
+    assert marked.served == served
+    assert [gate.decision for gate in marked.gates] == [expected]
 
 
 def test_a_bench_marks_the_scores_and_the_exit_code_is_that_of_a_gate(made: Artifact) -> None:
-    score = made.result("accuracy")
+    results = results_of(made, Accuracy)
+    score = results.newest()
     assert score
-    gates = [{"gate": "kl<=9", "decision": "pass", "interval": [0, 1], "figure": 0.1}]
-    atomic.write_json(made.folder / "accuracy.json", score | {"gates": gates})
+    gate = Gate(gate="kl<=9", decision="pass", interval=(0, 1), figure=0.1)
+    results.put(score.model_copy(update={"gates": [gate]}))
     truth.mark_scores(made, DIFFERS)
-    marked = made.result("accuracy")
+    marked = results.newest()
     assert marked
-    assert marked["served"] == DIFFERS
-    with pytest.raises(stage.GateError, match="passed for transformers only"):
-        stage.require_gates({"r": marked})
+    assert marked.served == DIFFERS
+    with pytest.raises(GateError, match="passed for transformers only"):
+        stage.require_gates({"r": marked.gates})
     assert decide.gate_state([collect.score_of(marked)]) == "passed for transformers only"
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from quantpress import __version__
+from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
-from quantpress.artifact.results import Results
+from quantpress.artifact.results import Results, ResultsOf
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.data import (
@@ -66,7 +68,7 @@ def collect(folder: Path, model: dict[str, Any] | None) -> Report:
     )
 
 
-def score_of(result: dict[str, Any]) -> Score:
+def score_of(result: Comparison) -> Score:
     """What the report takes from accuracy.json, or from the result of `compare`."""
     return Score.model_validate(accuracy.accuracy(result))
 
@@ -114,8 +116,8 @@ def _unfinished(folder: Path) -> list[Unfinished]:
 
 def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
     """One recipe of the report; its number is not known yet."""
-    scores, unscored = _stage(artifact, record, "accuracy", "evaluate", score_of)
-    speeds, unmeasured = _stage(artifact, record, "throughput", "bench", speed_of)
+    scores, unscored = _stage(artifact, ResultsOf(artifact.folder, Accuracy, record["digest"]), "evaluate", score_of)
+    speeds, unmeasured = _stage(artifact, Results(artifact.folder, "throughput", record["digest"]), "bench", speed_of)
     layers, unknown = layer_errors.known(artifact, record)
     missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
     return Recipe(
@@ -138,13 +140,11 @@ def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
     )
 
 
-def _stage(
-    artifact: Artifact, record: dict[str, Any], stage: str, command: str, facts_of: Callable[[dict[str, Any]], T]
-) -> tuple[list[T], str | None]:
+def _stage(artifact: Artifact, results: Any, command: str, facts_of: Callable[[Any], T]) -> tuple[list[T], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
-    results = Results(artifact.folder, stage, record["digest"])
+    guard = readable(artifact.folder) if isinstance(results, Results) else nullcontext()
     try:
-        with readable(artifact.folder):
+        with guard:
             if measured := results.all():
                 return [facts_of(result) for result in measured], None
     except StageError as error:

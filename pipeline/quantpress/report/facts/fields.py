@@ -21,10 +21,3 @@ def get(value: Any, *keys: str, default: Any = None) -> Any:
 
 def number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def figure(row: Any, name: str) -> Data:
-    """A figure with its 95% interval, each None where there is none."""
-    value, interval = get(row, name), get(row, f"{name}_interval")
-    pair = isinstance(interval, list) and len(interval) == 2 and all(number(edge) for edge in interval)
-    return {"value": value if number(value) else None, "interval": interval if pair else None}
