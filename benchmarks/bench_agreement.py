@@ -22,7 +22,7 @@ from quantpress.artifact.manifest import artifact_of
 from quantpress.model import source as models
 from quantpress.model.source import find_model
 from quantpress.runtime import environment
-from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.summary import speedup
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
@@ -70,21 +70,28 @@ def main() -> None:
             port = server.free_port()
             process = by_hand(vllm, path, port, 1)
             try:
-                launch = Launch(vllm, path, args.recipe, workload.engine, workload.model_len, kv_space_gib=1)
+                launch = Launch(
+                    vllm=vllm,
+                    path=path,
+                    name=args.recipe,
+                    engine=workload.engine,
+                    model_len=workload.model_len,
+                    kv_space_gib=1,
+                )
                 with server.serving(launch, folder / "server.log") as own:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
                     generator = Generator(vllm, workload, folder, log)
                     for number in range(args.rounds):
-                        cell = Cell(role, Level(concurrency=args.concurrency), number)
-                        turns = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]
-                        for turn in turns:
-                            if turn == "ours":
-                                measured = generator.measure(own, cell)
-                                ours.append(measured["figures"]["output_throughput"])
-                                quiet.append(measured["machine"].get("other_work"))
+                        turn = Turn(role, Level(concurrency=args.concurrency), number)
+                        order = ["ours", "hand"] if number % 2 == 0 else ["hand", "ours"]
+                        for who in order:
+                            if who == "ours":
+                                measured = generator.measure(own, turn)
+                                ours.append(measured.figures["output_throughput"])
+                                quiet.append(measured.machine.other_work if measured.machine else None)
                             else:
-                                hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
+                                hand.append(hand_measured(vllm, path, port, args.concurrency, turn.seed, folder))
             finally:
                 process.terminate()
                 process.wait()

@@ -90,7 +90,7 @@ def evaluate(job: dict[str, Any]) -> dict[str, Any]:
         "documents": counts,
         "task_versions": merged["versions"],
         "answered_before": before,
-        "likelihoods": of_model(lm.model, lm.tokenizer, job["window"]) if job["window"] else None,
+        "likelihoods": of_model(lm.model, lm.tokenizer, job["window"]).dump() if job["window"] else None,
         "note": f"{sum(counts.values())} documents" + (f", {before} requests answered before" if before else ""),
     }
 

@@ -16,6 +16,7 @@ from quantpress.runtime import atomic, console, digests, locks, worker
 from quantpress_evaluate import backend
 from quantpress_evaluate.request import Request
 from quantpress_serve.bench.likelihoods import Scored
+from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.server import causes, server
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.workload import Engine
@@ -77,7 +78,7 @@ def score(subject: Subject, request: Request, reference: Path | None = None) -> 
                     raise StageError(f"vLLM died while scoring: {causes.explain(up.log)}", log=up.log) from error
                 raise
         if likelihoods := result.pop("likelihoods"):
-            subject.as_scored.keep(request.compute_dtype, likelihoods)
+            subject.as_scored.keep(request.compute_dtype, Likelihoods.model_validate(likelihoods))
         done = {
             "schema_version": manifest.SCHEMA_VERSION,
             "key": key,

@@ -19,10 +19,9 @@ _ROTATIONS = ("spinquant", "quip")
 
 
 class Side(Record):
-    """Mean log-likelihoods of a fixed text, in nats a token, as scored and as served.
+    """Mean log-likelihoods of a fixed text, in nats a token, as scored and as served; None where one is not finite.
 
-    `difference` is served minus scored with its `interval`, `per_token` the mean of the absolute differences; None
-    where one is not finite.
+    `difference` is served minus scored, with its 95% `interval`; `per_token` is the mean of the absolute differences.
     """
 
     tokens: int
@@ -34,7 +33,11 @@ class Side(Record):
 
 
 class Served(Record):
-    """Whether the engine computes what was scored: `verdict` is SAME, DIFFERS, or None with its `reason`."""
+    """Whether the engine computes what was scored: `verdict` is SAME, DIFFERS, or None with its `reason`.
+
+    `sides` holds the candidate and, if it was served too, the baseline. It differs if the whole interval of the
+    candidate's difference lies beyond `bound`; `cause` then says why, as far as that is known.
+    """
 
     verdict: str | None
     reason: str | None
@@ -65,18 +68,23 @@ def _has_float4(body: dict[str, Any]) -> bool:
     return any(one and one.get("type") == "float" and one.get("num_bits") == 4 for one in weights)
 
 
-def served_of(artifact: Artifact) -> dict[str, Any] | None:
+def served_of(artifact: Artifact) -> Served | None:
     """The newest comparison of this checkpoint's engine with its scores, if a bench made one."""
-    measured = results.of(artifact, "throughput").all()
-    return next((result["served"] for result in measured if result.get("served")), None)
+    from quantpress.artifact.throughput import Throughput  # it holds a Served, so it imports this module
+
+    measured = results.results_of(artifact, Throughput).all()
+    return next((result.served for result in measured if result.served), None)
 
 
-def mark(score: dict[str, Any], served: dict[str, Any] | None) -> dict[str, Any]:
+def mark(score: dict[str, Any], served: Served | None) -> dict[str, Any]:
     """An accuracy result with what is known of the engine: gates that transformers passed hold for it only if the
     engine computes the same. Scores by the engine itself are left alone."""
     by_engine = score["settings"]["backend"] == "vllm"
-    differs = served is not None and served["verdict"] == DIFFERS and not by_engine
-    return score | {"served": served, "gates": [_read(gate, differs) for gate in score["gates"]]}
+    differs = served is not None and served.verdict == DIFFERS and not by_engine
+    return score | {
+        "served": served.dump() if served else None,
+        "gates": [_read(gate, differs) for gate in score["gates"]],
+    }
 
 
 def _read(gate: dict[str, Any], differs: bool) -> dict[str, Any]:
@@ -84,7 +92,7 @@ def _read(gate: dict[str, Any], differs: bool) -> dict[str, Any]:
     return gate | {"decision": TRANSFORMERS_ONLY if differs else "pass"} if passed else gate
 
 
-def mark_scores(artifact: Artifact, served: dict[str, Any]) -> None:
+def mark_scores(artifact: Artifact, served: Served) -> None:
     """Marks every accuracy result of this checkpoint, after a bench has compared."""
     scored = results.of(artifact, "accuracy")
     for path in scored.files():

@@ -72,8 +72,8 @@ def _asked(named: str | None, plan: Plan, target: str | None) -> dict[str, Any]:
     from quantpress_serve.vllm import find_vllm, vllm_version
 
     vllm = find_vllm(named)
-    answer = asking.ask(vllm)
+    answer = asking.schemes(vllm)
     presets = sorted(set(plan.labels.values()) & answer.keys())
     if target:
-        asking.require(answer, presets, target, vllm)
+        asking.require_presets(answer, presets, target, vllm)
     return {"version": vllm_version(vllm), "schemes": {preset: answer[preset] for preset in presets}}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from quantpress import report as reporting
+from quantpress.artifact.throughput import Throughput
 from quantpress.package.deploy import Engine
 from quantpress.package.origin import Origin
 from quantpress.report.views import markdown
@@ -48,7 +50,7 @@ def render(facts: Facts) -> str:
         _speed(facts),
     ]
     if facts.throughput:
-        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], facts.throughput)]
+        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], _typed(facts.throughput))]
     parts += ["## How it was made", _made(facts), "## Files", _FILES]
     body = "\n\n".join(parts)
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}\n"))
@@ -190,7 +192,11 @@ def _limited(accuracy: dict[str, Any]) -> list[str]:
 def _speed(facts: Facts) -> str:
     if not facts.throughput:
         return "Not measured."
-    return reporting.throughput_section({facts.record["recipe"]["name"]: facts.throughput})
+    return reporting.throughput_section({facts.record["recipe"]["name"]: _typed(facts.throughput)})
+
+
+def _typed(throughput: dict[str, Any]) -> Throughput:
+    return Throughput.read(throughput, Path("throughput.json"))
 
 
 def _made(facts: Facts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantpress.artifact.throughput import Throughput
 from quantpress.report.facts import accuracy, comparable, speed
 from quantpress.report.facts.fields import Data
 from quantpress.report.views import markdown, tables
@@ -27,7 +28,7 @@ def accuracy_table(name: str, result: Data) -> str:
     return markdown.of(tables.accuracy([(name, accuracy.accuracy(result))]))
 
 
-def throughput_table(name: str, result: Data) -> str:
+def throughput_table(name: str, result: Throughput) -> str:
     """The result of `bench` as the report would show it, with what must be known beside it."""
     measured = [(name, speed.speed(result))]
     return f"{markdown.of(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
@@ -38,12 +39,12 @@ def accuracy_section(name: str, result: Data) -> str:
     return "\n\n".join(markdown.accuracy([(name, accuracy.accuracy(result))]))
 
 
-def throughput_section(results: dict[str, Data]) -> str:
+def throughput_section(results: dict[str, Throughput]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     found = [(name, speed.speed(result)) for name, result in results.items()]
     return "\n\n".join([f"Served on {comparable.where(found[0][1])}.", *markdown.speed(found)]).strip()
 
 
-def answers_table(name: str, result: Data) -> str:
+def answers_table(name: str, result: Throughput) -> str:
     """The sample answers of one bench as Markdown."""
     return markdown.of(tables.answers({"recipes": [{"name": name, "throughput": speed.speed(result)}]}))

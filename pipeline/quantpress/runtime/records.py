@@ -31,14 +31,23 @@ class Stored(Record):
     SCHEMA_VERSION: ClassVar[int]
     OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
+    def document(self) -> dict[str, Any]:
+        """What its file holds; `--json` prints the same."""
+        return {"schema_version": self.SCHEMA_VERSION, **self.dump()}
+
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        atomic.write_json(path, {"schema_version": self.SCHEMA_VERSION, **self.dump()})
+        atomic.write_json(path, self.document())
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads what `save` wrote. Raises StageError for a file that is damaged, or of a version that is not known."""
-        data = atomic.read_json(path)
+        return cls.read(atomic.read_json(path), path)
+
+    @classmethod
+    def read(cls, document: Any, path: Path) -> Self:
+        """Reads the document that came from this file. Raises StageError as `load` does."""
+        data = dict(document) if isinstance(document, dict) else document
         version = data.pop("schema_version", None) if isinstance(data, dict) else None
         if version != cls.SCHEMA_VERSION and version not in cls.OLDER:
             raise StageError(

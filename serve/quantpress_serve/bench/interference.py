@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.throughput import Disturbance
 from quantpress.runtime import environment, process
 
 # Shares of the measured time. A quiet machine stays well below: see docs/explanation/measurements.md.
@@ -24,49 +25,47 @@ _SLOWDOWNS = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "
 _CPU_STAT = (Path("/sys/fs/cgroup/cpu.stat"), Path("/sys/fs/cgroup/cpu/cpu.stat"))
 
 
+def problems(seen: Disturbance) -> list[str]:
+    """Why a measurement under these conditions cannot be trusted; nothing where it can."""
+    bounds = (
+        (seen.other_work, OTHER_WORK, "other programs took {:.0%} of the cores"),
+        (seen.stolen, STOLEN, "the hypervisor took {:.0%} of the cores"),
+        (seen.throttled, THROTTLED, "a CPU quota held the processes back for {:.0%} of the time"),
+        (seen.gpu_slowed, SLOWED, "heat or power held a GPU's clock down for {:.0%} of the time"),
+    )
+    found = [
+        text.format(share) + f" (bound {bound:.0%})"
+        for share, bound, text in bounds
+        if share is not None and share > bound
+    ]
+    others = seen.other_gpu_processes
+    return found + ([f"{others} other processes used the GPU"] if others else [])
+
+
 @dataclass
-class Seen:
-    """What was seen while the block ran: shares of the time, and processes on the GPUs that are none of ours."""
+class Watch:
+    """`seen` is what was seen of this machine, once the block has ended."""
 
-    shares: dict[str, float] = field(default_factory=dict)
-    gpu_processes: int = 0
-
-    def record(self) -> dict[str, Any]:
-        return {**self.shares, "other_gpu_processes": self.gpu_processes}
-
-    def problems(self) -> list[str]:
-        """Why a measurement under these conditions cannot be trusted; nothing where it can."""
-        said = {
-            "other_work": (OTHER_WORK, "other programs took {:.0%} of the cores"),
-            "stolen": (STOLEN, "the hypervisor took {:.0%} of the cores"),
-            "throttled": (THROTTLED, "a CPU quota held the processes back for {:.0%} of the time"),
-            "gpu_slowed": (SLOWED, "heat or power held a GPU's clock down for {:.0%} of the time"),
-        }
-        found = [
-            text.format(self.shares[name]) + f" (bound {bound:.0%})"
-            for name, (bound, text) in said.items()
-            if self.shares.get(name, 0.0) > bound
-        ]
-        return found + ([f"{self.gpu_processes} other processes used the GPU"] if self.gpu_processes else [])
+    seen: Disturbance = field(default_factory=Disturbance)
 
 
 @contextmanager
-def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Iterator[Seen]:
+def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Iterator[Watch]:
     """Watches this machine until the block ends; `folder` takes nvidia-smi's output where there is a GPU."""
-    seen, before = Seen(), _Sample.take()
+    watch, before = Watch(), Sample.take()
+    log = folder / "nvidia-smi.log"
     with ExitStack() as stack:
-        log = folder / "nvidia-smi.log"
         if environment.gpus():
             log.unlink(missing_ok=True)
             query = ",".join(f"clocks_event_reasons.{name}" for name in _SLOWDOWNS)
             words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "-l", "1"]
             stack.enter_context(process.guarded(words, log))
-        yield seen
-    seen.shares = before.until(_Sample.take())
+        yield watch
+    watch.seen = before.until(Sample.take())
     if environment.gpus():
-        if (slowed := slowed_share(log.read_text(errors="replace") if log.exists() else "")) is not None:
-            seen.shares["gpu_slowed"] = slowed
-        seen.gpu_processes = len(on_gpu() - expected_on_gpu)
+        slowed = slowed_share(log.read_text(errors="replace") if log.exists() else "")
+        others = len(on_gpu() - expected_on_gpu)
+        watch.seen = watch.seen.model_copy(update={"gpu_slowed": slowed, "other_gpu_processes": others})
 
 
 def slowed_share(text: str) -> float | None:
@@ -85,7 +84,7 @@ def on_gpu() -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """Seconds since some point in the past: of the clock, and of our cores for everybody, for us and for others."""
 
     clock: float
@@ -96,7 +95,7 @@ class _Sample:
     cores: int
 
     @classmethod
-    def take(cls) -> _Sample:
+    def take(cls) -> Sample:
         import psutil  # 30 ms
 
         cores = sorted(os.sched_getaffinity(0))
@@ -105,14 +104,15 @@ class _Sample:
         busy = sum(one.user + one.nice + one.system + one.irq + one.softirq for one in mine)
         return cls(time.monotonic(), busy, _ours(), sum(one.steal for one in mine), _throttled(), len(cores))
 
-    def until(self, later: _Sample) -> dict[str, float]:
+    def until(self, later: Sample) -> Disturbance:
+        """Shares of the time between two samples, as far as processors go."""
         seconds = max(later.clock - self.clock, 1e-9)
         others = (later.busy - self.busy) - (later.ours - self.ours)
-        return {
-            "other_work": round(max(0.0, others) / seconds / self.cores, 4),
-            "stolen": round((later.stolen - self.stolen) / seconds / self.cores, 4),
-            "throttled": round((later.throttled - self.throttled) / seconds, 4),
-        }
+        return Disturbance(
+            other_work=round(max(0.0, others) / seconds / self.cores, 4),
+            stolen=round((later.stolen - self.stolen) / seconds / self.cores, 4),
+            throttled=round((later.throttled - self.throttled) / seconds, 4),
+        )
 
 
 def _ours() -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quantpress import report
-from quantpress.artifact.throughput import REQUEST
+from quantpress.artifact.throughput import REQUEST, Throughput
 from quantpress.errors import InputError
 from quantpress.report.facts import changes, collect, comparable
 from quantpress.report.views import markdown, page, tables, to_mlflow
@@ -64,16 +64,19 @@ ACCURACY = {
     "settings": {"backend": "hf"},
     "runs": {"candidate": {"command": "lm_eval run --tasks boolq"}},
 }
+MACHINE = {"processor": "CPU", "gpus": [], "cores": 2, "memory_gb": 8.0, "system": "Linux x86_64", "python": "3.11"}
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
     "schema_version": 4,
     "checkpoint_digest": "d1",
-    "machine": {"processor": "CPU", "gpus": [], "cores": 2},
+    "machine": MACHINE,
+    "inputs": {},
+    "environment": {},
     "workload": {"name": "smoke"},
-    "vllm": {"version": "0.32"},
+    "vllm": {"executable": "vllm", "version": "0.32"},
     "servers": {"candidate": {"command": "vllm serve x", "startup_s": 9.0}},
-    "cells": [{"command": "vllm bench serve"}],
-    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"answer": "ok"}},
+    "cells": [{"role": "candidate", "figures": FIGURES, "command": "vllm bench serve"}],
+    "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"question": "q?", "answer": "ok"}},
     "summary": [
         {
             "concurrency": 1,
@@ -457,7 +460,7 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert "| r4 | smoke | 2.5 requests/s |" in text
     assert "1.99 (1.50 to 2.50, 3 pairs)" in text
     assert "the speed-up compares the output tokens/s of a request" in text
-    assert "waiting included" in report.throughput_table("r4", made)
+    assert "waiting included" in report.throughput_table("r4", Throughput.read(made, tmp_path))
     assert data["recipes"][0]["throughput"]["points"][0]["ratios"]["output_tokens_s"]["value"] == pytest.approx(1.3)
     assert data["decision"]["load"] is None
     assert "No recipe was measured at a concurrency, only at request rates" in text
@@ -507,7 +510,8 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
 
 
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
-    asked = [{"question": f"q{number}", "answer": f"a{number}", "problem": None} for number in range(3)]
+    about = {"tokens": 1, "mean_logprob": -0.1, "problem": None}
+    asked = [{"question": f"q{number}", "answer": f"a{number}"} | about for number in range(3)]
     server = {"command": "vllm", "startup_s": 9.0, "kv_cache_tokens": 12_345, "load_s": 1.0}
     more = {"chat": {"candidate": asked, "baseline": asked[:2]}, "servers": {"candidate": server, "baseline": server}}
     text = rendered(tmp_path, throughput={**THROUGHPUT, **more})

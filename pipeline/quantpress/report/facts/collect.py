@@ -11,11 +11,12 @@ from typing import Any
 
 from quantpress import __version__
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
-from quantpress.artifact.results import Results
+from quantpress.artifact.results import Results, ResultsOf
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.fields import Data, get
-from quantpress.runtime import atomic, console
+from quantpress.runtime import console
 
 # Raise this when report.json changes its shape.
 SCHEMA_VERSION = 1
@@ -80,7 +81,7 @@ def _dummy(folder: Path, left_out: list[Data]) -> list[Data]:
         name = path.parent.name
         try:
             with readable(path.parent):
-                results = Results(path.parent, "throughput", atomic.read_json(path)["checkpoint_digest"])
+                results = ResultsOf(path.parent, Throughput, Throughput.load(path).checkpoint_digest)
                 found += [{"name": name, "throughput": speed.speed(result)} for result in results.all()]
         except StageError as error:
             left_out.append({"recipe": f"{name} (dummy weights)", "reason": error.message})
@@ -103,7 +104,7 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     found: Data = {}
     missing = {}
     for name, (command, others, extract) in _STAGES.items():
-        measured, missing[name] = _stage(artifact, Results(artifact.folder, name, record["digest"]), command, extract)
+        measured, missing[name] = _stage(artifact, _results(artifact, name, record["digest"]), command, extract)
         found[name], found[others] = (measured[0], measured[1:]) if measured else (None, [])
     found["layers"], missing["layers"] = layer_errors.known(artifact, record)
     return {
@@ -121,7 +122,15 @@ def _recipe(artifact: Artifact, record: Data) -> Data:
     }
 
 
-def _stage(artifact: Artifact, results: Results, command: str, extract: Any) -> tuple[list[Data], str | None]:
+def _results(artifact: Artifact, name: str, digest: str) -> Results | ResultsOf[Throughput]:
+    if name == Throughput.STAGE:
+        return ResultsOf(artifact.folder, Throughput, digest)
+    return Results(artifact.folder, name, digest)
+
+
+def _stage(
+    artifact: Artifact, results: Results | ResultsOf[Throughput], command: str, extract: Any
+) -> tuple[list[Data], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
     try:
         with readable(artifact.folder):
