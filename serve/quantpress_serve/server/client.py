@@ -41,11 +41,13 @@ def fetched(url: str, body: Json = None, timeout: float = 300) -> bytes:
         return await asyncio.wait_for(_fetched(url, body, timeout), timeout)
 
     try:
+        if (httpx.URL(url).port or 0) > 65535:
+            raise NoAnswer(f"{url} names no port")  # which sockets refuse with an OverflowError
         return asyncio.run(within_time())
     except (TimeoutError, httpx.TimeoutException) as error:
         raise NoAnswer(f"timed out: no whole answer from {url} within {timeout:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NoAnswer(str(error) or type(error).__name__) from error
+        raise NoAnswer(_reason(error)) from error
 
 
 async def _fetched(url: str, body: Json, timeout: float) -> bytes:
@@ -67,6 +69,16 @@ async def _fetched(url: str, body: Json, timeout: float) -> bytes:
         said = answer.decode("utf-8", "replace")[:400]
         raise BadStatus(response.status_code, response.reason_phrase, said)
     return bytes(answer)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, if that is what happened: httpx says no more than "All connection attempts failed"."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.errno is not None:
+            return str(below)
+        below = below.__cause__ or below.__context__
+    return str(error) or type(error).__name__
 
 
 @cache

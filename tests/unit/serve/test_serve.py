@@ -136,7 +136,7 @@ def test_vllm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_url_that_does_not_answer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not answer as a vLLM server"):
+    with pytest.raises(InputError, match=r"does not answer as a vLLM server: \[Errno 111\]"):
         server.attach(f"http://127.0.0.1:{server.free_port()}", tmp_path)
 
 
