@@ -93,10 +93,10 @@ def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
 def _of_window(server: Server, tokens: list[int]) -> Row:
     body = {"model": server.name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "logprobs": 0, "echo": True}
     given = client.request_json(f"{server.url}/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
-    found = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
-    if len(found) != len(tokens) - 1 or not all(isinstance(one, int | float) for one in found):
+    row = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
+    if len(row) != len(tokens) - 1 or not all(isinstance(value, int | float) for value in row):
         raise ValueError("it gives no likelihoods of prompts")
-    return [float(one) for one in found]
+    return [float(value) for value in row]
 
 
 def compared_with_servers(servers: dict[str, Server], scored: dict[str, Likelihoods], cause: str | None) -> Served:
@@ -167,7 +167,7 @@ def _side(scored: list[Row], served: list[Row]) -> Side:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 

@@ -1,4 +1,4 @@
-"""One measured cell: `vllm bench serve`, vLLM's own load generator, against one server."""
+"""One measurement: `vllm bench serve`, vLLM's own load generator, sends requests to one server."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class Generator:
         ]
 
     def measure(self, server: Server, turn: Turn, others: Sequence[Server] = ()) -> Cell:
-        """Runs the load once and returns vLLM's figures for it, with the command that repeats it.
+        """Runs the load generator once. Gives vLLM's figures and the command that repeats the measurement.
 
-        Raises ServerLost if this server or one of the `others` goes away meanwhile, StageError if the load generator
-        fails.
+        Raises ServerLost if this server or one of the `others` goes away in the meantime, StageError if the load
+        generator fails.
         """
         name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
         asked = self.command(server, turn, name)
@@ -84,7 +84,7 @@ class Generator:
             figures = self._figures(name, code, server)
             step.result = f"{figures['output_throughput']:.1f} output tokens/s"
         seen = watch.seen
-        if any(one.running is None for one in (server, *others)):
+        if any(other.running is None for other in (server, *others)):
             # A server that someone else runs may be among the other programs.
             seen = seen.model_copy(update={"other_work": None})
         return Cell(

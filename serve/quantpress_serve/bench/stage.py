@@ -1,4 +1,4 @@
-"""The bench stage: candidate and baseline served side by side, loaded in turns, compared pair by pair."""
+"""The bench stage: serves candidate and baseline side by side, loads them in turns, and compares them pair by pair."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _result(subject: Subject, inputs: Inputs, run: Run, answers: dict[str, list[
         workload=workload.record(load),
         vllm=Executable(executable=str(vllm), version=vllm_version(vllm)),
         environment=serving_environment(),
-        servers={role: _facts(one, subject) for role, one in run.servers.items()},
+        servers={role: _facts(served_by, subject) for role, served_by in run.servers.items()},
         answers={role: Said(question=said.question, answer=said.answer) for role, said in first.items()},
         chat=answers or None,
         seed_base=run.base,
@@ -244,12 +244,12 @@ def _weight_bits(folder: Path) -> list[int]:
     return sorted({group["weights"]["num_bits"] for group in groups if group.get("weights")})
 
 
-def _facts(one: Server, subject: Subject) -> ServerFacts:
+def _facts(started: Server, subject: Subject) -> ServerFacts:
     """What is known of a server, the size of its weights from their files where vLLM did not tell (on a CPU)."""
-    if one.facts.weights_gib is not None or one.running is None or subject.weights != "real":
-        return one.facts
-    size = sum(path.stat().st_size for path in one.path.glob("*.safetensors"))
-    return one.facts.model_copy(update={"weights_gib": round(size / 2**30, 3), "weights_gib_from": "files"})
+    if started.facts.weights_gib is not None or started.running is None or subject.weights != "real":
+        return started.facts
+    size = sum(path.stat().st_size for path in started.path.glob("*.safetensors"))
+    return started.facts.model_copy(update={"weights_gib": round(size / 2**30, 3), "weights_gib_from": "files"})
 
 
 def written(subject: Subject, result: Throughput) -> Path:
@@ -323,6 +323,6 @@ def _context(load: Workload, model: Model) -> int:
 
 
 def _warn_of_caches(servers: dict[str, Server]) -> None:
-    for role, one in servers.items():
-        if one.facts.prefix_caching:
+    for role, asked in servers.items():
+        if asked.facts.prefix_caching:
             console.warn(f"the {role}'s server caches prefixes; fresh prompts keep that out of the figures, mostly")

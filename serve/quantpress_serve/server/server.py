@@ -28,8 +28,8 @@ HOST = "127.0.0.1"
 class Server:
     """A server that answers. `name` is the served model's name, `path` the folder it was loaded from.
 
-    `running` is its process (or rather the guard's), None for a server that someone else runs. `started` is when it
-    was started, as it says itself: by that, one that was restarted in the meantime is found.
+    `running` is its process (or rather the guard's), None for a server that someone else runs. `started` is when the
+    server says that it was started; another time, later on, shows that it was restarted.
     """
 
     url: str
@@ -194,7 +194,8 @@ def healthy(url: str) -> bool:
 
 
 def _healthy_soon(url: str) -> bool:
-    """Whether it answers within a few seconds: one that is dying may still do so once, and a busy one not at once."""
+    """Whether it answers one of three times. A server that is dying may answer once more, so it is given a second; a
+    busy server may not answer at once."""
     for _ in range(3):
         time.sleep(1)
         if healthy(url):

@@ -182,7 +182,7 @@ def range_ratios(workload: Workload) -> str | None:
     lengths = {"input": workload.input_len, "output": workload.output_len}
     if not any(isinstance(length, Range) for length in lengths.values()):
         return None
-    return json.dumps({name: one.ratio if isinstance(one, Range) else 0.0 for name, one in lengths.items()})
+    return json.dumps({name: length.ratio if isinstance(length, Range) else 0.0 for name, length in lengths.items()})
 
 
 def load_workload(name: str) -> Workload:
