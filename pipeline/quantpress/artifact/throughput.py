@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from quantpress.artifact.results import StageResult
-from quantpress.artifact.truth import Served
+from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.records import Record
 

@@ -4,48 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from quantpress.artifact import results
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.served import DIFFERS, SAME, Served, Side
+from quantpress.artifact.throughput import Throughput
 from quantpress.runtime import atomic
-from quantpress.runtime.records import Record
+
+__all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
 
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY = "transformers only"
-# The verdicts on an engine.
-DIFFERS, SAME = "not as scored", "as scored"
 _ROTATIONS = ("spinquant", "quip")
-
-
-class Side(Record):
-    """Mean log-likelihoods of a fixed text, in nats a token, as scored and as served; None where one is not finite.
-
-    `difference` is served minus scored, with its 95% `interval`; `per_token` is the mean of the absolute differences.
-    """
-
-    tokens: int
-    scored: float | None
-    served: float | None
-    difference: float | None
-    per_token: float | None
-    interval: tuple[float, float] | None
-
-
-class Served(Record):
-    """Whether the engine computes what was scored: `verdict` is SAME, DIFFERS, or None with its `reason`.
-
-    `sides` holds the candidate and, if it was served too, the baseline. It differs if the whole interval of the
-    candidate's difference lies beyond `bound`; `cause` then says why, as far as that is known.
-    """
-
-    verdict: str | None
-    reason: str | None
-    bound: float | None = None
-    confidence: float | None = None
-    tokens: int | None = None
-    sides: dict[str, Side] = Field(default_factory=dict)
-    cause: str | None
 
 
 def untruthful(recipe: dict[str, Any]) -> str | None:
@@ -70,8 +39,6 @@ def _has_float4(body: dict[str, Any]) -> bool:
 
 def served_of(artifact: Artifact) -> Served | None:
     """The newest comparison of this checkpoint's engine with its scores, if a bench made one."""
-    from quantpress.artifact.throughput import Throughput  # it holds a Served, so it imports this module
-
     measured = results.results_of(artifact, Throughput).all()
     return next((result.served for result in measured if result.served), None)
 

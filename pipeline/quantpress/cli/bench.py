@@ -55,7 +55,7 @@ def run(options: Options) -> None:
     artifact = quantize(planned.plan, model, work.out).artifact
     known = stage.Beforehand(compute_dtype=work.compute_dtype, inexact=planned.inexact)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
-    show(result.document(), report.throughput_table(recipe.name, result))
+    show(result.as_saved(), report.throughput_table(recipe.name, result))
 
 
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
@@ -76,4 +76,4 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
         console.warn(inexact)
     result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
-    console.show(result.document(), report.throughput_table(f"{recipe.name} (dummy weights)", result))
+    console.show(result.as_saved(), report.throughput_table(f"{recipe.name} (dummy weights)", result))

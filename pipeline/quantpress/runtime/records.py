@@ -31,13 +31,13 @@ class Stored(Record):
     SCHEMA_VERSION: ClassVar[int]
     OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
-    def document(self) -> dict[str, Any]:
-        """What its file holds; `--json` prints the same."""
-        return {"schema_version": self.SCHEMA_VERSION, **self.dump()}
-
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        atomic.write_json(path, self.document())
+        atomic.write_json(path, self.as_saved())
+
+    def as_saved(self) -> dict[str, Any]:
+        """The record as its file has it."""
+        return {"schema_version": self.SCHEMA_VERSION, **self.dump()}
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Answer
-from quantpress.artifact.truth import Served
 from quantpress.errors import StageError
 from quantpress.runtime import console
 from quantpress_serve.bench import likelihoods

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpress.artifact.served import DIFFERS, SAME, Served, Side
 from quantpress.artifact.throughput import BASELINE, CANDIDATE
-from quantpress.artifact.truth import DIFFERS, SAME, Served, Side
 from quantpress.plan import sizes
 from quantpress.runtime import atomic, digests, environment
 from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, Likelihoods, Row, ScoredModel

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantpress.artifact import manifest, truth
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import (
     BASELINE,
     CANDIDATE,
@@ -22,7 +23,6 @@ from quantpress.artifact.throughput import (
     ServerFacts,
     Throughput,
 )
-from quantpress.artifact.truth import Served
 from quantpress.errors import CapabilityError, QuantpressError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic, sizes

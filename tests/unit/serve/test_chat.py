@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support import answering
 
+from quantpress.artifact.served import Served, Side
 from quantpress.artifact.throughput import Answer, ServerFacts
-from quantpress.artifact.truth import Served, Side
 from quantpress.errors import StageError
 from quantpress_serve.bench import chat, likelihoods
 from quantpress_serve.server.server import Server

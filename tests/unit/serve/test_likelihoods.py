@@ -11,8 +11,8 @@ from support import answering
 
 from quantpress.artifact import truth
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ServerFacts, Throughput
-from quantpress.artifact.truth import Served
 from quantpress.report.facts import decide
 from quantpress.runtime import atomic
 from quantpress_evaluate import stage
