@@ -22,7 +22,7 @@ from quantpress.artifact.manifest import artifact_of
 from quantpress.model import source as models
 from quantpress.model.source import find_model
 from quantpress.runtime import environment
-from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.summary import speedup
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
@@ -84,13 +84,13 @@ def main() -> None:
                         time.sleep(1)
                     generator = Generator(vllm, workload, folder, log)
                     for number, who in in_turns(("ours", "hand"), args.rounds):
-                        cell = Cell(role, Level(concurrency=args.concurrency), number)
+                        turn = Turn(role, Level(concurrency=args.concurrency), number)
                         if who == "ours":
-                            measured = generator.measure(own, cell)
-                            ours.append(measured["figures"]["output_throughput"])
-                            quiet.append(measured["machine"].get("other_work"))
+                            measured = generator.measure(own, turn)
+                            ours.append(measured.figures["output_throughput"])
+                            quiet.append(measured.machine.other_work if measured.machine else None)
                         else:
-                            hand.append(hand_measured(vllm, path, port, args.concurrency, cell.seed, folder))
+                            hand.append(hand_measured(vllm, path, port, args.concurrency, turn.seed, folder))
             finally:
                 process.terminate()
                 process.wait()

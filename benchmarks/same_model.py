@@ -31,17 +31,21 @@ def main() -> None:
     model = (described_model if args.weights == "dummy" else find_model)(args.model)
     weight_bytes = 2 * sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
     subject = Subject(
-        *("surely-faster", args.out / model.name / "same", "same", model.path, model),
+        name="surely-faster",
+        folder=args.out / model.name / "same",
+        digest="same",
+        candidate=model.path,
+        model=model,
         model_digest="same",
         weight_bytes=weight_bytes,
         weights=args.weights,
         tokenizer=tokenizer_for(model),
     )
-    rows = stage.measure(subject, load, Sides(), fresh=True)["summary"]
+    rows = stage.measure(subject, load, Sides(), fresh=True).summary
     for row in rows:
-        shown = {key: row[key] for key in ("concurrency", "ratios", "speedup", "interval", "spread", "verdict")}
+        shown = row.model_dump(include={"concurrency", "ratios", "speedup", "interval", "spread", "verdict"})
         print(json.dumps(shown))
-    if any(row["verdict"] == "faster" for row in rows):
+    if any(row.verdict == "faster" for row in rows):
         sys.exit("the model was called faster than itself")
 
 

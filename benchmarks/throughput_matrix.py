@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import __version__, report
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import slug
 from quantpress.model import source as models
 from quantpress.report.facts import speed
@@ -75,11 +76,15 @@ def latencies(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         for row in result["summary"]:
             for role in ("baseline", "candidate"):
-                own = row.get(role, {})
+                own = row.get(role) or {}
                 keys = [f"{kind}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for kind in ("p50", "p99")]
                 shown = [f"{own[key]:.1f}" if key in own else "-" for key in (*keys, "request_goodput")]
                 rows.append([name, speed.level(row), role, *shown])
     return markdown.table(header, rows, 3)
+
+
+def _typed(results: dict[str, dict[str, Any]]) -> dict[str, Throughput]:
+    return {name: Throughput.read(result, Path("throughput.json")) for name, result in results.items()}
 
 
 def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands: list[list[str]]) -> str:
@@ -96,7 +101,7 @@ def page(device: str, args: argparse.Namespace, found: dict[str, Any], commands:
         f"# Throughput on {device}",
         f"{about}. vLLM {vllm}, quantpress {__version__}, Python {machine['python']}, {time.strftime('%Y-%m-%d')}. "
         f"Model {models.EMBEDDED_NAME if args.model == models.EMBEDDED else Path(args.model).name}, {weights}.",
-        report.throughput_section(results) if results else "Nothing could be measured.",
+        report.throughput_section(_typed(results)) if results else "Nothing could be measured.",
         *[f"**{name} was not measured**: {reason}" for name, reason in refused.items()],
         *(["## Latency", latencies(results), "## Servers", servers(results)] if results else []),
         "## Commands",

@@ -1,6 +1,18 @@
-"""What throughput.json calls speed, and the rule by which a speed-up is called one; for bench and report alike."""
+"""throughput.json: what a bench measured of one checkpoint and of the model beside it, under one workload.
+
+The rule by which a speed-up is called one is here too, for bench and report alike.
+"""
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from quantpress.artifact.results import StageResult
+from quantpress.artifact.served import Served
+from quantpress.runtime.environment import Machine
+from quantpress.runtime.records import Record
 
 # A speed-up is called only if its whole interval is further from 1 than this, over so many pairs.
 INDIFFERENCE = 0.03
@@ -8,3 +20,199 @@ MIN_PAIRS = 3
 
 # What is called speed, by the kind of load: at a concurrency, and where requests arrive at a rate.
 SERVER, REQUEST = "output tokens/s", "output tokens/s of a request"
+
+# The two servers of a bench, by role.
+CANDIDATE, BASELINE = "candidate", "baseline"
+
+# What `vllm bench serve` measured, by vLLM's own names. Whole numbers stay whole, as vLLM writes them.
+Figures = dict[str, int | float]
+
+
+class _AsGiven(Record):
+    """Settings as a file had them: the fields that readers of a result need, and whatever else was there."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Not even as nulls: the report compares a workload with the one that an older report.json holds.
+        return {name: value for name, value in whole(self).items() if name in self.model_fields_set}
+
+
+class EngineSettings(_AsGiven):
+    """vLLM's engine settings that a workload names; quantpress_serve.workload.engine.Engine has all of them."""
+
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+
+
+class WorkloadRecord(_AsGiven):
+    """The workload of a measurement; quantpress_serve.workload.workload.Workload has all that it can say."""
+
+    name: str
+    prefix_caching: bool = False
+    engine: EngineSettings = EngineSettings()
+
+
+class Executable(Record):
+    """The vLLM that served."""
+
+    executable: str
+    version: str
+
+
+class Inputs(Record):
+    """Everything that a measurement depends on and that can be named: if it changes, `bench` measures again.
+
+    `servers` holds the URLs of servers that someone else runs. A field is None where an older version did not name it.
+    """
+
+    checkpoint: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    workload: WorkloadRecord | None = None
+    vllm: Executable | None = None
+    servers: dict[str, str | None] | None = None
+    environment: dict[str, str] | None = None
+    machine: Machine | None = None
+
+
+class ServerFacts(Record):
+    """How a server was started, and what it told of itself; None where it told nothing.
+
+    `command` is a line for people; programs read `argv` and `env`, which are None for a server that someone else runs
+    and in files of older versions. `startup_s` is None for a server that someone else runs. `weights_gib_from` is
+    "files" where the size of the weights is that of their files, because vLLM did not tell.
+    """
+
+    command: str
+    startup_s: float | None = None
+    kv_cache_tokens: int | None = None
+    prefix_caching: bool | None = None
+    version: str | None = None
+    weights_gib: float | None = None
+    load_s: float | None = None
+    kv_cache_gib: float | None = None
+    engine_init_s: float | None = None
+    weights_gib_from: str | None = None
+    argv: list[str] | None = None
+    env: dict[str, str] | None = None
+
+
+class Said(Record):
+    """One question and a server's answer."""
+
+    question: str
+    answer: str
+
+
+class Answer(Said):
+    """An answer that was looked at. `problem` says what is wrong with it, None if nothing is. `mean_logprob` is the
+    natural logarithm, per token."""
+
+    tokens: int
+    mean_logprob: float | None
+    problem: str | None
+
+
+class Disturbance(Record):
+    """What else the machine did during a measurement: shares of its time (None where it was not looked at), and the
+    number of processes of others on the GPUs. serve/quantpress_serve/bench/interference.py has the bounds."""
+
+    other_work: float | None = None
+    stolen: float | None = None
+    throttled: float | None = None
+    gpu_slowed: float | None = None
+    other_gpu_processes: int = 0
+
+
+class Cell(Record):
+    """One measurement: one side, under one level of load, in one round. `untrustworthy` gives reasons, if any."""
+
+    role: str
+    concurrency: int | None = None
+    request_rate: float | None = None
+    round: int = 0
+    seed: int | None = None
+    figures: Figures
+    machine: Disturbance | None = None
+    untrustworthy: list[str] = Field(default_factory=list)
+    command: str | None = None
+
+    @property
+    def load(self) -> tuple[int | None, float | None]:
+        """The level of load: the requests at once, or the requests a second."""
+        return self.concurrency, self.request_rate
+
+
+class Summary(Record):
+    """One level of load: the medians of both sides over the rounds, and the ratio of their speeds pair by pair.
+
+    `speed` is what the ratios compare (SERVER or REQUEST), `spread` each side's (greatest - least) / median of it.
+    `ratios`, `speedup`, `interval` and `verdict` are None where one side alone was measured.
+    """
+
+    concurrency: int | None = None
+    request_rate: float | None = None
+    failed_requests: int = 0
+    speed: str | None = None
+    spread: dict[str, float | None] = Field(default_factory=dict)
+    untrustworthy: list[str] = Field(default_factory=list)
+    candidate: Figures | None = None
+    baseline: Figures | None = None
+    ratios: list[float] | None = None
+    speedup: float | None = None
+    interval: tuple[float, float] | None = None
+    verdict: str | None = None
+
+    @property
+    def load(self) -> tuple[int | None, float | None]:
+        """The level of load: the requests at once, or the requests a second."""
+        return self.concurrency, self.request_rate
+
+    def side(self, role: str) -> Figures | None:
+        """The figures of the candidate or of the baseline."""
+        return self.candidate if role == CANDIDATE else self.baseline
+
+
+class Saturated(Record):
+    """The concurrency at which a further step `gained` too little, and the levels that were therefore left out."""
+
+    concurrency: int
+    gained: float
+    left_out: list[int | None]
+
+
+class Throughput(StageResult):
+    """The result of `bench`. Fields with a default are those that files of older versions lack.
+
+    `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them.
+    """
+
+    STAGE: ClassVar[str] = "throughput"
+
+    weights: str = "real"
+    weight_bits: list[int] = Field(default_factory=list)
+    complete: bool = True
+    ended: str | None = None
+    inputs: Inputs
+    workload: WorkloadRecord
+    vllm: Executable
+    environment: dict[str, str]
+    servers: dict[str, ServerFacts]
+    answers: dict[str, Said]
+    chat: dict[str, list[Answer]] | None = None
+    seed_base: int | None = None
+    cells: list[Cell]
+    saturated: Saturated | None = None
+    summary: list[Summary]
+    machine: Machine
+    served: Served | None = None
+
+    @property
+    def name(self) -> str:
+        return self.workload.name
+
+    @property
+    def is_complete(self) -> bool:
+        return self.complete

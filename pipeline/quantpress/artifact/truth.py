@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantpress.artifact import results
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Gate
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.artifact.served import DIFFERS, SAME, Served, Side
+from quantpress.artifact.throughput import Throughput
 
 __all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
 
@@ -50,9 +50,8 @@ def _has_float4(body: dict[str, Any]) -> bool:
 
 def served_of(artifact: Artifact) -> Served | None:
     """The newest comparison of this checkpoint's engine with its scores, if a bench made one."""
-    measured = results.of(artifact, "throughput").all()
-    served = next((result["served"] for result in measured if result.get("served")), None)
-    return Served.model_validate(served) if served else None
+    measured = results_of(artifact, Throughput).all()
+    return next((result.served for result in measured if result.served), None)
 
 
 def mark(score: Accuracy, served: Served | None) -> Accuracy:

@@ -45,17 +45,17 @@ def run(options: Options) -> None:
 
     work, serving = options.work, options.serving
     recipe, load, sides = load_recipe(options.recipe, work.set), load_workload(serving.workload), serving.sides()
-    sides.check()
-    stage.check_engine(load, sides)
+    sides.executable()
+    stage.require_known_engine(load, sides)
     if options.weights == "dummy":
         _bench_dummy(options, recipe, load)
         return
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     artifact = quantize(planned.plan, model, work.out).artifact
-    known = stage.Beforehand(work.compute_dtype, planned.inexact)
+    known = stage.Beforehand(compute_dtype=work.compute_dtype, inexact=planned.inexact)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
-    show(result, report.throughput_table(recipe.name, result))
+    show(result.as_saved(), report.throughput_table(recipe.name, result))
 
 
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
@@ -76,4 +76,4 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
         console.warn(inexact)
     result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
-    console.show(result, report.throughput_table(f"{recipe.name} (dummy weights)", result))
+    console.show(result.as_saved(), report.throughput_table(f"{recipe.name} (dummy weights)", result))

@@ -74,8 +74,8 @@ def _asked(named: str | None, plan: Plan, target: str | None) -> Asked:
     from quantpress_serve.vllm import find_vllm, vllm_version
 
     vllm = find_vllm(named)
-    answer = asking.ask(vllm)
+    answer = asking.schemes(vllm)
     presets = sorted(set(plan.labels.values()) & answer.keys())
     if target:
-        asking.require(answer, presets, target, vllm)
+        asking.require_presets(answer, presets, target, vllm)
     return Asked(version=vllm_version(vllm), schemes={preset: answer[preset] for preset in presets})

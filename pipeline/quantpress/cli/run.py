@@ -41,8 +41,8 @@ def run(options: Options) -> None:
     work, serving = options.work, options.serving
     load, sides = load_workload(serving.workload), serving.sides()
     recipes = load_recipes(options.recipes, work.set)
-    sides.check()
-    serving_stage.check_engine(load, sides)
+    sides.executable()
+    serving_stage.require_known_engine(load, sides)
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
     environment.versions(DECISIVE)
@@ -56,7 +56,7 @@ def run(options: Options) -> None:
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
         evaluate(artifact, model, request)
-        known = serving_stage.Beforehand(work.compute_dtype, planned.inexact)
+        known = serving_stage.Beforehand(compute_dtype=work.compute_dtype, inexact=planned.inexact)
         serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
     report_of_model(work.out, model)

@@ -29,7 +29,7 @@ class Serving:
     def sides(self) -> Sides:
         from quantpress_serve.bench.subject import Sides
 
-        return Sides(self.vllm, self.port, self.vllm_url, self.baseline_url)
+        return Sides(vllm=self.vllm, port=self.port, vllm_url=self.vllm_url, baseline_url=self.baseline_url)
 
 
 def add_serving(parser: argparse.ArgumentParser) -> None:

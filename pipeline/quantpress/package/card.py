@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from quantpress import report as reporting
 from quantpress.artifact.accuracy import Accuracy
+from quantpress.artifact.throughput import Throughput
 from quantpress.package.deploy import Engine
 from quantpress.package.origin import Origin
 from quantpress.report.views import markdown
@@ -49,7 +51,7 @@ def render(facts: Facts) -> str:
         _speed(facts),
     ]
     if facts.throughput:
-        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], facts.throughput)]
+        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], _typed(facts.throughput))]
     parts += ["## How it was made", _made(facts), "## Files", _FILES]
     body = "\n\n".join(parts)
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}\n"))
@@ -191,7 +193,11 @@ def _limited(accuracy: Accuracy) -> list[str]:
 def _speed(facts: Facts) -> str:
     if not facts.throughput:
         return "Not measured."
-    return reporting.throughput_section({facts.record["recipe"]["name"]: facts.throughput})
+    return reporting.throughput_section({facts.record["recipe"]["name"]: _typed(facts.throughput)})
+
+
+def _typed(throughput: dict[str, Any]) -> Throughput:
+    return Throughput.read(throughput, Path("throughput.json"))
 
 
 def _made(facts: Facts) -> str:

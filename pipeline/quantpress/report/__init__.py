@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import Accuracy, Comparison
+from quantpress.artifact.throughput import Throughput
 from quantpress.report.facts.collect import score_of, speed_of
 from quantpress.report.facts.data import Report
 from quantpress.report.views import markdown, tables
@@ -29,7 +30,7 @@ def accuracy_table(name: str, result: Comparison) -> str:
     return markdown.markdown_table(tables.accuracy([(name, score_of(result))]))
 
 
-def throughput_table(name: str, result: dict[str, Any]) -> str:
+def throughput_table(name: str, result: Throughput) -> str:
     """The result of `bench` as the report would show it, with what must be known beside it."""
     measured = [(name, speed_of(result))]
     return f"{markdown.markdown_table(tables.speed(measured))}\n\n{markdown.notes(measured)}".strip()
@@ -40,12 +41,12 @@ def accuracy_section(name: str, result: Accuracy) -> str:
     return "\n\n".join(markdown.accuracy([(name, score_of(result))]))
 
 
-def throughput_section(results: dict[str, dict[str, Any]]) -> str:
+def throughput_section(results: dict[str, Throughput]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     measured = [(name, speed_of(result)) for name, result in results.items()]
     return "\n\n".join([f"Served on {measured[0][1].served_on}.", *markdown.speed(measured)]).strip()
 
 
-def answers_table(name: str, result: dict[str, Any]) -> str:
+def answers_table(name: str, result: Throughput) -> str:
     """The sample answers of one bench as Markdown."""
     return markdown.markdown_table(tables.answers([(name, speed_of(result))]))

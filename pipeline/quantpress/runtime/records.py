@@ -42,7 +42,12 @@ class Stored(Record):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads what `save` wrote. Raises StageError for a file that is damaged, or of a version that is not known."""
-        data = atomic.read_json(path)
+        return cls.read(atomic.read_json(path), path)
+
+    @classmethod
+    def read(cls, document: Any, path: Path) -> Self:
+        """Reads the document that came from this file. Raises StageError as `load` does."""
+        data = dict(document) if isinstance(document, dict) else document
         version = data.pop("schema_version", None) if isinstance(data, dict) else None
         if version != cls.SCHEMA_VERSION and version not in cls.OLDER:
             raise StageError(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import math
-import urllib.error
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any
 
+from quantpress.artifact.served import Served
+from quantpress.artifact.throughput import BASELINE, CANDIDATE, Answer
 from quantpress.errors import StageError
 from quantpress.runtime import console
 from quantpress_serve.bench import likelihoods
-from quantpress_serve.server.server import Server, request
+from quantpress_serve.server import client
+from quantpress_serve.server.client import Json
+from quantpress_serve.server.server import Server
 
 # A question, and the beginning of its answer for models without a chat template.
 QUESTIONS = (
@@ -30,38 +30,26 @@ _TURNS = 4  # of a loop, before it counts
 _SHARE = 0.5  # of the answer, that the loop must fill
 
 
-@dataclass(frozen=True)
-class Answer:
-    """`problem` says what is wrong with it; None where nothing is. `mean_logprob` is natural, per token."""
-
-    question: str
-    answer: str
-    tokens: int
-    mean_logprob: float | None
-    problem: str | None
-
-
-def check(servers: dict[str, Server], served: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and its
-    likelihoods (`served`, of likelihoods.check) do not say otherwise; it then says who is to blame.
+def sane_answers(servers: dict[str, Server], served: Served) -> dict[str, list[Answer]]:
+    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and the
+    likelihoods (`served`) do not say otherwise; it then says who is to blame.
 
     A baseline that talks nonsense itself (random weights) proves nothing about the candidate: that is a warning.
     """
-    answers = {role: _ask_all(one) for role, one in servers.items()}
-    first = {role: given[0] for role, given in answers.items()}
-    for role, answer in first.items():
-        console.say(f"  {role}: {answer.question} -> {' '.join(answer.answer.split())}")
-    judge(answers, servers["candidate"], served)
-    return {role: [asdict(answer) for answer in given] for role, given in answers.items()}
+    answers = {role: _answers_of(server) for role, server in servers.items()}
+    for role, given in answers.items():
+        console.say(f"  {role}: {given[0].question} -> {' '.join(given[0].answer.split())}")
+    require_sense(answers, servers[CANDIDATE], served)
+    return answers
 
 
-def judge(answers: dict[str, list[Answer]], candidate: Server, served: dict[str, Any]) -> None:
+def require_sense(answers: dict[str, list[Answer]], candidate: Server, served: Served) -> None:
     """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not.
 
     One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning.
     """
-    baseline = answers.get("baseline", [])
-    for number, own in enumerate(answers["candidate"]):
+    baseline = answers.get(BASELINE, [])
+    for number, own in enumerate(answers[CANDIDATE]):
         if own.problem and not (baseline and baseline[number].problem):
             beside = f"; the unquantized model says {baseline[number].answer[:80]!r}" if baseline else ""
             said = f"{candidate.name} answers {own.question!r} with {own.answer[:80]!r} ({own.problem}){beside}"
@@ -73,7 +61,7 @@ def judge(answers: dict[str, list[Answer]], candidate: Server, served: dict[str,
         )
 
 
-def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server) -> None:
+def _blame(said: str, who: str | None, served: Served, candidate: Server) -> None:
     if who == "neither":
         console.warn(f"{said}. Its likelihoods are sound, so it is not called broken: {likelihoods.sentence(served)}")
         return
@@ -91,13 +79,13 @@ def _blame(said: str, who: str | None, served: dict[str, Any], candidate: Server
     )
 
 
-def _ask_all(server: Server) -> list[Answer]:
+def _answers_of(server: Server) -> list[Answer]:
     """All questions at once: a slow engine answers them together in little more time than one."""
     with ThreadPoolExecutor(len(QUESTIONS)) as pool:
-        return list(pool.map(lambda question: _ask(server, *question), QUESTIONS))
+        return list(pool.map(lambda question: _answer_of(server, *question), QUESTIONS))
 
 
-def _ask(server: Server, question: str, beginning: str) -> Answer:
+def _answer_of(server: Server, question: str, beginning: str) -> Answer:
     """One greedy answer. No `seed` is sent: on a CPU, vLLM 0.32.0 dies of a seeded request ("CPU Generator does not use
     offset"), and a greedy answer needs none.
 
@@ -107,30 +95,24 @@ def _ask(server: Server, question: str, beginning: str) -> Answer:
     try:
         try:
             body = {**common, "messages": [{"role": "user", "content": question}], "logprobs": True}
-            choice = request(f"{server.url}/v1/chat/completions", body)["choices"][0]
+            choice = client.request_json(f"{server.url}/v1/chat/completions", body)["choices"][0]
             steps = [(step["token"], step["logprob"]) for step in (choice["logprobs"] or {}).get("content") or []]
             return answered(question, choice["message"]["content"], steps)
-        except urllib.error.HTTPError as error:
-            if error.code != 400:
+        except client.BadStatus as error:
+            if error.code != 400:  # 400 is vLLM's answer for a model without a chat template
                 raise
         body = {**common, "prompt": beginning, "logprobs": 1}
-        choice = request(f"{server.url}/v1/completions", body)["choices"][0]
+        choice = client.request_json(f"{server.url}/v1/completions", body)["choices"][0]
         logprobs = choice["logprobs"] or {"tokens": [], "token_logprobs": []}
         steps = list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))
         return answered(beginning, choice["text"], steps)
-    except urllib.error.HTTPError as error:
-        if "not JSON compliant" in (said := _said(error)):
-            return Answer(question, "", 0, None, "its log-probabilities are not finite")
-        raise _silent(server, f"{error}: {said}") from error
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+    except client.BadStatus as error:
+        if "not JSON compliant" in error.said:
+            problem = "its log-probabilities are not finite"
+            return Answer(question=question, answer="", tokens=0, mean_logprob=None, problem=problem)
+        raise _silent(server, f"{error}: {error.said}") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise _silent(server, error) from error
-
-
-def _said(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read().decode("utf-8", "replace")[:400]
-    except (OSError, http.client.HTTPException):
-        return ""
 
 
 def _silent(server: Server, error: object) -> StageError:
@@ -139,16 +121,17 @@ def _silent(server: Server, error: object) -> StageError:
     return StageError(f"the server did not answer a chat request: {error}", hint="read its log", log=server.log)
 
 
-def answered(question: str, text: Any, steps: Sequence[tuple[str, float | None]]) -> Answer:
+def answered(question: str, text: Json, steps: Sequence[tuple[str, float | None]]) -> Answer:
     """The answer with what is wrong with it. Raises ValueError if it is no text."""
     if not isinstance(text, str):
         raise ValueError(f"the answer is {text!r}, not text")
     logprobs = [logprob for _, logprob in steps]
-    finite = [one for one in logprobs if isinstance(one, int | float) and math.isfinite(one) and one > _LOWEST]
+    numbers = [logprob for logprob in logprobs if isinstance(logprob, int | float)]
+    finite = [logprob for logprob in numbers if math.isfinite(logprob) and logprob > _LOWEST]
     problem = "its log-probabilities are not finite" if len(finite) < len(logprobs) else degenerate(text)
     problem = problem or loop([token for token, _ in steps])
     mean = sum(finite) / len(finite) if finite and len(finite) == len(logprobs) else None
-    return Answer(question, text.strip(), len(steps), mean, problem)
+    return Answer(question=question, answer=text.strip(), tokens=len(steps), mean_logprob=mean, problem=problem)
 
 
 def degenerate(text: str) -> str | None:

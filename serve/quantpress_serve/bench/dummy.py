@@ -5,38 +5,60 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError
 from quantpress.model import source as models
 from quantpress.model.source import Model, find_model
 from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import DECISIVE
 from quantpress.recipe.modifiers import Prunes, Quip, Reap, SpinQuant
+from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
+from quantpress.runtime.records import Record
 from quantpress_serve.bench import stage
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload
 
 
-def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fresh: bool) -> dict[str, Any]:
+class Shapes(Record):
+    """What the shapes of a checkpoint depend on; its digest stands for a checkpoint's."""
+
+    recipe: dict[str, Any]  # resolved, without what decides no shape; in the words of its file
+    model: str  # digest of its config.json
+    versions: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        return digests.sha256_json(self.dump())
+
+
+def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fresh: bool) -> Throughput:
     """Measures the recipe's scheme on the model's shapes and writes OUT/<model>/dummy/<recipe>/throughput.json.
 
-    Raises InputError for a recipe that does more than store layers in another scheme, else what stage.bench raises.
+    Raises InputError for a recipe that does more than store layers in another scheme, else what stage.measure raises.
     """
     disk.require_writable(out)
-    _require_schemes_only(plan)
+    require_schemes_only(plan.recipe)
     folder = out / model.name / "dummy" / plan.recipe.name
-    inputs = _inputs(plan, model)
-    digest = digests.sha256_json(inputs)
     checkpoint = folder / "checkpoint"
-    if not _is_made(folder, digest):
+    shapes = Shapes(
+        recipe=plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
+        model=digests.sha256_json(model.config),
+        versions=environment.versions(DECISIVE),
+    )
+    if not _is_made(folder, shapes.digest):
         folder.mkdir(parents=True, exist_ok=True)
         with locks.lock(folder), atomic.staging(checkpoint) as staged:
-            _make(plan, model, staged, folder / "logs" / "shapes.log")
+            _make_config(plan, model, staged, folder / "logs" / "shapes.log")
             atomic.publish(staged, checkpoint)
-        atomic.write_json(folder / "shapes.json", {"digest": digest, "inputs": inputs})
+        atomic.write_json(folder / "shapes.json", {"digest": shapes.digest, "inputs": shapes.dump()})
     subject = Subject(
-        *(plan.recipe.name, folder, digest, checkpoint.resolve(), model),
-        model_digest=digests.sha256_json(model.config),
+        name=plan.recipe.name,
+        folder=folder,
+        digest=shapes.digest,
+        candidate=checkpoint.resolve(),
+        model=model,
+        model_digest=shapes.model,
         weight_bytes=plan.weight_bytes + plan.checkpoint_bytes,
         weights="dummy",
         tokenizer=tokenizer_for(model),
@@ -44,23 +66,14 @@ def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fre
     return stage.measure(subject, load, sides, fresh)
 
 
-def _inputs(plan: Plan, model: Model) -> dict[str, Any]:
-    recipe = plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"})
-    return {
-        "recipe": recipe,
-        "model": digests.sha256_json(model.config),
-        "versions": environment.versions(DECISIVE),
-    }
-
-
 def _is_made(folder: Path, digest: str) -> bool:
     known = folder / "shapes.json"
     return known.is_file() and atomic.read_json(known).get("digest") == digest and (folder / "checkpoint").is_dir()
 
 
-def _require_schemes_only(plan: Plan) -> None:
-    """Rotations and pruning change the model beside its schemes, which a config made without weights cannot say."""
-    for modifier in plan.recipe.modifiers:
+def require_schemes_only(recipe: Recipe) -> None:
+    """Raises InputError for rotations and pruning: they change more than a config made without weights can say."""
+    for modifier in recipe.modifiers:
         if isinstance(modifier.body, Prunes | Quip | Reap | SpinQuant):
             raise InputError(
                 f"--weights dummy: {modifier.name} changes more of the model than how its layers are stored",
@@ -68,7 +81,7 @@ def _require_schemes_only(plan: Plan) -> None:
             )
 
 
-def _make(plan: Plan, model: Model, staged: Path, log: Path) -> None:
+def _make_config(plan: Plan, model: Model, staged: Path, log: Path) -> None:
     log.unlink(missing_ok=True)
     job = {
         "recipe": plan.recipe.dump(),

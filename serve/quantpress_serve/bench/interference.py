@@ -1,76 +1,78 @@
-"""Whether the machine was left alone while something was measured: other programs, the hypervisor, throttling."""
+"""Whether anything else slowed the machine down during a measurement: other programs, the hypervisor, throttling."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from quantpress.artifact.throughput import Disturbance
 from quantpress.runtime import environment, process
 
-# Shares of the measured time. A quiet machine stays well below: see docs/explanation/measurements.md.
-OTHER_WORK = 0.10  # of the cores, by processes that are none of ours
-STOLEN = 0.05  # of the cores, by the hypervisor for other virtual machines
-THROTTLED = 0.05  # in which the scheduler held this group of processes back (a container's CPU quota)
-SLOWED = 0.05  # of a GPU's samples, one a second, with a clock that heat or power held down
+# Shares of the measured time beyond which a measurement is not trusted. An idle machine stays well below them: see
+# docs/explanation/measurements.md.
+OTHER_WORK = 0.10  # of the cores, used by processes that quantpress did not start
+STOLEN = 0.05  # of the cores, given by the hypervisor to other virtual machines
+THROTTLED = 0.05  # of the time, in which a container's CPU quota held its processes back
+SLOWED = 0.05  # of a GPU's samples, one a second, in which heat or power held its clock down
 
-# Reasons that slow a GPU down beyond its ordinary power management.
+# nvidia-smi's names for what slows a GPU down beyond its ordinary power management.
 _SLOWDOWNS = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown")
 _CPU_STAT = (Path("/sys/fs/cgroup/cpu.stat"), Path("/sys/fs/cgroup/cpu/cpu.stat"))
 
 
+def problems(seen: Disturbance) -> list[str]:
+    """Why a measurement under these conditions cannot be trusted; an empty list if it can."""
+    bounds = (
+        (seen.other_work, OTHER_WORK, "other programs took {:.0%} of the cores"),
+        (seen.stolen, STOLEN, "the hypervisor took {:.0%} of the cores"),
+        (seen.throttled, THROTTLED, "a CPU quota held the processes back for {:.0%} of the time"),
+        (seen.gpu_slowed, SLOWED, "heat or power held a GPU's clock down for {:.0%} of the time"),
+    )
+    found = [
+        text.format(share) + f" (bound {bound:.0%})"
+        for share, bound, text in bounds
+        if share is not None and share > bound
+    ]
+    others = seen.other_gpu_processes
+    return found + ([f"{others} other processes used the GPU"] if others else [])
+
+
 @dataclass
-class Seen:
-    """What was seen while the block ran: shares of the time, and processes on the GPUs that are none of ours."""
+class Watch:
+    """A measurement that is being watched. `seen` holds what disturbed it, once the block has ended."""
 
-    shares: dict[str, float] = field(default_factory=dict)
-    gpu_processes: int = 0
-
-    def record(self) -> dict[str, Any]:
-        return {**self.shares, "other_gpu_processes": self.gpu_processes}
-
-    def problems(self) -> list[str]:
-        """Why a measurement under these conditions cannot be trusted; nothing where it can."""
-        said = {
-            "other_work": (OTHER_WORK, "other programs took {:.0%} of the cores"),
-            "stolen": (STOLEN, "the hypervisor took {:.0%} of the cores"),
-            "throttled": (THROTTLED, "a CPU quota held the processes back for {:.0%} of the time"),
-            "gpu_slowed": (SLOWED, "heat or power held a GPU's clock down for {:.0%} of the time"),
-        }
-        found = [
-            text.format(self.shares[name]) + f" (bound {bound:.0%})"
-            for name, (bound, text) in said.items()
-            if self.shares.get(name, 0.0) > bound
-        ]
-        return found + ([f"{self.gpu_processes} other processes used the GPU"] if self.gpu_processes else [])
+    seen: Disturbance = field(default_factory=Disturbance)
 
 
 @contextmanager
-def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Iterator[Seen]:
-    """Watches this machine until the block ends; `folder` takes nvidia-smi's output where there is a GPU."""
-    seen, before = Seen(), _Sample.take()
+def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Iterator[Watch]:
+    """Watches this machine until the block ends. On a machine with a GPU, nvidia-smi writes its samples to `folder`.
+
+    `expected_on_gpu` are the processes whose work is being measured.
+    """
+    watch, before = Watch(), Sample.take()
+    log = folder / "nvidia-smi.log"
     with ExitStack() as stack:
-        log = folder / "nvidia-smi.log"
         if environment.gpus():
             log.unlink(missing_ok=True)
             query = ",".join(f"clocks_event_reasons.{name}" for name in _SLOWDOWNS)
             words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "-l", "1"]
             stack.enter_context(process.guarded(words, log))
-        yield seen
-    seen.shares = before.until(_Sample.take())
+        yield watch
+    watch.seen = before.until(Sample.take())
     if environment.gpus():
-        if (slowed := slowed_share(log.read_text(errors="replace") if log.exists() else "")) is not None:
-            seen.shares["gpu_slowed"] = slowed
-        seen.gpu_processes = len(on_gpu() - expected_on_gpu)
+        slowed = slowed_share(log.read_text(errors="replace") if log.exists() else "")
+        others = len(on_gpu() - expected_on_gpu)
+        watch.seen = watch.seen.model_copy(update={"gpu_slowed": slowed, "other_gpu_processes": others})
 
 
 def slowed_share(text: str) -> float | None:
-    """The share of nvidia-smi's samples in which a clock was held down; None where it gave none."""
+    """The share of nvidia-smi's samples in which a clock was held down; None if there are no samples."""
     samples = [line.split(", ") for line in text.splitlines() if "ctive" in line]
     return sum("Active" in sample for sample in samples) / len(samples) if samples else None
 
@@ -85,8 +87,11 @@ def on_gpu() -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Seconds since some point in the past: of the clock, and of our cores for everybody, for us and for others."""
+class Sample:
+    """Seconds so far: of the clock, and of the cores that we may use, by whoever used them.
+
+    `busy` is everybody's time, `ours` that of this process and its children, `stolen` the hypervisor's.
+    """
 
     clock: float
     busy: float
@@ -96,43 +101,48 @@ class _Sample:
     cores: int
 
     @classmethod
-    def take(cls) -> _Sample:
+    def take(cls) -> Sample:
         import psutil  # 30 ms
 
         cores = sorted(os.sched_getaffinity(0))
         times = psutil.cpu_times(percpu=True)
         mine = [times[core] for core in cores if core < len(times)]
-        busy = sum(one.user + one.nice + one.system + one.irq + one.softirq for one in mine)
-        return cls(time.monotonic(), busy, _ours(), sum(one.steal for one in mine), _throttled(), len(cores))
+        busy = sum(core.user + core.nice + core.system + core.irq + core.softirq for core in mine)
+        return cls(
+            clock=time.monotonic(),
+            busy=busy,
+            ours=_ours(),
+            stolen=sum(core.steal for core in mine),
+            throttled=_throttled(),
+            cores=len(cores),
+        )
 
-    def until(self, later: _Sample) -> dict[str, float]:
+    def until(self, later: Sample) -> Disturbance:
+        """Shares of the time between two samples, as far as processors go."""
         seconds = max(later.clock - self.clock, 1e-9)
         others = (later.busy - self.busy) - (later.ours - self.ours)
-        return {
-            "other_work": round(max(0.0, others) / seconds / self.cores, 4),
-            "stolen": round((later.stolen - self.stolen) / seconds / self.cores, 4),
-            "throttled": round((later.throttled - self.throttled) / seconds, 4),
-        }
+        return Disturbance(
+            other_work=round(max(0.0, others) / seconds / self.cores, 4),
+            stolen=round((later.stolen - self.stolen) / seconds / self.cores, 4),
+            throttled=round((later.throttled - self.throttled) / seconds, 4),
+        )
 
 
 def _ours() -> float:
-    """Processor time (s) of this process and all below it, those that have ended included."""
+    """Processor time (s) of this process and of all its descendants, also of those that have ended."""
     import psutil
 
     own = psutil.Process()
     total = 0.0
-    for one in (own, *own.children(recursive=True)):
+    for program in (own, *own.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
-            total += sum(_used(one.cpu_times()))
+            times = program.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
-def _used(times: Any) -> Iterable[float]:
-    return times.user, times.system, times.children_user, times.children_system
-
-
 def _throttled() -> float:
-    """Seconds that this group of processes was held back by its quota; 0 without one."""
+    """Seconds for which a quota held this group of processes back; 0 without a quota."""
     for path in _CPU_STAT:
         with suppress(OSError):
             words = dict(line.split() for line in path.read_text().splitlines())

@@ -1,13 +1,12 @@
-"""Log-likelihoods of a fixed text by transformers: what an engine must compute too. Heavy."""
+"""Worker: log-likelihoods of a fixed text by transformers, which an engine must compute too. Heavy."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from quantpress.runtime.worker import worker_main
-from quantpress_serve.bench.likelihoods import TEXT, Likelihoods, Row
+from quantpress_serve.bench.likelihoods import TEXT
+from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, LikelihoodResult, Likelihoods, Row
 
 
 def of_model(model: Any, tokenizer: Any, window: int) -> Likelihoods:
@@ -21,32 +20,32 @@ def of_model(model: Any, tokenizer: Any, window: int) -> Likelihoods:
     begin = tokenizer("a")["input_ids"][: -len(tokenizer("a", add_special_tokens=False)["input_ids"])]
     step = window - len(begin)
     windows = [begin + ids[start : start + step] for start in range(0, len(ids), step)]
-    windows = [one for one in windows if len(one) > len(begin) + 1]
+    windows = [tokens for tokens in windows if len(tokens) > len(begin) + 1]
     found: list[Row] = []
     for tokens in windows:
         inputs = torch.tensor([tokens], device=model.device)
         with torch.inference_mode():
             logits = model(inputs).logits[0, :-1].float()
         chosen = torch.log_softmax(logits, -1).gather(-1, inputs[0, 1:, None])[:, 0]
-        found.append([one if math.isfinite(one) else None for one in chosen.tolist()])
-    return {"windows": windows, "likelihoods": found}
+        found.append([value if math.isfinite(value) else None for value in chosen.tolist()])
+    return Likelihoods(windows=windows, likelihoods=found)
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """job: models (by role: path, trust_remote_code, window), compute_dtype, device. Gives each role's likelihoods."""
+def work(job: LikelihoodJob) -> LikelihoodResult:
+    """Each model's likelihoods, one model in memory at a time."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = torch.float32 if job["compute_dtype"] == "float32" else "auto"
-    found: dict[str, Any] = {}
-    for role, one in job["models"].items():
-        trust = one["trust_remote_code"]
-        model = AutoModelForCausalLM.from_pretrained(Path(one["path"]), dtype=dtype, trust_remote_code=trust)
-        tokenizer = AutoTokenizer.from_pretrained(Path(one["path"]), trust_remote_code=trust)
-        found[role] = of_model(model.to(job["device"]), tokenizer, one["window"])
+    dtype = torch.float32 if job.compute_dtype == "float32" else "auto"
+    found = {}
+    for role, scored in job.models.items():
+        trust = scored.trust_remote_code
+        model = AutoModelForCausalLM.from_pretrained(scored.path, dtype=dtype, trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(scored.path, trust_remote_code=trust)
+        found[role] = of_model(model.to(job.device), tokenizer, scored.window)
         del model
-    return found
+    return LikelihoodResult(models=found)
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(work))
+    raise SystemExit(LIKELIHOODS.main(work))

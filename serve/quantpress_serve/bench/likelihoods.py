@@ -6,17 +6,18 @@ nothing of an engine that computes something else, and nothing in the score woul
 
 from __future__ import annotations
 
-import http.client
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
 
-from quantpress.artifact.truth import DIFFERS, SAME
+from quantpress.artifact.served import DIFFERS, SAME, Served, Side
+from quantpress.artifact.throughput import BASELINE, CANDIDATE
 from quantpress.model.config import positions
-from quantpress.runtime import atomic, digests, environment, worker
-from quantpress_serve.server.server import Server, request
+from quantpress.runtime import atomic, digests, environment
+from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, Likelihoods, Row, ScoredModel
+from quantpress_serve.server import client
+from quantpress_serve.server.server import Server
 
 TEXT = Path(__file__).with_name("likelihood_text.txt")
 WINDOW = 256  # tokens that are seen together, at most
@@ -27,14 +28,6 @@ BOUND = 0.01
 # 0.1 to 0.3; a uniform guess over 50 000 tokens loses about 7.
 BROKEN = 1.0
 CONFIDENCE = 0.95
-Row = list[float | None]  # natural log-likelihoods; None where one is not finite
-
-
-class Likelihoods(TypedDict):
-    """Token ids, and of each window one natural log-likelihood fewer than it has tokens."""
-
-    windows: list[list[int]]
-    likelihoods: list[Row]
 
 
 @dataclass(frozen=True)
@@ -61,33 +54,35 @@ class Scored:
     def keep(self, compute_dtype: str, found: Likelihoods) -> None:
         place = self.place(compute_dtype)
         place.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(place, found)
+        atomic.write_json(place, found.dump())
+
+    def kept(self, compute_dtype: str) -> Likelihoods:
+        """What `keep` wrote."""
+        return Likelihoods.model_validate(atomic.read_json(self.place(compute_dtype)))
 
 
 def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) -> dict[str, Likelihoods]:
     """The likelihoods of each model, by role; computed only where they are not kept. Raises StageError."""
-    missing = {role: one for role, one in models.items() if not one.place(compute_dtype).is_file()}
+    missing = {role: scored for role, scored in models.items() if not scored.place(compute_dtype).is_file()}
     if missing:
-        first = next(iter(missing.values()))
-        job = {
-            "models": {
-                role: {
-                    "path": str(one.path.resolve()),
-                    "trust_remote_code": one.trust_remote_code,
-                    "window": one.window,
-                }
-                for role, one in missing.items()
+        job = LikelihoodJob(
+            models={
+                role: ScoredModel(
+                    path=scored.path.resolve(), trust_remote_code=scored.trust_remote_code, window=scored.window
+                )
+                for role, scored in missing.items()
             },
-            "compute_dtype": compute_dtype,
-            "device": "cuda" if environment.gpus() else "cpu",
-        }
+            compute_dtype=compute_dtype,
+            device="cuda" if environment.gpus() else "cpu",
+        )
+        first = next(iter(missing.values()))
         first.keeps.mkdir(parents=True, exist_ok=True)
         with atomic.staging(first.keeps / "likelihoods-job") as staged:
             title = f"likelihoods of a fixed text by transformers ({', '.join(missing)})"
-            found = worker.call_worker("quantpress_serve.bench.likelihood_worker", job, staged, title, log)
-        for role, one in missing.items():
-            one.keep(compute_dtype, found[role])
-    return {role: atomic.read_json(one.place(compute_dtype)) for role, one in models.items()}
+            found = LIKELIHOODS.run(job, staged, title, log)
+        for role, scored in missing.items():
+            scored.keep(compute_dtype, found.models[role])
+    return {role: scored.kept(compute_dtype) for role, scored in models.items()}
 
 
 def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
@@ -97,35 +92,35 @@ def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
 
 def _of_window(server: Server, tokens: list[int]) -> Row:
     body = {"model": server.name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "logprobs": 0, "echo": True}
-    given = request(f"{server.url}/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
-    found = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
-    if len(found) != len(tokens) - 1 or not all(isinstance(one, int | float) for one in found):
+    given = client.request_json(f"{server.url}/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
+    row = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
+    if len(row) != len(tokens) - 1 or not all(isinstance(value, int | float) for value in row):
         raise ValueError("it gives no likelihoods of prompts")
-    return [float(one) for one in found]
+    return [float(value) for value in row]
 
 
-def check(servers: dict[str, Server], scored: dict[str, Likelihoods], cause: str | None) -> dict[str, Any]:
-    """Asks each server for the text and compares: what results keep, `verdict` and `cause` included.
+def compared_with_servers(servers: dict[str, Server], scored: dict[str, Likelihoods], cause: str | None) -> Served:
+    """Asks each server for the text and compares it with what transformers computed. `cause` is why they should differ.
 
     A server that does not give likelihoods is no failure: the result then says why there is no comparison. Raises
-    ServerLost for one that went away over it.
+    ServerLost for a server that went away over it.
     """
     served: dict[str, list[Row]] = {}
     for role, server in servers.items():
         try:
-            served[role] = by_server(server, scored[role]["windows"])
-        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+            served[role] = by_server(server, scored[role].windows)
+        except (OSError, ValueError, LookupError, TypeError) as error:
             server.require_healthy()
             return unknown(f"the {role}'s server gave no likelihoods: {type(error).__name__}: {error}")
-    return compared({role: scored[role]["likelihoods"] for role in served}, served, cause)
+    return compared({role: scored[role].likelihoods for role in served}, served, cause)
 
 
-def unknown(reason: str) -> dict[str, Any]:
+def unknown(reason: str) -> Served:
     """A comparison that could not be made."""
-    return {"verdict": None, "reason": reason, "sides": {}, "cause": None}
+    return Served(verdict=None, reason=reason, cause=None)
 
 
-def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None) -> dict[str, Any]:
+def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None) -> Served:
     """Each side's mean log-likelihood (nats a token) as scored and as served, and whether the engine computes the same.
 
     It does not if the whole 95% interval of the candidate's mean difference lies beyond the bound: BOUND and what the
@@ -134,86 +129,85 @@ def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: 
     of batch means: Law, Simulation Modeling and Analysis, section 9.5.3).
     """
     sides = {role: _side(scored[role], served[role]) for role in served}
-    base = sides.get("baseline")
-    bound = BOUND + (abs(base["difference"] or 0.0) if base else 0.0)
-    anyway = base is not None and _beyond(base["interval"], 2 * BOUND)
+    own, base = sides[CANDIDATE], sides.get(BASELINE)
+    bound = BOUND + (abs(base.difference or 0.0) if base else 0.0)
+    anyway = base is not None and _beyond(base.interval, 2 * BOUND)
     if anyway:
         cause = "the engine does not compute the unquantized model as transformers does either"
-    differs = anyway or _beyond(sides["candidate"]["interval"], bound)
-    return {
-        "verdict": DIFFERS if differs else SAME,
-        "reason": None,
-        "bound": bound,
-        "confidence": CONFIDENCE,
-        "tokens": sides["candidate"]["tokens"],
-        "sides": sides,
-        "cause": (cause or "not known; score with --backend vllm, which asks the engine itself") if differs else None,
-    }
+    differs = anyway or _beyond(own.interval, bound)
+    return Served(
+        verdict=DIFFERS if differs else SAME,
+        reason=None,
+        bound=bound,
+        confidence=CONFIDENCE,
+        tokens=own.tokens,
+        sides=sides,
+        cause=(cause or "not known; score with --backend vllm, which asks the engine itself") if differs else None,
+    )
 
 
-def _beyond(interval: list[float] | None, bound: float) -> bool:
+def _beyond(interval: tuple[float, float] | None, bound: float) -> bool:
     """Whether all of it is further from 0 than the bound, on one side; true for what is not finite."""
     return interval is None or interval[1] < -bound or interval[0] > bound
 
 
-def _side(scored: list[Row], served: list[Row]) -> dict[str, Any]:
-    """Means over all tokens, None where one is not finite; `per_token` is the mean of the absolute differences."""
+def _side(scored: list[Row], served: list[Row]) -> Side:
+    """Means over all tokens, None where one is not finite."""
     pairs = [(a, b) for one, other in zip(scored, served, strict=True) for a, b in zip(one, other, strict=True)]
     differences = [b - a for a, b in pairs if a is not None and b is not None]
     complete = len(differences) == len(pairs)
-    return {
-        "tokens": len(pairs),
-        "scored": _mean([a for a, _ in pairs]),
-        "served": _mean([b for _, b in pairs]),
-        "difference": _mean(differences) if complete else None,
-        "per_token": _mean([abs(one) for one in differences]) if complete else None,
-        "interval": _interval(differences) if complete else None,
-    }
+    return Side(
+        tokens=len(pairs),
+        scored=_mean([a for a, _ in pairs]),
+        served=_mean([b for _, b in pairs]),
+        difference=_mean(differences) if complete else None,
+        per_token=_mean([abs(difference) for difference in differences]) if complete else None,
+        interval=_interval(differences) if complete else None,
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _interval(differences: list[float]) -> list[float]:
+def _interval(differences: list[float]) -> tuple[float, float]:
     from scipy import stats  # 0.5 s: only when there is something to compare
 
     blocks = [differences[start : start + BLOCK] for start in range(0, len(differences), BLOCK)]
     means = [math.fsum(block) / len(block) for block in blocks if len(block) == BLOCK]
     middle = math.fsum(differences) / len(differences)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(means) - 1) * stats.sem(means))
-    return [middle - half, middle + half]
+    return middle - half, middle + half
 
 
-def to_blame(found: dict[str, Any]) -> str | None:
+def to_blame(served: Served) -> str | None:
     """Who makes the candidate talk nonsense: "checkpoint", "engine", "neither", or None where it cannot be told."""
-    sides = found["sides"]
-    if found["verdict"] is None or "baseline" not in sides:
+    if served.verdict is None or BASELINE not in served.sides:
         return None
-    own, base = sides["candidate"], sides["baseline"]
-    if not _near(own["scored"], base["scored"]):
+    own, base = served.sides[CANDIDATE], served.sides[BASELINE]
+    if not _near(own.scored, base.scored):
         return "checkpoint"
-    return "neither" if _near(own["served"], base["served"]) else "engine"
+    return "neither" if _near(own.served, base.served) else "engine"
 
 
 def _near(own: float | None, base: float | None) -> bool:
     return own is not None and base is not None and own > base - BROKEN
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(served: Served) -> str:
     """The comparison for people."""
-    if found["verdict"] is None:
-        return f"whether the engine computes what is scored is not known: {found['reason']}"
-    own = found["sides"]["candidate"]
-    if own["interval"] is None:
+    if served.verdict is None:
+        return f"whether the engine computes what is scored is not known: {served.reason}"
+    own = served.sides[CANDIDATE]
+    if own.interval is None:
         figures = "likelihoods that are not finite"
     else:
-        low, high = own["interval"]
+        low, high = own.interval
         figures = (
-            f"mean log-likelihood of {own['tokens']} tokens {own['served']:.3f} as served and {own['scored']:.3f} as "
-            f"scored (difference {own['difference']:+.3f}, {low:+.3f} to {high:+.3f}; bound {found['bound']:.3f})"
+            f"mean log-likelihood of {own.tokens} tokens {own.served:.3f} as served and {own.scored:.3f} as "
+            f"scored (difference {own.difference:+.3f}, {low:+.3f} to {high:+.3f}; bound {served.bound:.3f})"
         )
-    if found["verdict"] == SAME:
+    if served.verdict == SAME:
         return f"the engine computes what is scored: {figures}"
-    return f"the engine does not compute what was scored: {figures}; likely cause: {found['cause']}"
+    return f"the engine does not compute what was scored: {figures}; likely cause: {served.cause}"

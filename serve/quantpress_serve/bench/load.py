@@ -1,4 +1,4 @@
-"""One measured cell: `vllm bench serve`, vLLM's own load generator, against one server."""
+"""One measurement: `vllm bench serve`, vLLM's own load generator, sends requests to one server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from quantpress.artifact.throughput import Cell, Figures
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, console, process
 from quantpress_serve.bench import interference
@@ -22,8 +22,8 @@ MOST_WARMUPS = 16
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One measurement: which side, how much load, the how manieth round; `base` differs from run to run."""
+class Turn:
+    """What is measured next: which side, under how much load, in which round. `base` differs from run to run."""
 
     role: str
     level: Level
@@ -32,7 +32,7 @@ class Cell:
 
     @property
     def seed(self) -> int:
-        """A fresh one for each run, round and level, so that nothing is measured on prompts seen before.
+        """Another one for each run, round and level, so that no server is measured on prompts that it has seen before.
 
         Candidate and baseline of one pair get the same prompts.
         """
@@ -50,8 +50,8 @@ class Generator:
     log: Path
     on_gpu: frozenset[str] = frozenset()
 
-    def command(self, server: Server, cell: Cell, name: str) -> list[str]:
-        level = cell.level
+    def command(self, server: Server, turn: Turn, name: str) -> list[str]:
+        level = turn.level
         warmups = min(level.concurrency or 2, MOST_WARMUPS)
         if level.concurrency:
             strength = ["--max-concurrency", str(level.concurrency)]
@@ -61,7 +61,7 @@ class Generator:
         return [
             *(str(self.vllm), "bench", "serve", "--backend", "openai", "--base-url", server.url),
             *("--model", server.name, "--tokenizer", str(server.tokens_by), *prompts_of(self.workload)),
-            *("--ignore-eos", "--temperature", "0", "--seed", str(cell.seed)),
+            *("--ignore-eos", "--temperature", "0", "--seed", str(turn.seed)),
             *("--num-prompts", str(self.workload.requests_at(level)), "--num-warmups", str(warmups), *strength),
             *(["--goodput", *(f"{name}:{value:g}" for name, value in goals.items())] if goals else []),
             *("--percentile-metrics", METRICS, "--metric-percentiles", PERCENTILES, "--disable-tqdm"),
@@ -69,35 +69,38 @@ class Generator:
             *("--save-result", "--result-dir", str(self.folder), "--result-filename", name),
         ]
 
-    def measure(self, server: Server, cell: Cell, others: Sequence[Server] = ()) -> dict[str, Any]:
-        """Runs one cell and returns vLLM's figures for it, with the command that repeats it.
+    def measure(self, server: Server, turn: Turn, others: Sequence[Server] = ()) -> Cell:
+        """Runs the load generator once. Gives vLLM's figures and the command that repeats the measurement.
 
-        Raises ServerLost if this server or one of the `others` goes away meanwhile, StageError if the load generator
-        fails.
+        Raises ServerLost if this server or one of the `others` goes away in the meantime, StageError if the load
+        generator fails.
         """
-        name = f"{cell.role}-{cell.level.label.replace(' ', '-').replace('/', '-')}-r{cell.round}.json"
-        asked = self.command(server, cell, name)
-        title = f"load on {cell.role}: {cell.level.label}, round {cell.round + 1} of {self.workload.rounds}"
+        name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
+        asked = self.command(server, turn, name)
+        title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
         with console.step(title, self.log) as step:
-            with interference.watching(self.folder, self.on_gpu) as seen:
+            with interference.watching(self.folder, self.on_gpu) as watch:
                 code = _run(asked, self.log, (server, *others))
-            raw = self._result(name, code, server)
-            step.result = f"{raw['output_throughput']:.1f} output tokens/s"
-        if any(one.running is None for one in (server, *others)):
-            seen.shares.pop("other_work", None)  # a server that someone else runs may be among the other programs
-        return {
-            "role": cell.role,
-            "concurrency": cell.level.concurrency,
-            "request_rate": cell.level.request_rate,
-            "round": cell.round,
-            "seed": cell.seed,
-            "figures": {key: value for key, value in raw.items() if _is_number(value)},
-            "machine": seen.record(),
-            "untrustworthy": seen.problems(),
-            "command": shlex.join(asked),
-        }
+            figures = self._figures(name, code, server)
+            step.result = f"{figures['output_throughput']:.1f} output tokens/s"
+        seen = watch.seen
+        if any(other.running is None for other in (server, *others)):
+            # A server that someone else runs may be among the other programs.
+            seen = seen.model_copy(update={"other_work": None})
+        return Cell(
+            role=turn.role,
+            concurrency=turn.level.concurrency,
+            request_rate=turn.level.request_rate,
+            round=turn.round,
+            seed=turn.seed,
+            figures=figures,
+            machine=seen,
+            untrustworthy=interference.problems(seen),
+            command=shlex.join(asked),
+        )
 
-    def _result(self, name: str, code: int, server: Server) -> Any:
+    def _figures(self, name: str, code: int, server: Server) -> Figures:
+        """The numbers that the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
         if code != 0 or not (self.folder / name).is_file():
             server.require_healthy()
             said = process.last_error(self.log)
@@ -109,11 +112,8 @@ class Generator:
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first
-        return atomic.read_json(self.folder / name)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        written = atomic.read_json(self.folder / name).items()
+        return {key: value for key, value in written if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def _run(asked: list[str], log: Path, servers: Sequence[Server]) -> int:

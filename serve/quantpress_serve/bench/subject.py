@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.artifact.results import Results
+from quantpress.artifact.results import ResultsOf
+from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import InputError
 from quantpress.model.source import Model
 from quantpress_serve.bench.likelihoods import Scored
@@ -13,7 +14,7 @@ from quantpress_serve.server import server
 from quantpress_serve.vllm import find_vllm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sides:
     """How to reach the two servers: an executable to start them with, or URLs of servers that run already."""
 
@@ -22,8 +23,11 @@ class Sides:
     vllm_url: str | None = None
     baseline_url: str | None = None
 
-    def check(self) -> Path:
-        """The vllm executable (it also generates the load). Raises CapabilityError, or InputError for a taken port."""
+    def executable(self) -> Path:
+        """The vllm executable; it also generates the load for servers that run already.
+
+        Raises CapabilityError if there is none, InputError for a taken port or a URL that does not answer.
+        """
         if self.port is not None:
             server.require_free(self.port)
         if self.baseline_url and not self.vllm_url:
@@ -33,7 +37,7 @@ class Sides:
         return find_vllm(self.vllm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """What is measured: two folders that vLLM serves, and where the result goes.
 
@@ -64,10 +68,10 @@ class Subject:
         """Both sides, as transformers computes them."""
         trust, beside = self.model.trust_remote_code, self.folder.parent / "baseline"
         return {
-            "candidate": Scored(self.candidate, self.digest, self.folder, trust),
-            "baseline": Scored(self.model.path, self.model_digest, beside, trust),
+            CANDIDATE: Scored(self.candidate, self.digest, self.folder, trust),
+            BASELINE: Scored(self.model.path, self.model_digest, beside, trust),
         }
 
     @property
-    def results(self) -> Results:
-        return Results(self.folder, "throughput", self.digest)
+    def results(self) -> ResultsOf[Throughput]:
+        return ResultsOf(self.folder, Throughput, self.digest)

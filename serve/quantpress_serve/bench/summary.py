@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any
 
-from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS, REQUEST, SERVER
+from quantpress.artifact.throughput import (
+    BASELINE,
+    CANDIDATE,
+    INDIFFERENCE,
+    MIN_PAIRS,
+    REQUEST,
+    SERVER,
+    Cell,
+    Figures,
+    Summary,
+)
 
 CONFIDENCE = 0.95
 # (greatest - least) / median of one side's speed over the rounds. Beyond this the machine was not steady.
@@ -14,45 +23,51 @@ SPREAD = 0.15
 # The concurrency rises no further once a step gains neither side more than this.
 SATURATED = 0.05
 
-Cell = dict[str, Any]
+
+def summarize(cells: list[Cell]) -> list[Summary]:
+    """For each level of load: medians over rounds on both sides, and the ratio of their speeds pair by pair."""
+    levels = sorted({cell.load for cell in cells}, key=lambda load: (load[0] or 0, load[1] or 0))
+    return [_summary([cell for cell in cells if cell.load == level]) for level in levels]
 
 
-def summarize(cells: list[Cell]) -> list[dict[str, Any]]:
-    """For each strength of load: medians over rounds on both sides, and the ratio of their speeds pair by pair."""
-    levels = {(cell["concurrency"], cell.get("request_rate")) for cell in cells}
-    return [
-        _summary([cell for cell in cells if (cell["concurrency"], cell.get("request_rate")) == level])
-        for level in sorted(levels, key=lambda level: (level[0] or 0, level[1] or 0))
-    ]
-
-
-def _summary(cells: list[Cell]) -> dict[str, Any]:
-    sides: dict[str, dict[int, dict[str, float]]] = {}
+def _summary(cells: list[Cell]) -> Summary:
+    """Of cells under the same level of load."""
+    concurrency, request_rate = cells[0].load
+    sides: dict[str, dict[int, Figures]] = {}
     for cell in cells:
-        sides.setdefault(cell["role"], {})[cell["round"]] = cell["figures"]
-    failed = {role: int(sum(figures.get("failed", 0) for figures in rounds.values())) for role, rounds in sides.items()}
-    kind = SERVER if cells[0]["concurrency"] else REQUEST
+        sides.setdefault(cell.role, {})[cell.round] = cell.figures
+
+    # How fast each side was in each round, and whether that can be believed.
+    kind = SERVER if concurrency else REQUEST
     speeds = {role: _speeds(rounds, kind) for role, rounds in sides.items()}
+    failed = {role: int(sum(figures.get("failed", 0) for figures in rounds.values())) for role, rounds in sides.items()}
     reasons = distrust(speeds, kind, failed, cells)
-    summary: dict[str, Any] = {
-        "concurrency": cells[0]["concurrency"],
-        "request_rate": cells[0].get("request_rate"),
-        "failed_requests": sum(failed.values()),
-        "speed": kind,
-        "spread": {role: _spread(rounds) for role, rounds in speeds.items()},
-        "untrustworthy": reasons,
-        **{role: _medians(rounds) for role, rounds in sides.items()},
-    }
-    if {"candidate", "baseline"} <= sides.keys():
-        own, base = speeds["candidate"], speeds["baseline"]
+
+    # Pair by pair, where both sides were measured.
+    ratios = mean = interval = said = None
+    if {CANDIDATE, BASELINE} <= sides.keys():
+        own, base = speeds[CANDIDATE], speeds[BASELINE]
         ratios = [own[number] / base[number] if base[number] else 0.0 for number in sorted(own.keys() & base.keys())]
         mean, interval = speedup(ratios)
-        summary |= {"ratios": ratios, "speedup": mean, "interval": interval}
-        summary["verdict"] = verdict(len(ratios), interval, reasons)
-    return summary
+        said = verdict(len(ratios), interval, reasons)
+
+    return Summary(
+        concurrency=concurrency,
+        request_rate=request_rate,
+        failed_requests=sum(failed.values()),
+        speed=kind,
+        spread={role: _spread(rounds) for role, rounds in speeds.items()},
+        untrustworthy=reasons,
+        candidate=_medians(sides[CANDIDATE]) if CANDIDATE in sides else None,
+        baseline=_medians(sides[BASELINE]) if BASELINE in sides else None,
+        ratios=ratios,
+        speedup=mean,
+        interval=interval,
+        verdict=said,
+    )
 
 
-def _speeds(rounds: dict[int, dict[str, float]], kind: str) -> dict[int, float]:
+def _speeds(rounds: dict[int, Figures], kind: str) -> dict[int, float]:
     """By round, in tokens/s. Requests that arrive at a rate set the server's tokens/s themselves, as long as it keeps
     up; there, speed is that of a request, from its arrival on: all their tokens over the sum of their end-to-end
     latencies. That is the inverse of the normalized latency of vLLM's paper (Kwon et al. 2023, section 6), by tokens.
@@ -63,7 +78,7 @@ def _speeds(rounds: dict[int, dict[str, float]], kind: str) -> dict[int, float]:
     return {number: rounds[number]["total_output_tokens"] / time if time else 0.0 for number, time in taken.items()}
 
 
-def _medians(rounds: dict[int, dict[str, float]]) -> dict[str, float]:
+def _medians(rounds: dict[int, Figures]) -> Figures:
     """Of every figure that all rounds have."""
     shared = set.intersection(*(set(figures) for figures in rounds.values()))
     order = next(iter(rounds.values()))
@@ -82,14 +97,13 @@ def distrust(speeds: dict[str, dict[int, float]], kind: str, failed: dict[str, i
     for role, rounds in speeds.items():
         if (spread := _spread(rounds)) and spread > SPREAD:
             reasons.append(f"the {role}'s {kind} spread by {spread:.0%} over the rounds (bound {SPREAD:.0%})")
-    marked = [cell for cell in cells if cell.get("untrustworthy")]
-    if marked:
-        worst = max(marked, key=lambda cell: cell["machine"].get("other_work", 0.0))
-        reasons.append(f"in {len(marked)} of {len(cells)} cells {'; '.join(worst['untrustworthy'])}")
+    if marked := [cell for cell in cells if cell.untrustworthy]:
+        worst = max(marked, key=lambda cell: (cell.machine.other_work if cell.machine else None) or 0.0)
+        reasons.append(f"in {len(marked)} of {len(cells)} cells {'; '.join(worst.untrustworthy)}")
     return reasons
 
 
-def speedup(ratios: list[float]) -> tuple[float, list[float] | None]:
+def speedup(ratios: list[float]) -> tuple[float, tuple[float, float] | None]:
     """Geometric mean of the pairs' ratios and its 95% interval: Student's t on their logarithms.
 
     No interval for fewer than two pairs, or where one side made nothing at all.
@@ -103,10 +117,10 @@ def speedup(ratios: list[float]) -> tuple[float, list[float] | None]:
     if len(logs) < 2:
         return math.exp(middle), None
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs))
-    return math.exp(middle), [math.exp(middle - half), math.exp(middle + half)]
+    return math.exp(middle), (math.exp(middle - half), math.exp(middle + half))
 
 
-def verdict(pairs: int, interval: list[float] | None, reasons: list[str]) -> str:
+def verdict(pairs: int, interval: tuple[float, float] | None, reasons: list[str]) -> str:
     """`faster` or `slower` only if enough pairs, measured undisturbed, leave no other reading."""
     if reasons:
         return f"untrustworthy: {'; '.join(reasons)}"
@@ -121,8 +135,7 @@ def verdict(pairs: int, interval: list[float] | None, reasons: list[str]) -> str
 
 def growth(cells: list[Cell], before: int, now: int) -> float:
     """Growth of output tokens/s from one concurrency to the next in the first round, on the side that gained more."""
-    speeds = {
-        (cell["role"], cell["concurrency"]): cell["figures"]["output_throughput"] for cell in cells if not cell["round"]
-    }
+    first = [cell for cell in cells if not cell.round]
+    speeds = {(cell.role, cell.concurrency): cell.figures["output_throughput"] for cell in first}
     roles = {role for role, _ in speeds}
     return max(speeds[role, now] / speeds[role, before] - 1 if speeds[role, before] else math.inf for role in roles)

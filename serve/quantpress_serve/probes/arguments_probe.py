@@ -1,6 +1,6 @@
 """Runs in vLLM's environment: prints the arguments of `vllm serve` as one JSON object on the last line.
 
-    python engine_probe.py
+    python arguments_probe.py
 
 For each long option: whether it is a flag, its choices, the name of its type and whether it takes several values.
 """
@@ -8,7 +8,16 @@ For each long option: whether it is a flag, its choices, the name of its type an
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Argument(TypedDict):
+    """As quantpress_serve.workload.engine.Argument, which cannot be imported here."""
+
+    flag: bool
+    choices: list[str] | None
+    type: str | None
+    several: bool
 
 
 def parser() -> Any:
@@ -22,7 +31,8 @@ def parser() -> Any:
     return make_arg_parser(FlexibleArgumentParser())
 
 
-def main() -> dict[str, dict[str, Any]]:
+def main() -> dict[str, Argument]:
+    """Of each long option, without its dashes."""
     return {
         name.removeprefix("--"): {
             "flag": action.nargs == 0,

@@ -1,4 +1,4 @@
-"""Asks an installed vLLM itself which schemes it takes. It takes seconds to import, so the answer is kept."""
+"""What an installed vLLM says of itself: schemes, arguments, operators. Asking takes seconds: answers are kept."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from quantpress.errors import CapabilityError
 from quantpress.model.source import cache_folder
 from quantpress.plan import hardware, servable
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import atomic, console, cpu, digests, process
+from quantpress.runtime.records import Record
 from quantpress_serve.vllm import serving_environment, vllm_version
+from quantpress_serve.workload.engine import Argument
 
-Answer = dict[str, dict[str, str]]
+# For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
+Schemes = dict[str, dict[str, str]]
+
+
+class Operators(Record):
+    """The operators of vLLM's library for this CPU; `int8_is_exact` is None where it has no INT8 product."""
+
+    operators: list[str]
+    int8_is_exact: bool | None
 
 
 def _script(what: str) -> Path:
@@ -29,20 +41,19 @@ def _kept(vllm: Path, script: Path) -> Path:
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 
-def ask(vllm: Path) -> Answer:
-    """For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
+def schemes(vllm: Path) -> Schemes:
+    """Which presets this vLLM takes at which target. Raises CapabilityError if it cannot be asked."""
+    answer = _answer(vllm, _script("schemes"), [json.dumps(sorted(SCHEMES))], "what it takes")
+    return TypeAdapter(Schemes).validate_python(answer)
+
+
+def arguments(vllm: Path) -> dict[str, Argument]:
+    """The arguments of `vllm serve` by name, as vLLM's own parser knows them.
 
     Raises CapabilityError if this vLLM cannot be asked.
     """
-    return _answer(vllm, _script("schemes"), [json.dumps(sorted(SCHEMES))], "what it takes")
-
-
-def arguments(vllm: Path) -> dict[str, dict[str, Any]]:
-    """The arguments of `vllm serve` by name, as its own parser knows them (arguments_probe).
-
-    Raises CapabilityError if this vLLM cannot be asked.
-    """
-    return _answer(vllm, _script("arguments"), [], "for its arguments")
+    answer = _answer(vllm, _script("arguments"), [], "for its arguments")
+    return TypeAdapter(dict[str, Argument]).validate_python(answer)
 
 
 def inexact_here(plan: Plan, vllm: Path) -> str | None:
@@ -53,27 +64,27 @@ def inexact_here(plan: Plan, vllm: Path) -> str | None:
     """
     by_table = servable.inexact(plan, cpu.THIS)
     try:
-        answer = _answer(vllm, _script("operators"), [], "for its operators on this CPU")
+        answer = Operators.model_validate(_answer(vllm, _script("operators"), [], "for its operators on this CPU"))
     except CapabilityError:
         return by_table
     for kind in servable.kinds_of(plan):
         operator = hardware.cell(kind, cpu.THIS).operator
-        if operator and operator not in answer["operators"]:
+        if operator and operator not in answer.operators:
             raise CapabilityError(
                 f"{kind} needs {operator}, which vLLM {vllm_version(vllm)} does not have for this CPU "
                 f"({cpu.described()})",
                 hint="quantpress plan RECIPE says what serves it",
             )
-        if operator == "onednn_scaled_mm" and answer["int8_is_exact"] is False:
+        if operator == "onednn_scaled_mm" and answer.int8_is_exact is False:
             return by_table or f"{kind} is inexact here: vLLM's INT8 product saturates on this CPU ({cpu.described()})"
-    return None if answer["int8_is_exact"] else by_table
+    return None if answer.int8_is_exact else by_table
 
 
-def _answer(vllm: Path, script: Path, words: list[str], what: str) -> dict[str, Any]:
-    """What a script printed in vLLM's environment, asked once for each vLLM."""
+def _answer(vllm: Path, script: Path, words: list[str], what: str) -> Any:
+    """The JSON object that a script printed in vLLM's environment, asked once for each vLLM."""
     kept = _kept(vllm, script)
     if kept.is_file():
-        return dict(atomic.read_json(kept))
+        return atomic.read_json(kept)
     log = kept.with_suffix(".log")
     log.unlink(missing_ok=True)
     command = [str(vllm.parent / "python"), str(script), *words]
@@ -85,12 +96,12 @@ def _answer(vllm: Path, script: Path, words: list[str], what: str) -> dict[str, 
             f"{vllm} cannot be asked: {process.last_error(log)}",
             hint="name another vLLM with --vllm; the table in docs/reference/recipes.md answers without one",
         )
-    answer: dict[str, Any] = json.loads(lines[-1])
+    answer = json.loads(lines[-1])
     atomic.write_json(kept, answer)
     return answer
 
 
-def require(answer: Answer, presets: Iterable[str], target: str, vllm: Path) -> None:
+def require_presets(answer: Schemes, presets: Iterable[str], target: str, vllm: Path) -> None:
     """Raises CapabilityError for the first preset that this vLLM does not take at `target`."""
     for preset in presets:
         said = answer.get(preset, {}).get(target, "")

@@ -17,7 +17,11 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
     """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
     record = artifact.finished()
     launch = Launch(
-        *(vllm, artifact.checkpoint.resolve(), artifact.name, Engine(), None),
+        vllm=vllm,
+        path=artifact.checkpoint.resolve(),
+        name=artifact.name,
+        engine=Engine(),
+        model_len=None,
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,
         kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record["bytes"]["checkpoint"]),

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import shlex
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from quantpress.artifact.throughput import ServerFacts
 from quantpress.errors import InputError, StageError
 from quantpress.runtime import console, environment, process
-from quantpress_serve.server import causes, server_log
+from quantpress_serve.server import causes, client, server_log
+from quantpress_serve.server.server_log import AtMetrics
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.engine import Engine
 
 START_TIMEOUT_S = 1800.0
 HOST = "127.0.0.1"
 
-# Requests to our own server must not go through a proxy of the environment.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Server:
     """A server that answers. `name` is the served model's name, `path` the folder it was loaded from.
 
-    `running` is its process (or rather the guard's), None for one that someone else runs; `about` what it tells of
-    itself (serverlog).
+    `running` is its process (or rather the guard's), None for a server that someone else runs. `started` is when the
+    server says that it was started; another time, later on, shows that it was restarted.
     """
 
     url: str
     name: str
     path: Path
-    command: str
-    startup_s: float | None
-    log: Path | None
+    facts: ServerFacts
+    started: float | None = None
+    log: Path | None = None
     trust_remote_code: bool = False
     tokenizer: Path | None = None
     running: subprocess.Popen[bytes] | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The line that starts it by hand."""
+        return self.facts.command
 
     @property
     def tokens_by(self) -> Path:
@@ -71,8 +69,8 @@ class Server:
                 hint="read its log's end",
                 log=self.log,
             )
-        started, now = self.about.get("started"), metrics_of(self.url).get("started")
-        if started and now and started != now:
+        now = metrics_of(self.url).started
+        if self.started and now and self.started != now:
             raise ServerLost(f"the server of {self.name} at {self.url} was restarted", hint="run again", log=self.log)
 
 
@@ -80,7 +78,7 @@ class ServerLost(StageError):  # noqa: N818 -- what happened, not a fault of the
     """A server went away under load. What was measured before still counts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Launch:
     """What to serve and how: everything the command line of `vllm serve` needs."""
 
@@ -152,11 +150,26 @@ def serving(launch: Launch, log: Path, port: int | None = None) -> Iterator[Serv
         with console.step(f"starting vLLM on {launch.name}", log) as step:
             _wait(running, url, log)
             startup = step.elapsed
+        metrics = metrics_of(url)
+        facts = ServerFacts(
+            command=shown,
+            argv=command,
+            env=settings,
+            startup_s=round(startup, 1),
+            prefix_caching=metrics.prefix_caching,
+            version=_version_of(url),
+            **server_log.told_in_log(log.read_text(encoding="utf-8", errors="replace")).dump(),
+        )
         yield Server(
-            *(url, launch.name, launch.path, shown, round(startup, 1), log, launch.trust_remote_code),
+            url=url,
+            name=launch.name,
+            path=launch.path,
+            facts=facts,
+            started=metrics.started,
+            log=log,
+            trust_remote_code=launch.trust_remote_code,
             tokenizer=launch.tokenizer,
             running=running,
-            about=_told(url) | server_log.facts(log.read_text(encoding="utf-8", errors="replace")),
         )
 
 
@@ -172,15 +185,17 @@ def _wait(running: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def healthy(url: str) -> bool:
+    """Whether the server answers that it is ready."""
     try:
-        with _opener.open(f"{url}/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
+        client.fetched(f"{url}/health", timeout=5)
+    except client.NoAnswer:
         return False
+    return True
 
 
 def _healthy_soon(url: str) -> bool:
-    """Whether it answers within a few seconds: one that is dying may still do so once, and a busy one not at once."""
+    """Whether it answers one of three times. A server that is dying may answer once more, so it is given a second; a
+    busy server may not answer at once."""
     for _ in range(3):
         time.sleep(1)
         if healthy(url):
@@ -188,20 +203,20 @@ def _healthy_soon(url: str) -> bool:
     return False
 
 
-def _told(url: str) -> dict[str, Any]:
-    about = metrics_of(url)
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        about["version"] = str(request(f"{url}/version", timeout=20)["version"])
-    return about
-
-
-def metrics_of(url: str) -> dict[str, Any]:
-    """What the server tells at /metrics (server_log.metrics); nothing if it does not answer there."""
+def metrics_of(url: str) -> AtMetrics:
+    """What the server tells at /metrics; nothing if it does not answer there."""
     try:
-        with _opener.open(f"{url}/metrics", timeout=20) as response:
-            return server_log.metrics(response.read().decode("utf-8", "replace"))
-    except (OSError, http.client.HTTPException):
-        return {}
+        text = client.fetched(f"{url}/metrics", timeout=20).decode("utf-8", "replace")
+    except client.NoAnswer:
+        return AtMetrics()
+    return server_log.told_at_metrics(text)
+
+
+def _version_of(url: str) -> str | None:
+    """vLLM's version as the server says it; None if it does not."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return str(client.request_json(f"{url}/version", timeout=20)["version"])
+    return None
 
 
 def attach(url: str, path: Path, tokenizer: Path | None = None) -> Server:
@@ -213,17 +228,16 @@ def attach(url: str, path: Path, tokenizer: Path | None = None) -> Server:
         )
     url = url.rstrip("/").removesuffix("/v1")
     try:
-        served = request(f"{url}/v1/models", timeout=20)["data"][0]["id"]
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        served = client.request_json(f"{url}/v1/models", timeout=20)["data"][0]["id"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{url} does not answer as a vLLM server: {error}", hint="check the URL (without /v1)"
         ) from error
-    return Server(url, str(served), path, f"(served at {url})", None, None, tokenizer=tokenizer, about=_told(url))
-
-
-def request(url: str, body: dict[str, Any] | None = None, timeout: float = 300) -> Any:
-    """One JSON request. Raises OSError (URLError) or ValueError."""
-    data = json.dumps(body).encode() if body is not None else None
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with _opener.open(asked, timeout=timeout) as response:
-        return json.load(response)
+    metrics = metrics_of(url)
+    facts = ServerFacts(
+        command=f"(served at {url})",
+        kv_cache_tokens=metrics.kv_cache_tokens,
+        prefix_caching=metrics.prefix_caching,
+        version=_version_of(url),
+    )
+    return Server(url=url, name=str(served), path=path, facts=facts, started=metrics.started, tokenizer=tokenizer)

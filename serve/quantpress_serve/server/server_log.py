@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from quantpress.runtime.records import Record
 
 # vLLM 0.32: gpu_model_runner (not on CPUs), default_loader, kv_cache_utils, core. Each worker prints its own.
-_FACTS = {
-    "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB memory"),
-    "load_s": re.compile(r"Loading weights took ([\d.]+) seconds"),
-    "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
-    "kv_cache_gib": re.compile(r"(?:Available KV cache memory: |Explicitly set \(|Auto set \()([\d.]+)"),
-    "engine_init_s": re.compile(r"init engine \(.*\) took ([\d.]+) s"),
-}
+_WEIGHTS_GIB = re.compile(r"Model loading took ([\d.]+) GiB memory")
+_LOAD_S = re.compile(r"Loading weights took ([\d.]+) seconds")
+_KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
+_KV_CACHE_GIB = re.compile(r"(?:Available KV cache memory: |Explicitly set \(|Auto set \()([\d.]+)")
+_ENGINE_INIT_S = re.compile(r"init engine \(.*\) took ([\d.]+) s")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-def facts(text: str) -> dict[str, float | int | None]:
-    """Weight memory (GiB a worker), load and start times (s), KV cache (GiB a worker, tokens); None where not told."""
-    return {name: _greatest(name, pattern.findall(text)) for name, pattern in _FACTS.items()}
+class InLog(Record):
+    """Weight memory and KV cache (GiB of a worker), the KV cache in tokens, load and start times (s); None where the
+    log does not tell. Names and meaning are those of throughput.ServerFacts."""
+
+    weights_gib: float | None
+    load_s: float | None
+    kv_cache_tokens: int | None
+    kv_cache_gib: float | None
+    engine_init_s: float | None
 
 
-def _greatest(name: str, found: list[str]) -> float | int | None:
-    numbers = [float(number.replace(",", "")) for number in found]
-    if not numbers:
-        return None
-    return int(max(numbers)) if name.endswith("_tokens") else max(numbers)
+class AtMetrics(Record):
+    """KV cache in tokens, whether prefixes are cached, and when the server was started (s since 1970)."""
+
+    kv_cache_tokens: int | None = None
+    prefix_caching: bool | None = None
+    started: float | None = None
 
 
-def metrics(text: str) -> dict[str, Any]:
-    """From /metrics: KV cache capacity in tokens, whether prefixes are cached, and when the server was started."""
+def told_in_log(text: str) -> InLog:
+    """What a server's log says; of several workers the greatest number counts."""
+    tokens = _greatest(_KV_CACHE_TOKENS, text)
+    return InLog(
+        weights_gib=_greatest(_WEIGHTS_GIB, text),
+        load_s=_greatest(_LOAD_S, text),
+        kv_cache_tokens=None if tokens is None else int(tokens),
+        kv_cache_gib=_greatest(_KV_CACHE_GIB, text),
+        engine_init_s=_greatest(_ENGINE_INIT_S, text),
+    )
+
+
+def _greatest(pattern: re.Pattern[str], text: str) -> float | None:
+    return max((float(number.replace(",", "")) for number in pattern.findall(text)), default=None)
+
+
+def told_at_metrics(text: str) -> AtMetrics:
+    """What a server's answer at /metrics says."""
     lines = text.splitlines()
     info = next((dict(_LABEL.findall(line)) for line in lines if line.startswith("vllm:cache_config_info{")), {})
     started = next((line.split()[-1] for line in lines if line.startswith("process_start_time_seconds ")), None)
     tokens = info.get("kv_cache_size_tokens", "")
-    return {
-        "kv_cache_tokens": int(tokens) if tokens.isdecimal() else None,
-        "prefix_caching": info["enable_prefix_caching"] == "True" if "enable_prefix_caching" in info else None,
-        "started": float(started) if started else None,
-    }
+    return AtMetrics(
+        kv_cache_tokens=int(tokens) if tokens.isdecimal() else None,
+        prefix_caching=info["enable_prefix_caching"] == "True" if "enable_prefix_caching" in info else None,
+        started=float(started) if started else None,
+    )

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from quantpress.errors import InputError, nearest
 from quantpress.language.validation import Strict
+from quantpress.runtime.records import Record
 
+# Of an argument of vLLM's, as a workload names it: whatever YAML can say.
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 
 # What quantpress sets itself, each from the field or option named here.
@@ -61,6 +63,15 @@ class Engine(Strict):
         return [word for name, value in self.options().items() for word in words(name, value)]
 
 
+class Argument(Record):
+    """An argument of `vllm serve`, as vLLM's own parser knows it (probes/arguments_probe.py)."""
+
+    flag: bool
+    choices: list[str] | None
+    type: str | None
+    several: bool
+
+
 def words(name: str, value: Value) -> list[str]:
     """One argument as words of a command line: flags by true and false, lists spread, mappings as JSON."""
     if isinstance(value, bool):
@@ -70,7 +81,7 @@ def words(name: str, value: Value) -> list[str]:
     return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def check_names(engine: Engine) -> None:
+def require_names(engine: Engine) -> None:
     """Raises InputError for an extra argument that quantpress sets itself or that is a field of its own."""
     for given in engine.extra_args:
         name = given.replace("_", "-").lstrip("-")
@@ -83,7 +94,7 @@ def check_names(engine: Engine) -> None:
             raise InputError(f"engine.extra_args.{given} is a setting of its own", hint=f"write engine.{field}")
 
 
-def check(engine: Engine, known: dict[str, dict[str, Any]], version: str) -> None:
+def require_taken(engine: Engine, known: dict[str, Argument], version: str) -> None:
     """Raises InputError for a setting that vLLM's argument parser (`asking.arguments`) does not take."""
     for name, value in engine.options().items():
         option = known.get(name)
@@ -98,14 +109,14 @@ def check(engine: Engine, known: dict[str, dict[str, Any]], version: str) -> Non
             )
 
 
-def _wrong_value(option: dict[str, Any], value: Value) -> str | None:
+def _wrong_value(option: Argument, value: Value) -> str | None:
     """What is wrong with a value in the terms of argparse; None where nothing is, or only vLLM itself can say."""
-    if option["flag"] != isinstance(value, bool):
-        return "is a flag: true or false" if option["flag"] else "takes a value"
+    if option.flag != isinstance(value, bool):
+        return "is a flag: true or false" if option.flag else "takes a value"
     if isinstance(value, list):
-        return None if option["several"] else "takes one value"
-    if option["choices"] and str(value) not in option["choices"]:
-        return f"takes one of {', '.join(option['choices'])}"
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
-    expected = kinds.get(option["type"])
-    return f"takes a number of type {option['type']}" if expected and not isinstance(value, expected) else None
+        return None if option.several else "takes one value"
+    if option.choices and str(value) not in option.choices:
+        return f"takes one of {', '.join(option.choices)}"
+    kinds: dict[str | None, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+    expected = kinds.get(option.type)
+    return f"takes a number of type {option.type}" if expected and not isinstance(value, expected) else None

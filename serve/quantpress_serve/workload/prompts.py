@@ -14,7 +14,7 @@ _SHAREGPT = 'ShareGPT-style JSON: [{"conversations": [{"from": "human", "value":
 _JSONL = 'JSONL: {"prompt": "...", "output_tokens": 128} in each line'
 
 
-def check(form: str, path: Path, has_output_len: bool) -> int:
+def usable(form: str, path: Path, has_output_len: bool) -> int:
     """The number of prompts that vLLM can use. Raises InputError for a file that it would refuse or stumble over."""
     if not path.is_file():
         raise InputError(f"prompts: {path}: no such file", hint="the path is relative to the workload's file")

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from quantpress.artifact.throughput import WorkloadRecord
 from quantpress.language import shipped
 from quantpress.language.document import load_yaml
 from quantpress.language.validation import Strict, validate
 from quantpress.runtime import atomic, digests
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.engine import Engine as Engine
-from quantpress_serve.workload.engine import check_names
+from quantpress_serve.workload.engine import require_names
 
 HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
 SPECIAL_TOKENS = 64  # room that the context keeps for them
@@ -181,7 +182,7 @@ def range_ratios(workload: Workload) -> str | None:
     lengths = {"input": workload.input_len, "output": workload.output_len}
     if not any(isinstance(length, Range) for length in lengths.values()):
         return None
-    return json.dumps({name: one.ratio if isinstance(one, Range) else 0.0 for name, one in lengths.items()})
+    return json.dumps({name: length.ratio if isinstance(length, Range) else 0.0 for name, length in lengths.items()})
 
 
 def load_workload(name: str) -> Workload:
@@ -192,17 +193,17 @@ def load_workload(name: str) -> Workload:
     path = shipped.find("workloads", name)
     document = load_yaml(path, atomic.read_input(path), HINT)
     workload = validate(document, Workload, HINT)
-    check_names(workload.engine)
+    require_names(workload.engine)
     if workload.prompts is None:
         return workload
     found = (path.parent / Path(workload.prompts.path).expanduser()).resolve()
-    prompts.check(workload.prompts.format, found, has_output_len=workload.output_len is not None)
+    prompts.usable(workload.prompts.format, found, has_output_len=workload.output_len is not None)
     return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(found)})})
 
 
-def record(workload: Workload) -> dict[str, Any]:
+def record(workload: Workload) -> WorkloadRecord:
     """The workload as results hold it, with the sha256 of its prompts."""
-    dump = workload.model_dump(exclude_none=True, exclude_defaults=False)
+    dump: dict[str, Any] = workload.model_dump(exclude_none=True, exclude_defaults=False)
     if workload.prompts:
         dump["prompts"]["sha256"] = digests.sha256_file(Path(workload.prompts.path))
-    return dump
+    return WorkloadRecord.model_validate(dump)

@@ -28,7 +28,17 @@ def test_no_package_hides_behind_a_top_level_name(folder: str) -> None:
     ["quantpress.cli.main", "quantpress_evaluate.stage", "quantpress_serve.bench.stage", "quantpress.report"],
 )
 def test_the_core_is_light(module: str) -> None:
-    heavy = ("torch", "llmcompressor", "transformers", "datasets", "lm_eval", "vllm", "scipy", "huggingface_hub")
+    heavy = (
+        "torch",
+        "llmcompressor",
+        "transformers",
+        "datasets",
+        "lm_eval",
+        "vllm",
+        "scipy",
+        "huggingface_hub",
+        "httpx",
+    )
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     assert _python(code) == "[]"
 

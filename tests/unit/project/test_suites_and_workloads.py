@@ -158,8 +158,8 @@ def test_a_file_of_prompts_is_part_of_the_inputs(tmp_path: Path) -> None:
     rest = "concurrency: [1]\nrequests: 2\nengine: {max_model_len: 64}\noutput_len: 8"
     path.write_text(f"name: w\ndescription: d\nprompts: {{format: jsonl, path: p.jsonl}}\n{rest}\n")
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
-    before = workload.record(load_workload(str(path)))
+    before = workload.record(load_workload(str(path))).dump()
     (tmp_path / "p.jsonl").write_text('{"prompt": "b"}\n')
-    after = workload.record(load_workload(str(path)))
+    after = workload.record(load_workload(str(path))).dump()
     assert before["prompts"]["path"] == after["prompts"]["path"] == str(tmp_path / "p.jsonl")
     assert before["prompts"]["sha256"] != after["prompts"]["sha256"]

@@ -50,6 +50,7 @@ def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Resul
 
 
 def _vary_speed(throughput: Results, chance: random.Random, rounds: int) -> None:
+    from quantpress.artifact.throughput import Cell
     from quantpress_serve.bench.summary import summarize
 
     pace, old, cells = chance.uniform(0.7, 1.6), throughput["cells"], []
@@ -64,7 +65,10 @@ def _vary_speed(throughput: Results, chance: random.Random, rounds: int) -> None
                     elif key.endswith("_ms"):
                         cell["figures"][key] = value * concurrency / faster
                 cells.append({**cell, "concurrency": concurrency, "round": number})
-    throughput |= {"cells": cells, "summary": summarize(cells)}
+    throughput |= {
+        "cells": cells,
+        "summary": [row.dump() for row in summarize([Cell.model_validate(cell) for cell in cells])],
+    }
 
 
 def put(folder: Path, results: dict[str, Results]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from quantpress import report
 from quantpress.artifact.accuracy import Accuracy
-from quantpress.artifact.throughput import REQUEST
+from quantpress.artifact.throughput import REQUEST, Throughput
 from quantpress.errors import InputError
 from quantpress.report.facts import changes, collect
 from quantpress.report.facts.data import Figure, Paired, Ratio, Report
@@ -86,13 +86,16 @@ ACCURACY = {
     "runs": {"candidate": {"folder": "smoke-0", "command": "lm_eval run --tasks boolq"}},
     "machine": {"processor": "CPU", "cores": 2, "memory_gb": 8.0, "gpus": [], "system": "Linux", "python": "3.11"},
 }
+MACHINE = {"processor": "CPU", "gpus": [], "cores": 2, "memory_gb": 8.0, "system": "Linux x86_64", "python": "3.11"}
 FIGURES = {"output_throughput": 10.0, "median_ttft_ms": 5.0, "median_tpot_ms": 2.0}
 THROUGHPUT = {
     "schema_version": 4,
     "checkpoint_digest": "d1",
     "machine": MACHINE,
+    "inputs": {},
+    "environment": {},
     "workload": {"name": "smoke"},
-    "vllm": {"version": "0.32"},
+    "vllm": {"executable": "vllm", "version": "0.32"},
     "servers": {"candidate": {"command": "vllm serve x", "startup_s": 9.0}},
     "cells": [{"role": "candidate", "round": 0, "concurrency": 1, "figures": FIGURES, "command": "vllm bench serve"}],
     "answers": {"candidate": {"question": "q?", "answer": "a|b\nc"}, "baseline": {"question": "q?", "answer": "ok"}},
@@ -528,7 +531,7 @@ def test_loads_by_request_rate_are_shown_and_not_drawn(tmp_path: Path) -> None:
     assert "| r4 | smoke | 2.5 requests/s |" in text
     assert "1.99 (1.50 to 2.50, 3 pairs)" in text
     assert "the speed-up compares the output tokens/s of a request" in text
-    assert "waiting included" in report.throughput_table("r4", made)
+    assert "waiting included" in report.throughput_table("r4", Throughput.read(made, tmp_path))
     (point,) = data.recipes[0].speeds[0].points
     ratio = point.ratio("output_tokens_s")
     assert ratio
@@ -581,7 +584,8 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
 
 
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
-    asked = [{"question": f"q{number}", "answer": f"a{number}", "problem": None} for number in range(3)]
+    about = {"tokens": 1, "mean_logprob": -0.1, "problem": None}
+    asked = [{"question": f"q{number}", "answer": f"a{number}"} | about for number in range(3)]
     server = {"command": "vllm", "startup_s": 9.0, "kv_cache_tokens": 12_345, "load_s": 1.0}
     more = {"chat": {"candidate": asked, "baseline": asked[:2]}, "servers": {"candidate": server, "baseline": server}}
     text = rendered(tmp_path, throughput={**THROUGHPUT, **more})

@@ -2,20 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import answering
 
+from quantpress.artifact.served import Served, Side
+from quantpress.artifact.throughput import Answer, ServerFacts
 from quantpress.errors import StageError
 from quantpress_serve.bench import chat, likelihoods
-from quantpress_serve.bench.chat import Answer
 from quantpress_serve.server.server import Server
 
 RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "chat.json").read_text())
-SERVER = Server("http://127.0.0.1:1", "mine", Path("/m"), "", None, None)
+
+
+def server_at(url: str) -> Server:
+    return Server(url=url, name="mine", path=Path("/m"), facts=ServerFacts(command=""))
+
+
+SERVER = server_at("http://127.0.0.1:1")
 UNKNOWN = likelihoods.unknown("nobody asked")
-GOOD, BAD = Answer("q", "Paris.", 3, -0.1, None), Answer("q", "the the the", 8, -0.1, "it repeats")
+GOOD = Answer(question="q", answer="Paris.", tokens=3, mean_logprob=-0.1, problem=None)
+BAD = Answer(question="q", answer="the the the", tokens=8, mean_logprob=-0.1, problem="it repeats")
 
 
 @pytest.mark.parametrize(
@@ -66,22 +73,23 @@ def test_tokens_that_loop_are_a_problem_where_words_do_not_show_it() -> None:
 
 def test_a_candidate_that_talks_nonsense_fails_beside_a_baseline_that_does_not() -> None:
     with pytest.raises(StageError, match=r"mine answers 'q' with 'the the the'.*the unquantized model says 'Paris"):
-        chat.judge({"candidate": [GOOD, BAD], "baseline": [GOOD, GOOD]}, SERVER, UNKNOWN)
+        chat.require_sense({"candidate": [GOOD, BAD], "baseline": [GOOD, GOOD]}, SERVER, UNKNOWN)
     with pytest.raises(StageError, match="talks nonsense"):
-        chat.judge({"candidate": [BAD]}, SERVER, UNKNOWN)
+        chat.require_sense({"candidate": [BAD]}, SERVER, UNKNOWN)
 
 
-def _likelihoods(scored: float, served: float) -> dict[str, Any]:
+def _likelihoods(scored: float, served: float) -> Served:
     """A comparison beside a model that is at -3.5 in both."""
-    sides = {"candidate": {"scored": scored, "served": served}, "baseline": {"scored": -3.5, "served": -3.5}}
-    own = {"tokens": 1885, "difference": served - scored, "interval": [served - scored] * 2}
-    sides["candidate"] |= own
-    return {"verdict": "not as scored", "bound": 0.01, "cause": "INT8 saturates", "reason": None, "sides": sides}
+    lost = served - scored
+    own = Side(tokens=1885, scored=scored, served=served, difference=lost, per_token=None, interval=(lost, lost))
+    base = Side(tokens=1885, scored=-3.5, served=-3.5, difference=0, per_token=0, interval=(0, 0))
+    sides = {"candidate": own, "baseline": base}
+    return Served(verdict="not as scored", bound=0.01, cause="INT8 saturates", reason=None, sides=sides)
 
 
 def test_one_answer_in_a_loop_is_a_warning_where_the_likelihoods_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
     answers = {"candidate": [BAD], "baseline": [GOOD]}
-    chat.judge(answers, SERVER, _likelihoods(-3.55, -3.59))
+    chat.require_sense(answers, SERVER, _likelihoods(-3.55, -3.59))
     said = capsys.readouterr().err
     assert "not called broken" in said
     assert "INT8 saturates" in said
@@ -93,11 +101,11 @@ def test_one_answer_in_a_loop_is_a_warning_where_the_likelihoods_are_sound(capsy
 )
 def test_who_is_to_blame_for_nonsense_is_said(scored: float, served: float, words: str) -> None:
     with pytest.raises(StageError, match=words):
-        chat.judge({"candidate": [BAD], "baseline": [GOOD]}, SERVER, _likelihoods(scored, served))
+        chat.require_sense({"candidate": [BAD], "baseline": [GOOD]}, SERVER, _likelihoods(scored, served))
 
 
 def test_a_baseline_that_talks_nonsense_itself_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    chat.judge({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, UNKNOWN)
+    chat.require_sense({"candidate": [BAD, GOOD], "baseline": [BAD, GOOD]}, SERVER, UNKNOWN)
     assert "the unquantized model itself answers" in capsys.readouterr().err
 
 
@@ -106,4 +114,4 @@ def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> Non
     said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
     body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
     with answering(400, body) as url, pytest.raises(StageError, match="log-probabilities are not finite"):
-        chat.check({"candidate": Server(url, "mine", Path("/m"), "", None, None)}, UNKNOWN)
+        chat.sane_answers({"candidate": server_at(url)}, UNKNOWN)

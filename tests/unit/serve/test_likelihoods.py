@@ -4,7 +4,6 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import answering
@@ -14,18 +13,19 @@ from quantpress.artifact.accuracy import Accuracy, Decision, Gate
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.artifact.served import Served
+from quantpress.artifact.throughput import ServerFacts, Throughput
 from quantpress.errors import GateError
 from quantpress.report.facts import collect, decide
-from quantpress.runtime import atomic
 from quantpress_evaluate import stage
 from quantpress_serve.bench import likelihoods
+from quantpress_serve.bench.workers import Likelihoods, Row
 from quantpress_serve.server.server import Server
 
 TOKENS = 1885  # of the shipped text, with SmolLM2's tokenizer
 NOISE = 0.3  # nats; how far single tokens of W8A8 are from each other in two exact computations
 
 
-def _sides(shift: float, seed: int, base_shift: float = 0.0) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sides(shift: float, seed: int, base_shift: float = 0.0) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
     """Both sides as scored and as served: the engine is off by `shift` a token, beside noise of mean 0."""
     draw = random.Random(seed)
     scored: list[float | None] = [-abs(draw.gauss(3.5, 2)) for _ in range(TOKENS)]
@@ -36,8 +36,8 @@ def _sides(shift: float, seed: int, base_shift: float = 0.0) -> tuple[dict[str, 
     return cut, {"candidate": [served[w] for w in windows], "baseline": [base[w] for w in windows]}
 
 
-def _verdicts(shift: float, base_shift: float = 0.0) -> list[str]:
-    return [likelihoods.compared(*_sides(shift, seed, base_shift), "why")["verdict"] for seed in range(200)]
+def _verdicts(shift: float, base_shift: float = 0.0) -> list[str | None]:
+    return [likelihoods.compared(*_sides(shift, seed, base_shift), "why").verdict for seed in range(200)]
 
 
 def test_an_engine_that_only_rounds_otherwise_computes_the_same() -> None:
@@ -54,14 +54,17 @@ def test_what_the_unquantized_model_differs_too_is_not_held_against_the_checkpoi
 
 def test_an_engine_that_computes_the_unquantized_model_otherwise_is_named_for_that() -> None:
     found = likelihoods.compared(*_sides(-0.1, 1, base_shift=-0.1), "INT8 saturates")
-    assert found["verdict"] == truth.DIFFERS
-    assert "unquantized model" in found["cause"]
+    assert found.verdict == truth.DIFFERS
+    assert found.cause
+    assert "unquantized model" in found.cause
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     held = 0
     for seed in range(400):
-        low, high = likelihoods.compared(*_sides(-0.02, seed), None)["sides"]["candidate"]["interval"]
+        interval = likelihoods.compared(*_sides(-0.02, seed), None).sides["candidate"].interval
+        assert interval
+        low, high = interval
         held += low <= -0.02 <= high
     assert 370 <= held <= 394  # 95%
 
@@ -70,9 +73,9 @@ def test_likelihoods_that_are_not_finite_are_not_the_same() -> None:
     scored, served = _sides(0.0, 1)
     served["candidate"][0][0] = None
     found = likelihoods.compared(scored, served, "why")
-    assert (found["verdict"], found["sides"]["candidate"]["difference"]) == (truth.DIFFERS, None)
+    assert (found.verdict, found.sides["candidate"].difference) == (truth.DIFFERS, None)
     assert "not finite" in likelihoods.sentence(found)
-    json.dumps(found, allow_nan=False)
+    json.dumps(found.dump(), allow_nan=False)
 
 
 def test_a_sentence_says_both_means_and_the_cause() -> None:
@@ -86,11 +89,12 @@ def test_a_sentence_says_both_means_and_the_cause() -> None:
 def test_a_server_that_gives_no_likelihoods_is_not_a_failure() -> None:
     body = json.dumps({"choices": [{"logprobs": None}]}).encode()
     with answering(200, body) as url:
-        server = Server(url, "m", Path("/m"), "", None, None)
-        given: dict[str, Any] = {"candidate": {"windows": [[1, 2, 3]], "likelihoods": [[-1.0, -1.0]]}}
-        found = likelihoods.check({"candidate": server}, given, None)
-    assert found["verdict"] is None
-    assert "gave no likelihoods" in found["reason"]
+        server = Server(url=url, name="m", path=Path("/m"), facts=ServerFacts(command=""))
+        given = {"candidate": Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])}
+        found = likelihoods.compared_with_servers({"candidate": server}, given, None)
+    assert found.verdict is None
+    assert found.reason
+    assert "gave no likelihoods" in found.reason
     assert likelihoods.to_blame(found) is None
 
 
@@ -152,10 +156,8 @@ def test_the_report_names_the_engine_first(made: Artifact) -> None:
 
     scored, served = _sides(-0.05, 1)
     found = likelihoods.compared(scored, served, "INT8 saturates")
-    result = made.result("throughput")
-    assert result
-    result |= {"served": found}
-    atomic.write_json(made.folder / "throughput.json", result)
+    result = Throughput.load(made.folder / "throughput.json").model_copy(update={"served": found})
+    result.save(made.folder / "throughput.json")
     collected = collect.collect(made.folder.parent, None)
     assert collected.decision.caveats[0].startswith(f"The engine does not compute what was scored of {made.name} (-0.0")
     (row,) = tables.served(tables.compared_speeds(collected)).rows

@@ -14,26 +14,43 @@ import psutil
 import pytest
 from support import answering
 
-from quantpress.artifact.manifest import SCHEMA_VERSION
+from quantpress.artifact.throughput import Cell, ServerFacts, Throughput
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.source import Model
 from quantpress.runtime import process, worker
 from quantpress_serve.bench import chat, likelihoods, stage
-from quantpress_serve.bench.load import Cell, Generator
+from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.subject import Sides, Subject
+from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.server import causes, memory, server, server_log
 from quantpress_serve.server.server import Launch, Server, ServerLost
+from quantpress_serve.server.server_log import AtMetrics
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload import engine as engines
 from quantpress_serve.workload import workload
+from quantpress_serve.workload.engine import Argument
 from quantpress_serve.workload.workload import Engine, Level, load_workload
 
 RECORDED = Path(__file__).parents[1] / "recorded"
-ARGUMENTS = json.loads((RECORDED / "arguments.json").read_text())
+ARGUMENTS = {
+    name: Argument.model_validate(known)
+    for name, known in json.loads((RECORDED / "arguments.json").read_text()).items()
+}
+
+
+def server_at(url: str, **more: Any) -> Server:
+    return Server(url=url, name="m", path=Path("/m"), facts=ServerFacts(command=""), **more)
 
 
 def launch(vllm: Path) -> Launch:
-    return Launch(vllm, Path("/model"), "m", Engine(), 64)
+    return Launch(vllm=vllm, path=Path("/model"), name="m", engine=Engine(), model_len=64)
+
+
+def result(name: str, complete: bool = True, digest: str = "d") -> Throughput:
+    """A real result, as if under another workload and of another checkpoint."""
+    real = Throughput.load(RECORDED.with_name("results") / "throughput.json")
+    workload = real.workload.model_copy(update={"name": name})
+    return real.model_copy(update={"workload": workload, "complete": complete, "checkpoint_digest": digest})
 
 
 def fake_vllm(tmp_path: Path, code: str) -> Path:
@@ -112,21 +129,21 @@ def test_an_impossible_port_is_named() -> None:
 
 def test_vllm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CapabilityError, match="/no/vllm is not an executable"):
-        Sides(vllm="/no/vllm").check()
+        Sides(vllm="/no/vllm").executable()
     monkeypatch.setenv("VLLM", "/no/other")
     with pytest.raises(CapabilityError, match="/no/other"):
-        Sides().check()
+        Sides().executable()
 
 
 def test_a_url_that_does_not_answer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not answer as a vLLM server"):
+    with pytest.raises(InputError, match=r"does not answer as a vLLM server: \[Errno 111\]"):
         server.attach(f"http://127.0.0.1:{server.free_port()}", tmp_path)
 
 
 def test_what_a_server_tells_while_it_starts() -> None:
     """Recorded from vLLM 0.32.0 on a CPU, which does not say what its weights take; a GPU's line is from its source."""
     text = (RECORDED / "started.log").read_text()
-    found = server_log.facts(text)
+    found = server_log.told_in_log(text).dump()
     assert found == {
         "weights_gib": None,
         "load_s": 0.43,
@@ -136,23 +153,23 @@ def test_what_a_server_tells_while_it_starts() -> None:
     }
     on_gpu = "Model loading took 7.51 GiB memory and 3.20 seconds\nModel loading took 7.62 GiB memory and 3.1 seconds\n"
     on_gpu += "Available KV cache memory: 61.4 GiB\nGPU KV cache size: 503,088 tokens, Maximum concurrency for 8,192"
-    assert server_log.facts(on_gpu)["weights_gib"] == 7.62
-    assert server_log.facts(on_gpu)["kv_cache_gib"] == 61.4
-    assert server_log.facts(on_gpu)["kv_cache_tokens"] == 503088
+    assert server_log.told_in_log(on_gpu).weights_gib == 7.62
+    assert server_log.told_in_log(on_gpu).kv_cache_gib == 61.4
+    assert server_log.told_in_log(on_gpu).kv_cache_tokens == 503088
 
 
 def test_what_a_server_tells_at_metrics() -> None:
-    found = server_log.metrics((RECORDED / "metrics.txt").read_text())
-    assert found == {"kv_cache_tokens": 38826, "prefix_caching": False, "started": 1.79539151335e9}
-    assert server_log.metrics("") == {"kv_cache_tokens": None, "prefix_caching": None, "started": None}
+    found = server_log.told_at_metrics((RECORDED / "metrics.txt").read_text())
+    assert found == AtMetrics(kv_cache_tokens=38826, prefix_caching=False, started=1.79539151335e9)
+    assert server_log.told_at_metrics("") == AtMetrics()
 
 
 def test_seeds_are_fresh_for_each_run_round_and_level_and_shared_by_a_pair() -> None:
     levels = [Level(concurrency=number) for number in (1, 8, 64)] + [Level(request_rate=0.5)]
-    seeds = [Cell("candidate", level, r, base).seed for level in levels for r in range(5) for base in (1, 7_000_000)]
+    seeds = [Turn("candidate", level, r, base).seed for level in levels for r in range(5) for base in (1, 7_000_000)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
-    assert Cell("baseline", levels[1], 2, 5).seed == Cell("candidate", levels[1], 2, 5).seed
+    assert Turn("baseline", levels[1], 2, 5).seed == Turn("candidate", levels[1], 2, 5).seed
 
 
 def command_of(text: str, tmp_path: Path, level: int = 0) -> str:
@@ -160,8 +177,8 @@ def command_of(text: str, tmp_path: Path, level: int = 0) -> str:
     path.write_text(f"name: w\ndescription: d\n{text}\n")
     load = load_workload(str(path))
     generator = Generator(Path("vllm"), load, tmp_path, tmp_path / "log")
-    one = Server("http://127.0.0.1:1", "m", Path("/m"), "", None, None, tokenizer=Path("/tokens"))
-    return " ".join(generator.command(one, Cell("candidate", load.levels[level], 0), "x.json"))
+    one = server_at("http://127.0.0.1:1", tokenizer=Path("/tokens"))
+    return " ".join(generator.command(one, Turn("candidate", load.levels[level], 0), "x.json"))
 
 
 def test_the_load_generators_command_says_what_the_workload_says(tmp_path: Path) -> None:
@@ -212,7 +229,7 @@ def test_no_request_of_ours_carries_a_seed() -> None:
 def test_engine_settings_become_arguments(engine: dict[str, Any], words: str) -> None:
     made = Engine.model_validate(engine)
     assert words in " ".join(made.arguments())
-    engines.check(made, ARGUMENTS, "0.32.0")
+    engines.require_taken(made, ARGUMENTS, "0.32.0")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +246,7 @@ def test_engine_settings_become_arguments(engine: dict[str, Any], words: str) ->
 def test_an_engine_setting_that_vllm_does_not_take_is_told_why(engine: dict[str, Any], words: str) -> None:
     """Against the arguments that vLLM 0.32.0's own parser was seen to have."""
     with pytest.raises(InputError, match=re.escape(words)):
-        engines.check(Engine.model_validate(engine), ARGUMENTS, "0.32.0")
+        engines.require_taken(Engine.model_validate(engine), ARGUMENTS, "0.32.0")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +259,7 @@ def test_an_engine_setting_that_vllm_does_not_take_is_told_why(engine: dict[str,
 )
 def test_an_extra_argument_of_ours_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        engines.check_names(Engine(extra_args={name: 1}))
+        engines.require_names(Engine(extra_args={name: 1}))
     assert words in caught.value.render()
 
 
@@ -262,11 +279,11 @@ def test_an_engine_that_dies_of_the_first_request_is_explained(tmp_path: Path) -
     dead = subprocess.Popen(["true"])
     dead.wait()
     with answering(500, b'{"error": {"message": "EngineCore encountered an issue."}}') as url:
-        lost = server.Server(url, "mine", tmp_path, "", None, log, running=dead)  # type: ignore[arg-type]
-        scored = {"candidate": {"windows": [[1, 2, 3]], "likelihoods": [[-1.0, -1.0]]}}
+        lost = server_at(url, log=log, running=dead)
+        scored = {"candidate": Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])}
         asked = (
-            lambda: likelihoods.check({"candidate": lost}, scored, None),  # type: ignore[dict-item]
-            lambda: chat.check({"candidate": lost}, likelihoods.unknown("")),
+            lambda: likelihoods.compared_with_servers({"candidate": lost}, scored, None),
+            lambda: chat.sane_answers({"candidate": lost}, likelihoods.unknown("")),
         )
         for ask in asked:
             with pytest.raises(server.ServerLost, match=r"lacks an operator .* no attribute 'cpu_gemm_wna16'"):
@@ -297,11 +314,11 @@ def test_a_server_that_is_gone_ends_the_load(tmp_path: Path) -> None:
     vllm = fake_vllm(tmp_path, "import time; time.sleep(600)")
     (tmp_path / "log").write_text((RECORDED / "kv.log").read_text())
     with process.guarded([sys.executable, "-c", "import time; time.sleep(1)"], None) as running:
-        one = Server("http://127.0.0.1:1", "m", tmp_path, "", 1.0, tmp_path / "log", running=running)
+        one = server_at("http://127.0.0.1:1", log=tmp_path / "log", running=running)
         load = load_workload("smoke")
         generator = Generator(vllm, load, tmp_path, tmp_path / "bench.log")
         with pytest.raises(ServerLost, match="the server of m stopped: too little memory"):
-            generator.measure(one, Cell("candidate", load.levels[0], 0))
+            generator.measure(one, Turn("candidate", load.levels[0], 0))
 
 
 @pytest.mark.parametrize("started", [1.7e9, 1.6e9], ids=["the same", "another"])
@@ -312,43 +329,44 @@ def test_a_server_that_was_started_anew_between_two_cells_is_found(started: floa
     load = load_workload("smoke")
     generator = Generator(fake_vllm(tmp_path, code), load, tmp_path, tmp_path / "bench.log")
     with answering(200, b"process_start_time_seconds 1.7e+09\n") as url:
-        one = Server(url, "m", tmp_path, "", None, None, about={"started": started})
+        one = server_at(url, started=started)
         if started == 1.7e9:
-            assert generator.measure(one, Cell("candidate", load.levels[0], 0))["figures"]["output_throughput"] == 5
+            assert generator.measure(one, Turn("candidate", load.levels[0], 0)).figures["output_throughput"] == 5
         else:
             with pytest.raises(ServerLost, match="was restarted"):
-                generator.measure(one, Cell("candidate", load.levels[0], 0))
+                generator.measure(one, Turn("candidate", load.levels[0], 0))
+
+
+def subject_in(folder: Path, digest: str = "d") -> Subject:
+    model = Model("m", folder, "m", {})
+    return Subject(
+        name="r", folder=folder, digest=digest, candidate=folder, model=model, model_digest="m", weight_bytes=1
+    )
 
 
 def test_an_incomplete_result_never_takes_the_place_of_a_complete_one(tmp_path: Path) -> None:
-    model = Model("m", tmp_path, "m", {})
-    subject = Subject("r", tmp_path, "d", tmp_path, model, "m", 1)
-    whole = {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True, "workload": {"name": "chat"}}
-    assert stage._write(subject, whole | {"complete": False}).name == "throughput.json"
-    assert stage._write(subject, whole).name == "throughput.json"
-    assert stage._write(subject, whole | {"complete": False}).name == "throughput-incomplete.json"
-    assert subject.results.known("chat") == whole
-    other = whole | {"workload": {"name": "latency"}}
-    assert stage._write(subject, other | {"complete": False}).name == "throughput-incomplete.json"
-    assert subject.results.known("chat") == whole
+    subject, chatted = subject_in(tmp_path), result("chat")
+    assert stage.written(subject, result("chat", complete=False)).name == "throughput.json"
+    assert stage.written(subject, chatted).name == "throughput.json"
+    assert stage.written(subject, result("chat", complete=False)).name == "throughput-incomplete.json"
+    assert subject.results.known("chat") == chatted
+    assert stage.written(subject, result("latency", complete=False)).name == "throughput-incomplete.json"
+    assert subject.results.known("chat") == chatted
 
 
 def test_each_workload_keeps_its_result(tmp_path: Path) -> None:
-    subject = Subject("r", tmp_path, "d", tmp_path, Model("m", tmp_path, "m", {}), "m", 1)
-    chat, latency = (
-        {"schema_version": SCHEMA_VERSION, "checkpoint_digest": "d", "complete": True, "workload": {"name": name}}
-        for name in ("chat", "latency")
-    )
+    subject = subject_in(tmp_path)
+    chatted, latency = result("chat"), result("latency")
     results = subject.results
-    stage._write(subject, chat)
-    stage._write(subject, latency)
-    assert (results.current(results.front), results.known("chat")) == (latency, chat)
+    stage.written(subject, chatted)
+    stage.written(subject, latency)
+    assert (results.newest(), results.known("chat")) == (latency, chatted)
     results.to_front("chat")
-    assert (results.current(results.front), results.known("latency")) == (chat, latency)
-    again = latency | {"cells": [1]}
-    stage._write(subject, again)
-    assert (results.known("chat"), results.known("latency")) == (chat, again)
+    assert (results.newest(), results.known("latency")) == (chatted, latency)
+    again = latency.model_copy(update={"cells": [Cell(role="candidate", figures={})]})
+    stage.written(subject, again)
+    assert (results.known("chat"), results.known("latency")) == (chatted, again)
     assert [path.name for path in (tmp_path / "throughput").iterdir()] == ["chat.json"]
     assert replace(results, digest="another").known("chat") is None
-    stage._write(replace(subject, digest="another"), chat | {"checkpoint_digest": "another"})
+    stage.written(subject_in(tmp_path, "another"), result("chat", digest="another"))
     assert results.known("latency") is None  # it was of a checkpoint that is no more

@@ -11,22 +11,28 @@ from typing import Any
 import pytest
 
 from quantpress.artifact import throughput
+from quantpress.artifact.throughput import Cell, Disturbance, Summary
 from quantpress_serve.bench import interference, summary
 
 FIGURES = json.loads((Path(__file__).parents[1] / "recorded" / "bench.json").read_text())
 
 
-def cells(speeds: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]:
+def cells(speeds: dict[str, list[float]], **more: Any) -> list[Cell]:
     """Cells at concurrency 8 with the figures of a real one, but for the output tokens/s of each round."""
     numbers = {name: value for name, value in FIGURES.items() if isinstance(value, int | float)}
+    made = {"concurrency": 8, **more}
     return [
-        {"role": role, "round": number, "concurrency": 8, "figures": numbers | {"output_throughput": speed}, **more}
+        Cell(role=role, round=number, figures=numbers | {"output_throughput": speed}, **made)
         for role, rounds in speeds.items()
         for number, speed in enumerate(rounds)
     ]
 
 
-def summed(candidate: list[float], baseline: list[float], **more: Any) -> dict[str, Any]:
+def with_figures(cell: Cell, **figures: float) -> Cell:
+    return cell.model_copy(update={"figures": cell.figures | figures})
+
+
+def summed(candidate: list[float], baseline: list[float], **more: Any) -> Summary:
     (row,) = summary.summarize(cells({"candidate": candidate, "baseline": baseline}, **more))
     return row
 
@@ -53,32 +59,33 @@ def test_the_speedup_is_the_geometric_mean_of_pairs_with_students_interval() -> 
     ],
 )
 def test_a_verdict_needs_pairs_and_an_interval_that_says_so(candidate: list[float], expected: str) -> None:
-    assert summed(candidate, [100.0] * len(candidate))["verdict"] == expected
+    assert summed(candidate, [100.0] * len(candidate)).verdict == expected
 
 
 def test_a_spread_beyond_the_bound_is_no_speedup() -> None:
     row = summed([150.0, 150.0, 150.0], [100.0, 101.0, 80.0])
-    assert row["verdict"].startswith("untrustworthy: the baseline's output tokens/s spread by 21% over the rounds")
-    assert row["spread"] == {"candidate": 0.0, "baseline": pytest.approx(0.21)}
-    assert "speedup" in row
+    assert row.verdict
+    assert row.verdict.startswith("untrustworthy: the baseline's output tokens/s spread by 21% over the rounds")
+    assert row.spread == {"candidate": 0.0, "baseline": pytest.approx(0.21)}
+    assert row.speedup == pytest.approx(1.6, rel=0.1)
 
 
 def test_failed_requests_are_no_speedup() -> None:
     made = cells({"candidate": [150.0] * 3, "baseline": [100.0] * 3})
-    made[0]["figures"] |= {"failed": 2}
-    (row,) = summary.summarize(made)
-    assert row["failed_requests"] == 2
-    assert row["verdict"] == "untrustworthy: 2 requests to the candidate failed"
+    (row,) = summary.summarize([with_figures(made[0], failed=2), *made[1:]])
+    assert row.failed_requests == 2
+    assert row.verdict == "untrustworthy: 2 requests to the candidate failed"
 
 
 def test_other_work_is_no_speedup() -> None:
-    seen = interference.Seen({"other_work": 0.4, "stolen": 0.01})
-    row = summed([246.0] * 3, [100.0] * 3, machine=seen.record(), untrustworthy=seen.problems())
-    assert row["verdict"] == "untrustworthy: in 6 of 6 cells other programs took 40% of the cores (bound 10%)"
+    seen = Disturbance(other_work=0.4, stolen=0.01)
+    row = summed([246.0] * 3, [100.0] * 3, machine=seen, untrustworthy=interference.problems(seen))
+    assert row.verdict == "untrustworthy: in 6 of 6 cells other programs took 40% of the cores (bound 10%)"
 
 
 def test_every_figure_of_vllm_is_in_the_summary() -> None:
-    row = summed([100.0] * 3, [100.0] * 3)["candidate"]
+    row = summed([100.0] * 3, [100.0] * 3).candidate
+    assert row
     for metric in ("ttft", "tpot", "itl", "e2el"):
         assert {f"{kind}_{metric}_ms" for kind in ("mean", "p50", "p90", "p99")} <= row.keys()
     assert {"output_throughput", "total_token_throughput", "request_throughput", "request_goodput"} <= row.keys()
@@ -86,27 +93,26 @@ def test_every_figure_of_vllm_is_in_the_summary() -> None:
 
 def test_rates_and_concurrencies_have_rows_of_their_own() -> None:
     made = cells({"candidate": [1.0]}, request_rate=None)
-    made += [cell | {"concurrency": None, "request_rate": 2.0} for cell in cells({"candidate": [1.0]})]
-    assert [(row["concurrency"], row["request_rate"]) for row in summary.summarize(made)] == [(None, 2.0), (8, None)]
+    made += cells({"candidate": [1.0]}, concurrency=None, request_rate=2.0)
+    assert [row.load for row in summary.summarize(made)] == [(None, 2.0), (8, None)]
 
 
 def test_at_a_request_rate_the_speed_is_that_of_a_request() -> None:
     """Both sides keep up with the requests, so the tokens/s are equal; the candidate takes half the time."""
-    made = cells({"candidate": [50.0, 50.1, 50.2], "baseline": [50.0, 50.1, 50.2]})
-    for cell in made:
-        cell |= {"concurrency": None, "request_rate": 2.0}
-        cell["figures"]["mean_e2el_ms"] = 1000.0 if cell["role"] == "candidate" else 2000.0
+    taken = {"candidate": 1000.0, "baseline": 2000.0}
+    measured = cells({role: [50.0, 50.1, 50.2] for role in taken}, concurrency=None, request_rate=2.0)
+    made = [with_figures(cell, mean_e2el_ms=taken[cell.role]) for cell in measured]
     (row,) = summary.summarize(made)
-    assert row["speed"] == throughput.REQUEST
-    assert (row["speedup"], row["verdict"]) == (pytest.approx(2.0), "faster")
-    made[0]["figures"]["mean_e2el_ms"] = 1300.0
-    (row,) = summary.summarize(made)
-    assert "the candidate's output tokens/s of a request spread by 23%" in row["verdict"]
+    assert row.speed == throughput.REQUEST
+    assert (row.speedup, row.verdict) == (pytest.approx(2.0), "faster")
+    (row,) = summary.summarize([with_figures(made[0], mean_e2el_ms=1300.0), *made[1:]])
+    assert row.verdict
+    assert "the candidate's output tokens/s of a request spread by 23%" in row.verdict
 
 
 def test_growth_is_that_of_the_side_that_gained_more() -> None:
     made = cells({"candidate": [100.0], "baseline": [100.0]})
-    made += [cell | {"concurrency": 16} for cell in cells({"candidate": [104.0], "baseline": [109.0]})]
+    made += cells({"candidate": [104.0], "baseline": [109.0]}, concurrency=16)
     assert summary.growth(made, 8, 16) == pytest.approx(0.09)
 
 
@@ -114,18 +120,18 @@ BURN = "import time\nwhile time.process_time() < 1: pass"
 
 
 def test_what_our_children_use_is_ours() -> None:
-    before = interference._Sample.take()
+    before = interference.Sample.take()
     subprocess.run([sys.executable, "-c", BURN], check=True)
-    assert interference._Sample.take().ours - before.ours >= 0.9
+    assert interference.Sample.take().ours - before.ours >= 0.9
 
 
 def test_other_programs_are_seen(tmp_path: Path) -> None:
     """Another process watches; to it, this one and what it starts are other programs."""
     code = "import json, sys; from pathlib import Path; from quantpress_serve.bench import interference\n"
     code += (
-        f"with interference.watching(Path({str(tmp_path)!r})) as seen: print('ready', flush=True); sys.stdin.read()\n"
+        f"with interference.watching(Path({str(tmp_path)!r})) as watch: print('ready', flush=True); sys.stdin.read()\n"
     )
-    code += "print(json.dumps(seen.shares))"
+    code += "print(json.dumps(watch.seen.dump()))"
     words = [sys.executable, "-c", code]
     started = time.monotonic()
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
@@ -133,8 +139,9 @@ def test_other_programs_are_seen(tmp_path: Path) -> None:
         watcher.stdout.readline()
         subprocess.run([sys.executable, "-c", BURN], check=True)
         shares = json.loads(watcher.communicate()[0])
-    least = 0.9 / (time.monotonic() - started) / interference._Sample.take().cores
-    assert shares.keys() == {"other_work", "stolen", "throttled"}
+    least = 0.9 / (time.monotonic() - started) / interference.Sample.take().cores
+    known = {name for name, share in shares.items() if share is not None}
+    assert known == {"other_work", "stolen", "throttled", "other_gpu_processes"}
     assert shares["other_work"] > least
 
 
@@ -144,7 +151,7 @@ def test_what_nvidia_smi_says_of_its_clocks() -> None:
     assert interference.slowed_share(cool * 3) == 0
     assert interference.slowed_share(cool * 3 + hot) == 0.25
     assert interference.slowed_share("") is None
-    assert interference.Seen({"gpu_slowed": 0.25}).problems() == [
+    assert interference.problems(Disturbance(gpu_slowed=0.25)) == [
         "heat or power held a GPU's clock down for 25% of the time (bound 5%)"
     ]
-    assert interference.Seen({}, 2).problems() == ["2 other processes used the GPU"]
+    assert interference.problems(Disturbance(other_gpu_processes=2)) == ["2 other processes used the GPU"]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from quantpress import __version__
 from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.artifact.manifest import Artifact, artifacts_of, readable
-from quantpress.artifact.results import Results, ResultsOf
+from quantpress.artifact.results import ResultsOf
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.data import (
@@ -29,9 +29,10 @@ from quantpress.report.facts.data import (
     Speed,
     Unfinished,
 )
-from quantpress.runtime import atomic, console
+from quantpress.runtime import console
 
 T = TypeVar("T", Score, Speed)
+S = TypeVar("S", Accuracy, Throughput)
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -73,7 +74,7 @@ def score_of(result: Comparison) -> Score:
     return Score.model_validate(accuracy.accuracy(result))
 
 
-def speed_of(result: dict[str, Any]) -> Speed:
+def speed_of(result: Throughput) -> Speed:
     """What the report takes from throughput.json."""
     return Speed.model_validate(speed.speed(result))
 
@@ -96,9 +97,8 @@ def _dummy(folder: Path, left_out: list[LeftOut]) -> list[Dummy]:
     for path in sorted(folder.glob("dummy/*/throughput.json")):
         name = path.parent.name
         try:
-            with readable(path.parent):
-                results = Results(path.parent, "throughput", atomic.read_json(path)["checkpoint_digest"])
-                measured += [Dummy(name=name, throughput=speed_of(result)) for result in results.all()]
+            results = ResultsOf(path.parent, Throughput, Throughput.load(path).checkpoint_digest)
+            measured += [Dummy(name=name, throughput=speed_of(result)) for result in results.all()]
         except StageError as error:
             left_out.append(LeftOut(recipe=f"{name} (dummy weights)", reason=error.message))
     return measured
@@ -117,7 +117,7 @@ def _unfinished(folder: Path) -> list[Unfinished]:
 def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
     """One recipe of the report; its number is not known yet."""
     scores, unscored = _stage(artifact, ResultsOf(artifact.folder, Accuracy, record["digest"]), "evaluate", score_of)
-    speeds, unmeasured = _stage(artifact, Results(artifact.folder, "throughput", record["digest"]), "bench", speed_of)
+    speeds, unmeasured = _stage(artifact, ResultsOf(artifact.folder, Throughput, record["digest"]), "bench", speed_of)
     layers, unknown = layer_errors.known(artifact, record)
     missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
     return Recipe(
@@ -140,13 +140,13 @@ def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
     )
 
 
-def _stage(artifact: Artifact, results: Any, command: str, facts_of: Callable[[Any], T]) -> tuple[list[T], str | None]:
+def _stage(
+    artifact: Artifact, results: ResultsOf[S], command: str, facts_of: Callable[[S], T]
+) -> tuple[list[T], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
-    guard = readable(artifact.folder) if isinstance(results, Results) else nullcontext()
     try:
-        with guard:
-            if measured := results.all():
-                return [facts_of(result) for result in measured], None
+        if measured := results.all():
+            return [facts_of(result) for result in measured], None
     except StageError as error:
         return [], error.message
     if results.front.is_file():

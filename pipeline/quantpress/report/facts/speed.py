@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
 
 from quantpress.artifact import truth
-from quantpress.artifact.throughput import REQUEST
+from quantpress.artifact.throughput import (
+    BASELINE,
+    CANDIDATE,
+    REQUEST,
+    Figures,
+    Said,
+    ServerFacts,
+    Summary,
+    Throughput,
+)
 from quantpress.report.facts.fields import Data, get, number
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
@@ -18,57 +26,59 @@ METRICS = {
     "ttft_p99_ms": ("p99_ttft_ms", False),
     "tpot_p99_ms": ("p99_tpot_ms", False),
 }
-SIDES = ("baseline", "candidate")
+SIDES = (BASELINE, CANDIDATE)
 
 
-def speed(result: Data) -> Data:
+def speed(result: Throughput) -> Data:
     """throughput.json as the report shows it."""
-    servers = get(result, "servers", default={})
+    servers = result.servers
     return {
-        "workload": get(result, "workload", default={}),
-        "weights": get(result, "weights", default=get(result, "inputs", "weights", default="real")),
-        "machine": get(result, "machine", default={}),
-        "foreign": [get(one, "command", default="") for one in servers.values() if get(one, "startup_s") is None],
-        "vllm": get(result, "vllm", "version"),
-        "untrustworthy": reasons(result),
+        "workload": result.workload.dump(),
+        "weights": result.weights,
+        "machine": result.machine.dump(),
+        "foreign": [server.command for server in servers.values() if server.startup_s is None],
+        "vllm": result.vllm.version,
+        "untrustworthy": [],  # a bench marks levels of load, each for its own reasons, never the whole
         "notes": notes(result),
-        "points": [_point(cell, result) for cell in result["summary"]],
+        "points": [_point(row, result) for row in result.summary],
         "answers": answers(result),
-        "served": get(result, "served"),
+        "served": result.served.dump() if result.served else None,
         "servers": {side: _server(servers.get(side)) for side in SIDES},
-        "commands": _commands(result, servers),
+        "commands": _commands(result),
     }
 
 
 def level(point: Data) -> str:
     """How strong a load was, in words."""
-    if get(point, "concurrency") is not None:
-        return f"{point['concurrency']} at once"
-    return f"{get(point, 'request_rate', default=0.0):g} requests/s"
+    return load_in_words(get(point, "concurrency"), get(point, "request_rate", default=0.0))
 
 
-def notes(result: Data) -> list[str]:
+def load_in_words(concurrency: int | None, request_rate: float | None) -> str:
+    return f"{request_rate or 0.0:g} requests/s" if concurrency is None else f"{concurrency} at once"
+
+
+def notes(result: Throughput) -> list[str]:
     """What a person must know beside the figures."""
     found = []
-    if get(result, "complete") is False:
-        found.append(f"incomplete: {get(result, 'ended', default='it ended early')}")
-    if get(result, "served", "verdict") == truth.DIFFERS:
-        lost = get(result, "served", "sides", "candidate", "difference")
+    if not result.complete:
+        found.append(f"incomplete: {result.ended or 'it ended early'}")
+    if result.served and result.served.verdict == truth.DIFFERS:
+        lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
         by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
-        found.append(f"the engine does not compute what was scored ({by}): {get(result, 'served', 'cause')}")
-    if enough := get(result, "saturated"):
-        left_out = ", ".join(map(str, get(enough, "left_out", default=[]))) or "nothing"
-        step = f"{get(enough, 'gained', default=0.0):+.1%} output tokens/s over the step before"
-        found.append(f"saturated at concurrency {get(enough, 'concurrency')} ({step}); left out: {left_out}")
-    if any(get(cell, "speed") == REQUEST for cell in result["summary"]):
+        found.append(f"the engine does not compute what was scored ({by}): {result.served.cause}")
+    if enough := result.saturated:
+        left_out = ", ".join(map(str, enough.left_out)) or "nothing"
+        step = f"{enough.gained:+.1%} output tokens/s over the step before"
+        found.append(f"saturated at concurrency {enough.concurrency} ({step}); left out: {left_out}")
+    if any(row.speed == REQUEST for row in result.summary):
         found.append(
             f"requests arrive at a rate, which sets the tokens/s; the speed-up compares the {REQUEST}, waiting included"
         )
-    if get(result, "workload", "prefix_caching"):
+    if result.workload.prefix_caching:
         found.append("prefix caching was on, as the workload asks")
-    bits = min(get(result, "weight_bits", default=[]) or [16])
-    unproven = [cell for cell in result["summary"] if get(cell, "verdict") in ("slower", "no difference shown")]
-    if unproven and bits < 8 and not get(result, "machine", "gpus"):
+    bits = min(result.weight_bits or [16])
+    unproven = [row for row in result.summary if row.verdict in ("slower", "no difference shown")]
+    if unproven and bits < 8 and not result.machine.gpus:
         found.append(
             "no speed-up: on a CPU, vLLM unpacks weights of fewer than 8 bits to 16 while it multiplies; what reading "
             "fewer bytes saves is spent on that. On this machine the scheme saves memory only"
@@ -76,61 +86,51 @@ def notes(result: Data) -> list[str]:
     return found
 
 
-def reasons(value: Data) -> list[str]:
-    """Why a result, or one of its cells, is marked as not to be trusted; empty if it is not."""
-    marks = get(value, "untrustworthy", default=[])
-    if isinstance(marks, bool):
-        return ["marked by bench"] if marks else []
-    return [marks] if isinstance(marks, str) else [str(mark) for mark in marks]
-
-
-def _point(cell: Data, result: Data) -> Data:
-    """One strength of load: both sides' figures, and how many times better the checkpoint is, pair by pair."""
-    rounds = {side: _rounds(result, side, cell) for side in SIDES}
+def _point(row: Summary, result: Throughput) -> Data:
+    """One level of load: both sides' figures, and how many times better the checkpoint is, pair by pair."""
+    rounds = {side: _rounds(result, side, row) for side in SIDES}
     ratios = {name: _ratio(rounds, *METRICS[name]) for name in METRICS}
-    compared = "request_tokens_s" if get(cell, "speed") == REQUEST else "output_tokens_s"
-    if given := get(cell, "ratios"):
-        ratios[compared] = _spread([float(ratio) for ratio in given], get(cell, "speedup"))
-        if (interval := get(cell, "interval")) and len(given) > 2:  # of two pairs it spans orders of magnitude
-            ratios[compared] |= {"interval": interval}
+    compared = "request_tokens_s" if row.speed == REQUEST else "output_tokens_s"
+    if row.ratios:
+        ratios[compared] = _spread(row.ratios, row.speedup)
+        if row.interval and len(row.ratios) > 2:  # of two pairs it spans orders of magnitude
+            ratios[compared] |= {"interval": list(row.interval)}
     return {
-        "concurrency": get(cell, "concurrency"),
-        "request_rate": get(cell, "request_rate"),
-        "failed_requests": get(cell, "failed_requests", default=0),
-        "untrustworthy": reasons(cell),
-        "verdict": get(cell, "verdict"),
-        **{side: _figures(rounds[side], get(cell, side)) for side in SIDES},
+        "concurrency": row.concurrency,
+        "request_rate": row.request_rate,
+        "failed_requests": row.failed_requests,
+        "untrustworthy": list(row.untrustworthy),
+        "verdict": row.verdict,
+        **{side: _figures(rounds[side], row.side(side)) for side in SIDES},
         "ratios": ratios,
         "compared": compared,
     }
 
 
-def _rounds(result: Data, side: str, level: Data) -> dict[int, Data]:
+def _rounds(result: Throughput, side: str, row: Summary) -> dict[int, Figures]:
     """vLLM's figures of one side under one load, by round."""
-    cells = [cell for cell in get(result, "cells", default=[]) if get(cell, "role") == side]
-    same = [cell for cell in cells if all(get(cell, key) == get(level, key) for key in ("concurrency", "request_rate"))]
-    return {get(cell, "round"): cell["figures"] for cell in same}
+    return {cell.round: cell.figures for cell in result.cells if cell.role == side and cell.load == row.load}
 
 
-def _figures(rounds: dict[int, Data], summary: Data | None) -> Data | None:
+def _figures(rounds: dict[int, Figures], summary: Figures | None) -> Data | None:
     """Median over rounds with the least and the greatest, by our names; None where this side was not measured."""
     if not summary:
         return None
     found = {}
     for name, (key, _) in METRICS.items():
-        values = [float(one[key]) for one in rounds.values() if number(one.get(key))]
+        values = [float(figures[key]) for figures in rounds.values() if number(figures.get(key))]
         given = summary.get(key)
         value = given if number(given) else median(values) if values else None
         found[name] = {"value": value, "range": [min(values), max(values)] if values else None}
     return found
 
 
-def _ratio(rounds: dict[str, dict[int, Data]], key: str, more_is_better: bool) -> Data:
+def _ratio(rounds: dict[str, dict[int, Figures]], key: str, more_is_better: bool) -> Data:
     """How many times better the checkpoint is than the model: above 1 is better for latencies too."""
     base, own = (rounds[side] for side in SIDES)
     ratios = []
     for each in sorted(base.keys() & own.keys()):
-        one, other = get(base[each], key), get(own[each], key)
+        one, other = base[each].get(key), own[each].get(key)
         if one and other:
             ratios.append(other / one if more_is_better else one / other)
     return _spread(ratios)
@@ -147,31 +147,32 @@ def _spread(ratios: list[float], middle: float | None = None) -> Data:
     }
 
 
-def answers(result: Data) -> list[Data]:
+def answers(result: Throughput) -> list[Data]:
     """Every question with both sides' answers; a side that was not asked has None."""
-    sides = {side: _list(get(result, "chat", side, default=get(result, "answers", side))) for side in SIDES}
-    base = {get(one, "question"): get(one, "answer") for one in sides["baseline"]}
+    base = {said.question: said.answer for said in _said(result, BASELINE)}
     return [
-        {"question": one["question"], "baseline": base.get(one["question"]), "candidate": get(one, "answer")}
-        for one in sides["candidate"]
+        {"question": said.question, "baseline": base.get(said.question), "candidate": said.answer}
+        for said in _said(result, CANDIDATE)
     ]
 
 
-def _list(value: Any) -> list[Data]:
-    return value if isinstance(value, list) else [value] if value else []
+def _said(result: Throughput, side: str) -> list[Said]:
+    """All answers of one side; older versions kept the first one only."""
+    if result.chat and side in result.chat:
+        return list(result.chat[side])
+    return [result.answers[side]] if side in result.answers else []
 
 
-def _server(server: Data | None) -> Data:
+def _server(server: ServerFacts | None) -> Data:
     names = ("startup_s", "load_s", "kv_cache_tokens", "kv_cache_gib", "weights_gib")
-    return {name: get(server, name) for name in names}
+    return {name: getattr(server, name, None) for name in names}
 
 
-def _commands(result: Data, servers: Data) -> Data:
+def _commands(result: Throughput) -> Data:
     """What repeats the measurement by hand: each server, and the load at each concurrency of the first round."""
-    first = [cell for cell in get(result, "cells", default=[]) if get(cell, "round", default=0) == 0]
     load = [
-        {"side": get(cell, "role"), "load": level(cell), "command": cell["command"]}
-        for cell in first
-        if get(cell, "command")
+        {"side": cell.role, "load": load_in_words(*cell.load), "command": cell.command}
+        for cell in result.cells
+        if cell.round == 0 and cell.command
     ]
-    return {"servers": {side: get(one, "command") for side, one in servers.items()}, "load": load}
+    return {"servers": {side: server.command for side, server in result.servers.items()}, "load": load}
