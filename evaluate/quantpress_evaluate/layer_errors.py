@@ -16,7 +16,7 @@ def measure(artifact: Artifact, model: Model) -> None:
     Raises CapabilityError for lack of memory, StageError if transformers fails.
     """
     record = artifact.finished()
-    if known(artifact, record)[0] or rotated(record):
+    if known(artifact, record.dump())[0] or rotated(record.dump()):
         return
     job = {
         "model": str(model.path),
@@ -28,6 +28,6 @@ def measure(artifact: Artifact, model: Model) -> None:
     with locks.lock(artifact.folder), atomic.staging(artifact.folder / "layers") as staged:
         title = f"comparing {artifact.name} with the model, layer by layer"
         result = worker.call_worker("quantpress_evaluate.layer_errors_worker", job, staged, title, log)
-        result |= {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": record["digest"]}
+        result |= {"schema_version": manifest.SCHEMA_VERSION, "checkpoint_digest": record.digest}
         result |= {"machine": environment.machine().dump(), "versions": environment.versions(DECISIVE)}
         atomic.write_json(artifact.folder / f"{RESULT}.json", result)

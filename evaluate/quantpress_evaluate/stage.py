@@ -44,7 +44,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> dict[str, An
     With `request.extend` on more and more documents, until every gate is decided or there are no more.
     Raises StageError if there is no finished checkpoint or lm-eval fails.
     """
-    request, reason = request.for_recipe(artifact.finished()["recipe"])
+    request, reason = request.for_recipe(artifact.finished().recipe)
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
     if not request.extend:
@@ -74,12 +74,12 @@ def _documents(result: dict[str, Any]) -> int:
 
 def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> dict[str, Any]:
     record, trust = artifact.finished(), model.trust_remote_code
-    results = Results(artifact.folder, "accuracy", record["digest"])
+    results = Results(artifact.folder, "accuracy", record.digest)
     known = results.known(request.suite.name)
     if known and (changed := manifest.differences(known["settings"], request.settings())) and look.number == 1:
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
-    base = Subject("baseline", model.path, model.identity()["digest"], artifact.folder.parent / "baseline", trust)
-    own = Subject(artifact.name, artifact.checkpoint, record["digest"], artifact.folder, trust)
+    base = Subject("baseline", model.path, model.identity().digest, artifact.folder.parent / "baseline", trust)
+    own = Subject(artifact.name, artifact.checkpoint, record.digest, artifact.folder, trust)
     runs = {"baseline": scoring.score(base, request)}
     folders = {"baseline": base.place(request)[1], "candidate": own.place(request)[1]}
     runs["candidate"] = scoring.score(own, request, folders["baseline"])
@@ -95,7 +95,7 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> dic
     else:
         result = {
             "schema_version": manifest.SCHEMA_VERSION,
-            "checkpoint_digest": record["digest"],
+            "checkpoint_digest": record.digest,
             "key": key,
             "model_digest": base.digest,
             "suite": request.suite.name,

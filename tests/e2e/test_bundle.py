@@ -69,7 +69,7 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     assert "cut:" in done.stdout
     artifact = Artifact(moved / "artifacts" / "two-layers" / "smoothquant-gptq-w8a8")
     assert upkeep.verify(artifact) == []
-    assert artifact.finished()["quantized_layers"] == 7
+    assert artifact.finished().quantized_layers == 7
     assert artifact.result("accuracy")
     throughput = artifact.result("throughput")
     assert throughput

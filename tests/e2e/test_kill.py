@@ -76,14 +76,14 @@ def test_a_kill_leaves_the_old_checkpoint_or_the_new_one(
         hit = kill(command, tmp_path, worker=number % 3 == 2)
         wait_until_gone(tmp_path)
         assert upkeep.verify(artifact) == []
-        found = artifact.finished()["digest"]
+        found = artifact.finished().digest
         assert found in (current, digests[size])
         seen[f"{hit}: {'old' if found == current else 'new'}"] += 1
         current = found
     print(f"{KILLS} kills within {duration:.1f} s: {dict(seen)}")
     assert seen["command: old"] > 0
     real(*arguments(32 if current == digests[64] else 64))
-    assert artifact.finished()["digest"] != current
+    assert artifact.finished().digest != current
     assert not list(tmp_path.rglob(".*staging*"))
 
 

@@ -75,7 +75,7 @@ def name_of(result: dict[str, Any]) -> str:
 
 
 def of(artifact: Artifact, stage: str) -> Results:
-    return Results(artifact.folder, stage, str(artifact.finished()["digest"]))
+    return Results(artifact.folder, stage, artifact.finished().digest)
 
 
 class StageResult(Stored):
@@ -159,4 +159,4 @@ class ResultsOf(Generic[T]):
 
 def results_of(artifact: Artifact, kind: type[T]) -> ResultsOf[T]:
     """The results of one kind on the artifact's checkpoint. Raises StageError where there is no checkpoint."""
-    return ResultsOf(artifact.folder, kind, str(artifact.finished()["digest"]))
+    return ResultsOf(artifact.folder, kind, artifact.finished().digest)

@@ -54,14 +54,14 @@ def run(options: Options) -> None:
     recipe = load_recipe(options.recipe, work.set)
     model = prepare.loaded_model(work)
     plan = prepare.planned(work, recipe, model, "any").plan
-    build.check(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
+    build.require_possible(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
     made = quantize(plan, model, work.out).artifact
     _warn_of_gaps(made)
     about = build.build(made, model, order)
     folder = build.folder_of(made, order)
     signed = f", signed ({SIGNATURE})" if order.sign_key else ""
-    text = f"{folder}: {len(about['files'])} files, {about['bytes'] / 1e6:.0f} MB{signed}; quantpress push takes it"
-    show({"folder": str(folder), **about}, text)
+    text = f"{folder}: {len(about.files)} files, {about.bytes / 1e6:.0f} MB{signed}; quantpress push takes it"
+    show({"folder": str(folder), **about.dump()}, text)
 
 
 def _order(options: Options) -> Order:

@@ -93,7 +93,7 @@ def _measure_layers(folder: Path, model: Model) -> None:
     from quantpress_evaluate import layer_errors
 
     for artifact in manifest.artifacts_of(folder):
-        if artifact.finished()["model"]["digest"] == model.identity()["digest"]:
+        if artifact.finished().model.digest == model.identity().digest:
             layer_errors.measure(artifact, model)
 
 
@@ -109,7 +109,7 @@ def _written(folder: Path, model: Model | None = None, older: dict[str, Any] | N
     from quantpress.report.facts import changes, collect
 
     with manifest.readable(folder):
-        data = collect.collect(folder, model.identity() if model else None)
+        data = collect.collect(folder, model.identity().dump() if model else None)
         if older:
             data["moved"] = changes.compare(older, data, against)
         report.write(folder, data)

@@ -15,6 +15,7 @@ from typing import Any
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
 from quantpress.runtime import atomic, console, digests, disk, locks, worker
+from quantpress.runtime.identity import Identity
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -58,14 +59,15 @@ class Model:
         """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
         return digests.cached_sha256(self.deciding_files(), digest_cache())
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "source": str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
-            "revision": self.revision,
-            "digest": digests.sha256_json(self.digests()),
-            "notes": list(self.notes),
-        }
+    def identity(self) -> Identity:
+        """What names it in results; a folder or file by its whole path."""
+        return Identity(
+            name=self.name,
+            source=str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
+            revision=self.revision,
+            digest=digests.sha256_json(self.digests()),
+            notes=list(self.notes),
+        )
 
 
 def digest_cache() -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from quantpress.package import texts
+
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
 # What the locks install; used where nothing was measured. A test compares.
 DEFAULT_VLLM = "0.32.0"
@@ -78,10 +80,8 @@ def _unknown(throughput: dict[str, Any] | None) -> str:
 
 def _measured(throughput: dict[str, Any]) -> tuple[list[str], dict[str, str], list[str]]:
     """Arguments, environment and notes of the candidate's server, less what only served the measurement."""
-    words = shlex.split(throughput["servers"]["candidate"]["command"])
-    start = words.index("serve")
-    variables = dict(word.split("=", 1) for word in words[: start - 1] if "=" in word)
-    whole = words[start + 2 :]
+    command, variables = _started_with(throughput["servers"]["candidate"])
+    whole = command[command.index("serve") + 2 :]
     left_out = _only_for_measuring(throughput["workload"].get("engine", {}))
     machine = throughput["machine"]
     notes = [
@@ -94,6 +94,15 @@ def _measured(throughput: dict[str, Any]) -> tuple[list[str], dict[str, str], li
     if share := throughput["workload"].get("engine", {}).get("gpu_memory_utilization"):
         kept += ["--gpu-memory-utilization", f"{share:g}"]  # the whole of what the workload asks for
     return kept, variables, notes
+
+
+def _started_with(server: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The server's command as words, and the variables set for it. Older results have both in one line for people."""
+    if server.get("argv"):
+        return list(server["argv"]), dict(server.get("env") or {})
+    words = shlex.split(server["command"])
+    program = words.index("serve") - 1
+    return words[program:], dict(word.split("=", 1) for word in words[:program] if "=" in word)
 
 
 def _only_for_measuring(asked: dict[str, Any]) -> dict[str, str]:
@@ -157,7 +166,7 @@ _KSERVE_USE = "kubectl apply -f kserve.yaml      (KServe fetches {storage})"
 
 
 def _commented(made: Engine, use: str, documents: list[dict[str, Any]]) -> str:
-    head = "".join(f"# {line}\n" for line in (use, *made.notes))
+    head = "".join(f"# {texts.comment(line)}\n" for line in (use, *made.notes))
     return head + yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -174,15 +183,18 @@ def _arguments(name: str, folder: str, made: Engine) -> list[str]:
 
 def _docker(name: str, made: Engine) -> str:
     folder = f"/models/{name}"
-    options = [[] if made.cpu else ["--gpus", str(made.gpus)], ["--shm-size", f"{_SHM_SIZE}g"]]
-    options += [["--publish", f"127.0.0.1:{PORT}:{PORT}"]]
-    options += [["--env", f"{key}={value}"] for key, value in made.environment.items()]
-    lines = [shlex.join(option) for option in options if option]
-    lines += [f'--volume "$PWD":{shlex.quote(folder)}:ro', shlex.join(["--entrypoint", "vllm", made.image])]
-    lines += ["serve " + shlex.join(_arguments(name, folder, made)).replace(" --", " \\\n    --") + ' "$@"']
-    notes = "".join(f"# {line}\n" for line in ("./docker-run.sh [further vLLM options]", *made.notes))
-    body = " \\\n  ".join(["exec docker run --rm", *lines])
-    return f'#!/usr/bin/env bash\n{notes}set -euo pipefail\ncd "$(dirname "${{BASH_SOURCE[0]}}")/.."\n{body}\n'
+    return texts.rendered(
+        "docker-run.sh.jinja",
+        texts.shell,
+        notes=made.notes,
+        gpus=0 if made.cpu else made.gpus,
+        shm_size=f"{_SHM_SIZE}g",
+        ports=f"127.0.0.1:{PORT}:{PORT}",
+        environment=made.environment,
+        folder=folder,
+        image=made.image,
+        arguments=_arguments(name, folder, made),
+    )
 
 
 def _compose(name: str, made: Engine) -> dict[str, Any]:

@@ -63,11 +63,11 @@ def bench(
     """
     record = artifact.finished()
     subject = Subject(
-        *(artifact.name, artifact.folder, record["digest"], artifact.checkpoint.resolve(), model),
-        model_digest=model.identity()["digest"],
-        weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
+        *(artifact.name, artifact.folder, record.digest, artifact.checkpoint.resolve(), model),
+        model_digest=model.identity().digest,
+        weight_bytes=record.bytes.model + record.bytes.checkpoint,
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
-        untruthful=truth.untruthful(record["recipe"]),
+        untruthful=truth.untruthful(record.recipe),
         inexact=known.inexact,
     )
     result = measure(subject, load, sides, fresh)

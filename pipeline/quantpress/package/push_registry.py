@@ -10,7 +10,7 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.package import push
-from quantpress.package.push import Upload
+from quantpress.package.push import Tagged, Upload
 from quantpress.runtime import console
 
 _PLACE = re.compile(r"^[a-zA-Z0-9.-]+(:\d+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[\w][\w.-]{0,127}$")
@@ -19,7 +19,7 @@ _FILE = "application/octet-stream"
 ARTIFACT = "application/vnd.quantpress.package.v1"
 
 
-def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> Tagged:
     """Sends each file as a blob under its own name, unless the registry has it, then the manifest under the tag."""
     push.library("oras", "oras>=0.2.38")
     import oras.oci
@@ -37,7 +37,7 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
         sent: list[str] = []
         kept: list[str] = []
         manifest["artifactType"] = ARTIFACT
-        manifest["annotations"] = {"org.opencontainers.image.title": upload.about["name"]}
+        manifest["annotations"] = {"org.opencontainers.image.title": upload.about.name}
         for name, digest in upload.files.items():
             path = upload.folder / name
             layer = _layer(_FILE, path.stat().st_size, digest)
@@ -49,7 +49,8 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
         _require(response, "the manifest")
     except (RequestException, ValueError, OSError) as error:
         raise push.broken_off(error) from error
-    return {"sent": sent, "already_there": kept, "digest": response.headers.get("Docker-Content-Digest")}
+    digest = response.headers.get("Docker-Content-Digest")
+    return Tagged(destination=upload.destination, sent=sent, already_there=kept, digest=digest)
 
 
 def _registry(place: str) -> Any:
