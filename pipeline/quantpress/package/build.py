@@ -82,7 +82,7 @@ class Package(Record):
 
 def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
-    if target.exists() and read(target) is None:
+    if target.exists() and package_in(target) is None:
         raise InputError(f"{target} exists and is not a package", hint="name another folder with --to")
     if order.storage and "://" not in order.storage:
         raise InputError(
@@ -126,7 +126,7 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
 
         # Their digests: of what is in the package, not of what was meant to be in it.
         with console.step(f"reading the digests of {name}"):
-            about = _about(facts, storage, manifest.file_table(staged))
+            about = _manifest_of(facts, storage, manifest.file_table(staged))
         _require_as_made(made, about.files, artifact)
         atomic.write_json(staged / MANIFEST, about.dump())
         if order.sign_key:
@@ -169,7 +169,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def _about(facts: card.Facts, storage: str, table: dict[str, File]) -> Package:
+def _manifest_of(facts: card.Facts, storage: str, table: dict[str, File]) -> Package:
     model, engine = facts.made.model, facts.engine
     return Package(
         name=facts.name,
@@ -196,7 +196,7 @@ def _require_as_made(made: Manifest, table: dict[str, File], artifact: Artifact)
         )
 
 
-def read(folder: Path) -> Package | None:
+def package_in(folder: Path) -> Package | None:
     """A package's manifest, or None if the folder is no package of this version."""
     try:
         return Package.model_validate_json((folder / MANIFEST).read_bytes())
@@ -225,7 +225,7 @@ def verify(folder: Path, public_key: Path | None = None) -> list[str]:
     With `public_key` the signature counts too: a package without one is not what it should be. Raises InputError if
     there is no such key.
     """
-    about = read(folder)
+    about = package_in(folder)
     if about is None:
         return [f"{MANIFEST}: not a manifest of this version of quantpress (schema_version {SCHEMA_VERSION})"]
     present = set(contents(folder)) - {MANIFEST, signing.SIGNATURE}

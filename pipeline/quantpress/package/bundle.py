@@ -80,13 +80,13 @@ def bundle(contents: Contents, target: Path) -> Bundle:
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
             _add_wheels(staged)
-        about = _about(contents, staged)
+        about = _manifest_of(contents, staged)
         atomic.write_json(staged / "bundle.json", about.dump())
         atomic.publish(staged, target)
     return about
 
 
-def _about(contents: Contents, staged: Path) -> Bundle:
+def _manifest_of(contents: Contents, staged: Path) -> Bundle:
     table = file_table(staged)
     return Bundle(
         recipes=[recipe.name for recipe in contents.recipes],
@@ -190,12 +190,12 @@ def _fetch_documents(tasks: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
-    values = {"has_documents": has_documents, "build": _build(), "arguments": arguments}
+    values = {"has_documents": has_documents, "build": _vllm_build(), "arguments": arguments}
     path.write_text(texts.rendered("run.sh.jinja", texts.shell, **values), encoding="utf-8")
     path.chmod(0o755)
 
 
-def _build() -> str:
+def _vllm_build() -> str:
     """Which vLLM is for this machine, as the Makefile decides it."""
     return "cuda" if environment.gpus() else "cpu"
 
@@ -209,7 +209,7 @@ def _add_wheels(staged: Path) -> None:
     for name in _FOLDERS:
         shutil.copytree(_TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     locks = _TREE / "requirements"
-    serving = locks / f"vllm-{_build()}.lock"
+    serving = locks / f"vllm-{_vllm_build()}.lock"
     wanted = [
         ["-c", str(locks / "quantize.lock"), "torch"],
         ["--no-deps", "-r", str(locks / "quantize.lock")],

@@ -98,7 +98,7 @@ def _checked(folder: Path, destination: str) -> Upload:
         raise InputError(f"{folder} is not a package", hint="quantpress package RECIPE makes one")
     with console.step(f"checking {folder}"):
         problems = build.verify(folder)
-    about = build.read(folder)
+    about = build.package_in(folder)
     if problems or about is None:
         raise StageError(
             f"{folder} is not what was packaged: {'; '.join(problems[:3])}",

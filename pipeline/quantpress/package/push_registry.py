@@ -43,10 +43,10 @@ def send(upload: Upload, place: str, public: bool) -> Tagged:
             layer = _layer(_FILE, path.stat().st_size, digest)
             layer["annotations"] = {"org.opencontainers.image.title": name}
             manifest["layers"].append(layer)
-            (kept if _blob(registry, container, path, layer) else sent).append(name)
-        manifest["config"] = _empty(registry, container)
+            (kept if _was_there(registry, container, path, layer) else sent).append(name)
+        manifest["config"] = _empty_config(registry, container)
         response = registry.upload_manifest(manifest, container)
-        _require(response, "the manifest")
+        _require_taken(response, "the manifest")
     except (RequestException, ValueError, OSError) as error:
         raise push.broken_off(error) from error
     digest = response.headers.get("Docker-Content-Digest")
@@ -87,26 +87,26 @@ def _layer(kind: str, size: int, sha256: str) -> dict[str, Any]:
     return {"mediaType": kind, "size": size, "digest": f"sha256:{sha256}"}
 
 
-def _blob(registry: Any, container: Any, path: Path, layer: dict[str, Any]) -> bool:
-    """Sends a blob; True if the registry had it."""
+def _was_there(registry: Any, container: Any, path: Path, layer: dict[str, Any]) -> bool:
+    """Sends a blob unless the registry has it; whether it had it."""
     if registry.blob_exists(layer, container):
         return True
     with console.step(f"sending {path.name} ({layer['size'] / 1e6:.1f} MB)"):
-        _require(registry.put_upload(str(path), container, layer), path.name)
+        _require_taken(registry.put_upload(str(path), container, layer), path.name)
     return False
 
 
-def _empty(registry: Any, container: Any) -> dict[str, Any]:
+def _empty_config(registry: Any, container: Any) -> dict[str, Any]:
     """The empty configuration that artifacts have."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps({}))
         layer = _layer(_EMPTY, 2, "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
-        _blob(registry, container, path, layer)
+        _was_there(registry, container, path, layer)
     return layer
 
 
-def _require(response: Any, what: str) -> None:
+def _require_taken(response: Any, what: str) -> None:
     """Raises unless the registry took it."""
     if response.status_code in (401, 403):
         raise CapabilityError(

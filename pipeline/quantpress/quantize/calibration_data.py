@@ -252,13 +252,13 @@ def packed(calibration: Calibration, tokenizer: Any) -> Packed:
     found: list[tuple[float, list[int]]] = []
     about = []
     for source, count in zip(calibration.sources, counts, strict=True):
-        sequences = pack(source, tokenizer, calibration, count)
+        sequences = sequences_of(source, tokenizer, calibration, count)
         found += [((number + 0.5) / len(sequences), sequence) for number, sequence in enumerate(sequences)]
         about.append(Filled(dataset=source.dataset, requested_sequences=count, sequences=len(sequences)))
     return Packed([sequence for _, sequence in sorted(found, key=lambda item: item[0])], about)
 
 
-def pack(source: Source, tokenizer: Any, calibration: Calibration, count: int) -> list[list[int]]:
+def sequences_of(source: Source, tokenizer: Any, calibration: Calibration, count: int) -> list[list[int]]:
     """At most `count` sequences of exactly `max_sequence_length` tokens: documents joined end to end, then cut.
 
     Nothing is padded or thrown away but the rest that fills no sequence. Raises InputError if not even one fills up.

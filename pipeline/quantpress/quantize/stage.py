@@ -121,9 +121,10 @@ def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
 
 
 def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manifest:
-    """Makes the checkpoint in the folder `staged`, checks it, and returns its manifest; the caller keeps what it needs.
+    """Makes `staged/checkpoint` with recipe.resolved.yaml beside it, and returns the manifest, which it does not write.
 
-    What llmcompressor prints goes into `log`. Raises InputError, which leaves no log, or what `quantize` raises.
+    What llmcompressor prints goes into `log`; wrong input, an InputError, leaves none. Raises StageError if
+    llmcompressor fails or its checkpoint is not what the recipe says, CapabilityError for lack of space or memory.
     """
     started = time.time()
     checkpoint = staged / "checkpoint"
