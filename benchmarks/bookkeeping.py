@@ -79,7 +79,7 @@ def main() -> None:
         from quantpress.plan.resolve import plan_of
         from quantpress.quantize import stage as quantize
         from quantpress.recipe.loading import load_recipe
-        from quantpress.runtime import digests, environment
+        from quantpress.runtime import environment
 
         found = timed("look at the model", lambda: find_model(str(work / "large")))
         plan = timed("plan", lambda: quantize.prepared(plan_of(load_recipe("w8a8-dynamic"), found), found, "stored"))
@@ -90,7 +90,7 @@ def main() -> None:
             (work / "cache" / "sha256.json").unlink(missing_ok=True)
             timed("the same beside the digests of 16 GB", lambda: beside(imports, found.digests))
         timed("digests of 16 GB, remembered", found.digests)
-        timed("inputs and their digest", lambda: digests.sha256_json(quantize.inputs_of(plan, found)))
+        timed("inputs and their digest", lambda: quantize.inputs_of(plan, found).digest)
         timed("machine", environment.machine)
         timed("digests of the checkpoint", lambda: manifest.file_table(work / "checkpoint"))
 

@@ -28,7 +28,7 @@ def measure(artifact: Artifact, model: Model) -> None:
         title = f"comparing {artifact.name} with the model, layer by layer"
         measured = workers.LAYER_ERRORS.run(job, staged, title, log)
         LayerErrors(
-            checkpoint_digest=record["digest"],
+            checkpoint_digest=record.digest,
             errors=measured.errors,
             tokens=measured.tokens,
             machine=environment.machine(),

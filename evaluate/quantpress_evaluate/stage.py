@@ -44,7 +44,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     With `request.extend` on more and more documents, until every gate is decided or there are no more.
     Raises StageError if there is no finished checkpoint or lm-eval fails.
     """
-    request, reason = request.for_recipe(artifact.finished()["recipe"])
+    request, reason = request.for_recipe(artifact.finished().recipe)
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
     if not request.extend:
@@ -104,7 +104,7 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
     base = Subject(
         role="baseline",
         path=model.path,
-        digest=model.identity()["digest"],
+        digest=model.identity().digest,
         keeps=artifact.folder.parent / "baseline",
         trust_remote_code=model.trust_remote_code,
     )

@@ -7,10 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from quantpress.quantize import oneshot_worker as oneshot
-from quantpress.quantize import shapes_worker as shapes
+from quantpress.quantize.oneshot_worker import quantize
+from quantpress.quantize.shapes_worker import write_config
+from quantpress.quantize.workers import OneshotJob
 
 if __name__ == "__main__":
-    work = shapes.work if sys.argv[3:] == ["shapes"] else oneshot.quantize
-    jobs = json.loads(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(json.dumps({name: work(job) for name, job in jobs.items()}))
+    jobs = {name: OneshotJob.model_validate(job) for name, job in json.loads(Path(sys.argv[1]).read_text()).items()}
+    only_shapes = sys.argv[3:] == ["shapes"]
+    done = {name: write_config(job.common) if only_shapes else quantize(job) for name, job in jobs.items()}
+    Path(sys.argv[2]).write_text(json.dumps({name: result.dump() for name, result in done.items()}))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quantpress.model import architecture, headers
+from quantpress.model.source import find_model
 from quantpress.plan import mappings
 
 pytestmark = pytest.mark.e2e
@@ -128,6 +129,7 @@ def test_experts_are_planned_as_they_are_made(case: str, tmp_path: Path, embedde
     from quantpress.plan import resolve as plan
     from quantpress.quantize import oneshot_worker as oneshot
     from quantpress.quantize.stage import check_checkpoint
+    from quantpress.quantize.workers import OneshotJob, recipe_job
     from quantpress.recipe import recipe
 
     family, modifiers = MOE[case]
@@ -142,15 +144,9 @@ def test_experts_are_planned_as_they_are_made(case: str, tmp_path: Path, embedde
         small = recipe.Calibration(samples=2, max_sequence_length=64)
         wanted = wanted.model_copy(update={"calibration": small})
     planned = plan.make_from(wanted, headers.read_folder(tmp_path / "model"), config)
-    job = {
-        "recipe": planned.recipe.dump(),
-        "model": str(tmp_path / "model"),
-        "output": str(tmp_path / "out"),
-        "largest_input": planned.largest_input,
-        "trust_remote_code": False,
-        "compute_dtype": "stored",
-    }
-    oneshot.quantize(job)
+    model = find_model(str(tmp_path / "model"))
+    common = recipe_job(planned, model, tmp_path / "out")
+    oneshot.quantize(OneshotJob(common=common, largest_input=planned.largest_input, compute_dtype="stored"))
     check_checkpoint(tmp_path / "out", planned)
     stored = sum(tensor.nbytes for tensor in headers.read_folder(tmp_path / "out").values())
     assert stored == planned.checkpoint_bytes

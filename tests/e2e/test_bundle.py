@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from quantpress.artifact import upkeep
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import results_of
+from quantpress.artifact.throughput import Throughput
 from quantpress.plan import hardware
 
 pytestmark = pytest.mark.e2e
@@ -69,13 +72,15 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     assert "cut:" in done.stdout
     artifact = Artifact(moved / "artifacts" / "two-layers" / "smoothquant-gptq-w8a8")
     assert upkeep.verify(artifact) == []
-    assert artifact.finished()["quantized_layers"] == 7
-    assert artifact.result("accuracy")
-    throughput = artifact.result("throughput")
+    assert artifact.finished().quantized_layers == 7
+    assert results_of(artifact, Accuracy).newest()
+    throughput = results_of(artifact, Throughput).newest()
     assert throughput
-    assert throughput["served"]["tokens"] > 1000
+    assert throughput.served
+    assert throughput.served.tokens
+    assert throughput.served.tokens > 1000
     if hardware.cell("W8A8", hardware.this_machine()).support == "full":
-        assert throughput["served"]["verdict"] == "as scored", throughput["served"]
+        assert throughput.served.verdict == "as scored", throughput.served
     assert (artifact.folder.parent / "report.md").is_file()
 
 

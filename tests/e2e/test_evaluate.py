@@ -169,7 +169,7 @@ def test_both_backends_see_the_same_tokens_and_nearly_the_same_likelihoods(
     """Median absolute difference per token: 0.02 nats seen by hand (bf16 on both sides)."""
     loaded, path = load_suite("smoke")
     asked = request.checked(Request(loaded, suite.resolve_tasks(loaded, path, None, limit=6)))
-    subject = Subject("baseline", embedded_model, find_model("embedded").identity()["digest"], tmp_path, False)
+    subject = Subject("baseline", embedded_model, find_model("embedded").identity().digest, tmp_path, False)
     found = {}
     for backend in ("hf", "vllm"):
         one = Request(loaded, asked.tasks, backend=backend)

@@ -19,7 +19,10 @@ import pytest
 from support import SERVED
 
 from quantpress.artifact import upkeep
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.results import results_of
+from quantpress.artifact.throughput import Throughput
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -76,14 +79,14 @@ def test_a_kill_leaves_the_old_checkpoint_or_the_new_one(
         hit = kill(command, tmp_path, worker=number % 3 == 2)
         wait_until_gone(tmp_path)
         assert upkeep.verify(artifact) == []
-        found = artifact.finished()["digest"]
+        found = artifact.finished().digest
         assert found in (current, digests[size])
         seen[f"{hit}: {'old' if found == current else 'new'}"] += 1
         current = found
     print(f"{KILLS} kills within {duration:.1f} s: {dict(seen)}")
     assert seen["command: old"] > 0
     real(*arguments(32 if current == digests[64] else 64))
-    assert artifact.finished()["digest"] != current
+    assert artifact.finished().digest != current
     assert not list(tmp_path.rglob(".*staging*"))
 
 
@@ -109,7 +112,7 @@ def test_a_rerun_of_the_chain_goes_on_where_it_was_killed(
             assert {name: times.get(name) for name in done} == done, "a finished stage was done again"
             if times:
                 assert upkeep.verify(artifact) == []
-                found = [name for name in ("accuracy", "throughput") if artifact.result(name)]
+                found = [kind.STAGE for kind in (Accuracy, Throughput) if results_of(artifact, kind).newest()]
                 assert len(found) == len(times) - 1
             seen[f"{hit} with {len(done)} stages done"] += 1
             done = times

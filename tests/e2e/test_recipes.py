@@ -18,6 +18,7 @@ from quantpress.model import headers
 from quantpress.model.source import find_model
 from quantpress.plan import hardware, servable, sizes
 from quantpress.plan.resolve import Plan, plan_of
+from quantpress.quantize.workers import OneshotJob, recipe_job
 from quantpress.recipe import presets as schemes
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
@@ -75,14 +76,11 @@ def _make(names: list[str], folder: Path, out: Path, worker: str = "oneshot") ->
     source = find_model(str(folder))
     plans = {name: plan_of(_recipe(name), source) for name in names}
     jobs = {
-        name: {
-            "recipe": made.recipe.dump(),
-            "model": str(folder),
-            "output": str(out / name),
-            "largest_input": made.largest_input,
-            "trust_remote_code": False,
-            "compute_dtype": "stored",
-        }
+        name: OneshotJob(
+            common=recipe_job(made, source, out / name),
+            largest_input=made.largest_input,
+            compute_dtype="stored",
+        ).dump()
         for name, made in plans.items()
     }
     (out / "jobs.json").write_text(json.dumps(jobs))

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from quantpress.artifact import manifest
-from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.artifact.manifest import Artifact, Manifest, artifact_of
 from quantpress.model.source import Model
 from quantpress.package import build
-from quantpress.runtime import atomic
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,9 +32,8 @@ def made(tmp_path: Path) -> Artifact:
     (artifact.checkpoint / "tokenizer.json").write_text("{}")
     for number in range(3):
         (artifact.checkpoint / f"model-{number}.safetensors").write_bytes(bytes([number]) * 100_000)
-    record = json.loads((RESULTS / "manifest.json").read_text())
-    record["files"] = manifest.file_table(artifact.checkpoint)
-    atomic.write_json(artifact.manifest_file, record)
+    recorded = Manifest.load(RESULTS / "manifest.json")
+    recorded.model_copy(update={"files": manifest.file_table(artifact.checkpoint)}).save(artifact.manifest_file)
     (artifact.folder / "recipe.resolved.yaml").write_text("name: rtn-w4a16\n")
     for name in ("accuracy", "throughput"):
         shutil.copyfile(RESULTS / f"{name}.json", artifact.folder / f"{name}.json")

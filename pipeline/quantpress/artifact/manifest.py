@@ -2,48 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import StageError, first_line
-from quantpress.runtime import atomic, digests
+from quantpress.errors import StageError
+from quantpress.runtime import digests
+from quantpress.runtime.environment import Machine
+from quantpress.runtime.identity import Identity
+from quantpress.runtime.records import Record, Stored
 
 SCHEMA_VERSION = 4
 
 
-@contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Turns what wrong values inside a manifest or a result cause into one error that names the folder."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise StageError(
-            f"{folder} holds a manifest or a result that is not as quantpress writes it "
-            f"({type(error).__name__}: {first_line(error)[:200]})",
-            hint=f"delete {folder} and run again",
-        ) from error
+class File(Record):
+    """A file as it was made: its size in bytes and its sha256 in hexadecimal digits."""
+
+    bytes: int
+    sha256: str
 
 
-def result_in(path: Path) -> dict[str, Any] | None:
-    """The result in this file, whichever checkpoint it belongs to; None where there is no file."""
-    return _read(path, {"checkpoint_digest"}) if path.is_file() else None
+class Filled(Record):
+    """How many sequences a source of calibration data was to fill, and how many it did."""
+
+    dataset: str
+    requested_sequences: int
+    sequences: int
 
 
-_MANIFEST_KEYS = {"recipe", "digest", "inputs", "model", "files", "bytes", "created", "machine", "scales", "warnings"}
+class Calibrated(Record):
+    """The calibration data as it went in: `sequences` of `sequence_length` tokens, `tokens` in all.
+
+    `fingerprint` is the sha256 of all token ids in their order.
+    """
+
+    sources: list[Filled]
+    sequences: int
+    distinct_sequences: int
+    sequence_length: int
+    tokens: int
+    fingerprint: str
 
 
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
-    """A result of ours. Raises StageError if the file is something else, or of a version that is not known."""
-    value = atomic.read_json(path)
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION or not keys <= value.keys():
-        raise StageError(
-            f"{path} is not a result of this version of quantpress (schema_version {SCHEMA_VERSION})",
-            hint=f"delete {path.parent} and run again, or use the version that wrote it",
-        )
-    return value
+class DataSource(Record):
+    """What decides the documents of one source: a local file by its sha256, a hub data set by its commit.
+
+    `datasets` is the version of the library of that name, which draws the order of a hub data set.
+    """
+
+    dataset: str
+    subset: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    # As the recipe has it: 1 is not 1.0 in the digest of what went in.
+    weight: int | float
+    sha256: str | None = None
+    datasets: str | None = None
+
+
+class Data(Record):
+    """What decides the calibration data's tokens, together with the tokenizer."""
+
+    samples: int
+    tokens: int | None = None
+    max_sequence_length: int
+    seed: int
+    batch_size: int
+    sources: list[DataSource]
+
+
+class Inputs(Record):
+    """Everything that decides the checkpoint's bytes.
+
+    `stage` is the number of our own code's behaviour, `recipe` the resolved one without what is only for people,
+    `model` the sha256 of its files by name, `versions` those of the libraries. `trust_remote_code` and `compute_dtype`
+    are None where they are as usual: False, and the type that the weights are stored in.
+    """
+
+    stage: int
+    recipe: dict[str, Any]
+    calibration: Data | None
+    model: dict[str, str]
+    versions: dict[str, str]
+    trust_remote_code: bool | None = None
+    compute_dtype: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The sha256 that names the artifact. What is not set is left out, so that new fields rename no artifact."""
+        return digests.sha256_json({"calibration": None, **self.model_dump(mode="json", exclude_none=True)})
+
+
+class Sizes(Record):
+    """Bytes of all weights, before and after."""
+
+    model: int
+    checkpoint: int
+
+
+class Manifest(Stored):
+    """What is known of a finished checkpoint.
+
+    `recipe` is the resolved recipe (quantpress.recipe.recipe.Recipe validates it); `scales` says how far one scale
+    reaches ("group of 64", "channel"); `modifiers` are llmcompressor's classes in their order; `threads` those that
+    torch ran with; `note` what was shown beside the finished step; `files` the checkpoint's, by relative name;
+    `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`.
+    """
+
+    SCHEMA_VERSION = SCHEMA_VERSION
+
+    recipe: dict[str, Any]
+    quantized_layers: int
+    group_size: int | None
+    scales: str
+    compute_dtype: str | None = None
+    modifiers: list[str]
+    calibration: Calibrated | None
+    warnings: list[str]
+    threads: int
+    note: str | None = None
+    bytes: Sizes
+    files: dict[str, File]
+    machine: Machine
+    seconds: float
+    created: str
+    digest: str
+    inputs: Inputs
+    model: Identity
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe's name, which every recipe has."""
+        return str(self.recipe["name"])
 
 
 @dataclass(frozen=True)
@@ -64,26 +155,22 @@ class Artifact:
     def manifest_file(self) -> Path:
         return self.folder / "manifest.json"
 
-    def manifest(self) -> dict[str, Any] | None:
-        """The manifest, or None where no run has finished."""
-        return _read(self.manifest_file, _MANIFEST_KEYS) if self.manifest_file.is_file() else None
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None where no run has finished. Raises StageError for a file that is none of ours."""
+        return Manifest.load(self.manifest_file) if self.manifest_file.is_file() else None
 
-    def finished(self) -> dict[str, Any]:
+    def finished(self) -> Manifest:
         """The manifest. Raises StageError where no run has finished."""
-        record = self.manifest()
-        if record is None:
+        manifest = self.manifest()
+        if manifest is None:
             raise StageError(
                 f"{self.folder} holds no finished checkpoint", hint=f"quantpress quantize {self.name} first"
             )
-        return record
-
-    def result(self, name: str) -> dict[str, Any] | None:
-        """A stage's result (`accuracy`, `throughput`), or None; None too if it belongs to another checkpoint."""
-        result, manifest = result_in(self.folder / f"{name}.json"), self.manifest()
-        return result if result and manifest and result["checkpoint_digest"] == manifest["digest"] else None
+        return manifest
 
 
 def artifact_of(out: Path, model_name: str, recipe_name: str) -> Artifact:
+    """Where the artifact of this recipe on this model is, or will be."""
     return Artifact(out / model_name / recipe_name)
 
 
@@ -92,15 +179,41 @@ def artifacts_of(model_folder: Path) -> list[Artifact]:
     return [Artifact(path.parent) for path in sorted(model_folder.glob("[!.]*/manifest.json"))]
 
 
-def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+def files_below(folder: Path) -> list[Path]:
+    """Every file below the folder, in the order of its path."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def file_table(folder: Path) -> dict[str, File]:
     """Size and sha256 of every file below `folder`, by relative name."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = files_below(folder)
     known = digests.sha256_files(paths)
-    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": known[path]} for path in paths}
+    return {str(path.relative_to(folder)): File(bytes=path.stat().st_size, sha256=known[path]) for path in paths}
+
+
+def file_problems(
+    folder: Path, expected: Mapping[str, File], present: Set[str], how: str, *, by_size: bool
+) -> list[str]:
+    """What differs between the files `present` in the folder and a table of them, a line for each file.
+
+    `how` says what the table is of: they were "made" or "packaged" so. With `by_size`, a file of another length is
+    named by its lengths, not by its digests. Every byte of every expected file is read.
+    """
+    names = sorted(name for name in expected.keys() & present if (folder / name).is_file())  # not a link to nothing
+    problems = [f"{name}: missing" for name in sorted(expected.keys() - set(names))]
+    problems += [f"{name}: not in the manifest" for name in sorted(present - expected.keys())]
+    measured = digests.sha256_files([folder / name for name in names])
+    for name in names:
+        size, digest, known = (folder / name).stat().st_size, measured[folder / name], expected[name]
+        if by_size and size != known.bytes:
+            problems.append(f"{name}: {size} bytes, {how} with {known.bytes}")
+        elif digest != known.sha256:
+            problems.append(f"{name}: sha256 {digest[:12]}, {how} with {known.sha256[:12]}")
+    return problems
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The paths at which two JSON objects differ."""
+    """The paths at which two JSON objects differ; a value that is missing is one that is null."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)

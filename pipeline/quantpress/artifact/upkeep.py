@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest, results, truth
+from quantpress.artifact import manifest, truth
 from quantpress.artifact.accuracy import Accuracy
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import StageError
 from quantpress.runtime import locks
 
@@ -55,23 +56,21 @@ def _status(artifact: Artifact) -> Status:
     age = round(time.time() - artifact.manifest_file.stat().st_mtime)
     known = Status(artifact.folder.parent.name, artifact.name, age, locks.lock_owner(artifact.folder))
     try:
-        with manifest.readable(artifact.folder):
-            return _with_results(known, artifact)
+        return _with_results(known, artifact, artifact.finished())
     except StageError as error:  # one damaged artifact must not hide the others
         return replace(known, problem=error.message)
 
 
-def _with_results(known: Status, artifact: Artifact) -> Status:
-    record = artifact.finished()
-    scored, measured = results_of(artifact, Accuracy).all(), results.of(artifact, "throughput").all()
+def _with_results(known: Status, artifact: Artifact, made: Manifest) -> Status:
+    scored, measured = results_of(artifact, Accuracy).all(), results_of(artifact, Throughput).all()
     return replace(
         known,
-        digest=str(record["digest"]),
-        created=record["created"],
-        bytes=int(record["bytes"]["checkpoint"]),
+        digest=made.digest,
+        created=made.created,
+        bytes=made.bytes.checkpoint,
         stage="benched" if measured else "evaluated" if scored else "quantized",
         accuracy=", ".join(result.name for result in scored) or None,
-        throughput=", ".join(map(results.name_of, measured)) or None,
+        throughput=", ".join(result.name for result in measured) or None,
         gates=worst_decision(gate.decision for result in scored for gate in result.gates),
     )
 
@@ -86,23 +85,12 @@ def worst_decision(decisions: Iterable[str]) -> str | None:
 def verify(artifact: Artifact) -> list[str]:
     """What differs between the checkpoint and its manifest, a line for each file; empty if every byte is as made."""
     try:
-        with manifest.readable(artifact.folder):
-            return _differences(artifact)
+        expected = artifact.finished().files
     except StageError as error:
         return [error.message]
-
-
-def _differences(artifact: Artifact) -> list[str]:
-    record = artifact.finished()
-    expected, found = record["files"], manifest.file_table(artifact.checkpoint)
-    problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name}: not in the manifest" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        if expected[name]["bytes"] != found[name]["bytes"]:
-            problems.append(f"{name}: {found[name]['bytes']} bytes, made with {expected[name]['bytes']}")
-        elif expected[name]["sha256"] != found[name]["sha256"]:
-            problems.append(f"{name}: sha256 {found[name]['sha256'][:12]}, made with {expected[name]['sha256'][:12]}")
-    return problems
+    folder = artifact.checkpoint
+    present = {str(path.relative_to(folder)) for path in manifest.files_below(folder)}
+    return manifest.file_problems(folder, expected, present, "made", by_size=True)
 
 
 def garbage(out: Path) -> list[Path]:
@@ -130,12 +118,12 @@ def _named(model: Path) -> set[str]:
     """The names of the score folders that an accuracy.json of this model refers to."""
     named: set[str] = set()
     for artifact in manifest.artifacts_of(model):
-        with manifest.readable(artifact.folder):
-            for path in results_of(artifact, Accuracy).files():
-                named |= {run.folder for run in Accuracy.load(path).runs.values()}
+        for path in results_of(artifact, Accuracy).files():
+            named |= {run.folder for run in Accuracy.load(path).runs.values()}
     return named
 
 
 def remove(paths: list[Path]) -> None:
+    """Removes what `garbage` named; a folder with all that is in it, a link alone."""
     for path in paths:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -59,4 +59,4 @@ def run(options: Options) -> None:
         wheels=not options.no_wheels,
     )
     about = bundle(contents, options.to)
-    show(about, f"{options.to}: {about['bytes'] / 1e6:.0f} MB; {options.to}/run.sh runs it without a network")
+    show(about.dump(), f"{options.to}: {about.bytes / 1e6:.0f} MB; {options.to}/run.sh runs it without a network")

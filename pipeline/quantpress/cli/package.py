@@ -54,14 +54,14 @@ def run(options: Options) -> None:
     recipe = load_recipe(options.recipe, work.set)
     model = prepare.loaded_model(work)
     plan = prepare.planned(work, recipe, model, "any").plan
-    build.check(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
+    build.require_possible(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
     made = quantize(plan, model, work.out).artifact
     _warn_of_gaps(made)
     about = build.build(made, model, order)
     folder = build.folder_of(made, order)
     signed = f", signed ({SIGNATURE})" if order.sign_key else ""
-    text = f"{folder}: {len(about['files'])} files, {about['bytes'] / 1e6:.0f} MB{signed}; quantpress push takes it"
-    show({"folder": str(folder), **about}, text)
+    text = f"{folder}: {len(about.files)} files, {about.bytes / 1e6:.0f} MB{signed}; quantpress push takes it"
+    show({"folder": str(folder), **about.dump()}, text)
 
 
 def _order(options: Options) -> Order:
@@ -82,14 +82,15 @@ def _warn_of_gaps(made: Artifact) -> None:
     from quantpress.artifact import upkeep
     from quantpress.artifact.accuracy import Accuracy
     from quantpress.artifact.results import results_of
+    from quantpress.artifact.throughput import Throughput
     from quantpress.runtime import console
 
     scored = results_of(made, Accuracy).all()
     decision = upkeep.worst_decision(gate.decision for result in scored for gate in result.gates)
     if decision not in (None, "pass"):
         console.warn(f"a gate of {made.name} is decided as {decision}; the model card says so")
-    for name, stage in (("accuracy", "evaluate"), ("throughput", "bench")):
-        if made.result(name) is None:
-            console.warn(
-                f"{name} of {made.name} was not measured, and the card says so: quantpress {stage} {made.name}"
-            )
+    found = {"evaluate": results_of(made, Accuracy), "bench": results_of(made, Throughput)}
+    for stage, results in found.items():
+        if results.newest() is None:
+            what = f"{results.kind.STAGE} of {made.name}"
+            console.warn(f"{what} was not measured, and the card says so: quantpress {stage} {made.name}")

@@ -28,8 +28,4 @@ def run(options: Options) -> None:
     from quantpress.runtime.console import show
 
     done = push(options.folder, options.destination, options.public)
-    if "commit" in done:
-        text = f"commit {done['commit']}"
-    else:
-        text = f"{len(done['sent'])} files sent, {len(done['already_there'])} were there already"
-    show(done, f"{options.destination}: published; {text}")
+    show(done.dump(), f"{options.destination}: published; {done.summary}")

@@ -94,7 +94,7 @@ def _measure_layers(folder: Path, model: Model) -> None:
     from quantpress_evaluate import layer_errors
 
     for artifact in manifest.artifacts_of(folder):
-        if artifact.finished()["model"]["digest"] == model.identity()["digest"]:
+        if artifact.finished().model.digest == model.identity().digest:
             layer_errors.measure(artifact, model)
 
 
@@ -106,14 +106,12 @@ def report_of_model(out: Path, model: Model) -> None:
 def _written(folder: Path, model: Model | None = None, older: Report | None = None, against: str = "") -> Made:
     """Collects and writes one model's report (of the newest artifact's model where none is named)."""
     from quantpress import report
-    from quantpress.artifact import manifest
     from quantpress.report.facts import changes, collect
 
-    with manifest.readable(folder):
-        collected = collect.collect(folder, model.identity() if model else None)
-        if older:
-            collected = collected.model_copy(update={"moved": changes.moved_since(older, collected, against)})
-        report.write(folder, collected)
+    collected = collect.collect(folder, model.identity() if model else None)
+    if older:
+        collected = collected.model_copy(update={"moved": changes.moved_since(older, collected, against)})
+    report.write(folder, collected)
     return folder, collected
 
 

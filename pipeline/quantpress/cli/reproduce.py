@@ -28,12 +28,14 @@ def run(options: Options) -> None:
     from quantpress.runtime.console import show
 
     result = reproduce(Artifact(options.artifact), options.trust_remote_code)
-    differing, far = result["differing_tensors"], result["beyond_bound"]
-    text = "byte-identical" if result["identical"] else f"{len(differing)} tensors differ, first {differing[0]}; "
+    differing, far = result.differing_tensors, result.beyond_bound
+    text = "byte-identical"
     if differing:
-        text += f"{len(far)} of them by more than the stated bound"
-    if not result["promised"]:
-        text += f" (equal bits are not promised here: {', '.join(result['why_not_promised'])} changed)"
-    show(result, f"{options.artifact}: {text}")
-    if far or (result["promised"] and not result["identical"]):
+        text = (
+            f"{len(differing)} tensors differ, first {differing[0]}; {len(far)} of them by more than the stated bound"
+        )
+    if not result.promised:
+        text += f" (equal bits are not promised here: {', '.join(result.why_not_promised)} changed)"
+    show(result.dump(), f"{options.artifact}: {text}")
+    if far or (result.promised and not result.identical):
         raise StageError("the rebuilt checkpoint differs", hint="compare the logs of both runs; report this")

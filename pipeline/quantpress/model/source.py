@@ -10,13 +10,13 @@ import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
 from quantpress.model.config import Config
 from quantpress.model.soundness import ADAPTER, require_unquantized, require_whole, stored_tensors
 from quantpress.runtime import atomic, console, digests, disk, locks
+from quantpress.runtime.identity import Identity
 from quantpress.runtime.worker import Job, Result, Worker
 
 EMBEDDED = "embedded"
@@ -61,14 +61,15 @@ class Model:
         """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
         return digests.cached_sha256(self.deciding_files(), digest_cache())
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "source": str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
-            "revision": self.revision,
-            "digest": digests.sha256_json(self.digests()),
-            "notes": list(self.notes),
-        }
+    def identity(self) -> Identity:
+        """What names it in results; a folder or file by its whole path."""
+        return Identity(
+            name=self.name,
+            source=str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
+            revision=self.revision,
+            digest=digests.sha256_json(self.digests()),
+            notes=list(self.notes),
+        )
 
 
 def digest_cache() -> Path:

@@ -7,18 +7,20 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
 from quantpress.artifact import manifest
 from quantpress.artifact.accuracy import Accuracy
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import Artifact, File, Manifest
 from quantpress.artifact.results import results_of
+from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import atomic, console, digests, disk, locks
+from quantpress.runtime import atomic, console, disk, locks
+from quantpress.runtime.records import Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
 # What the hub and its client add to a repository or to a download of it; no part of a package.
 _FOREIGN = (".gitattributes", ".cache/huggingface/")
@@ -36,9 +38,54 @@ class Order:
     sign_key: Path | None = None
 
 
-def check(order: Order, target: Path) -> None:
+class PackagedModel(Record):
+    """The unquantized model, without the folder that it lay in: a package is made to be handed on."""
+
+    name: str
+    revision: str | None
+    digest: str
+
+
+class Measured(Record):
+    """Which of the results the package repeats."""
+
+    accuracy: bool
+    throughput: bool
+
+
+class Start(Record):
+    """How deploy/ starts vLLM: `arguments` go behind `vllm serve FOLDER`."""
+
+    image: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+class Package(Record):
+    """A package's manifest.json. It names no folder of this machine.
+
+    `files` are all but itself and the signature, `bytes` their sum; `storage` is where a cluster will find it.
+    """
+
+    # The order of the fields is the file's: that is why this is no Stored, which writes its number first.
+    kind: Literal["package"] = "package"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    recipe: str
+    checkpoint_digest: str
+    model: PackagedModel
+    base_model: str | None
+    license: str | None
+    measured: Measured
+    engine: Start
+    storage: str
+    bytes: int
+    files: dict[str, File]
+
+
+def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
-    if target.exists() and read(target) is None:
+    if target.exists() and package_in(target) is None:
         raise InputError(f"{target} exists and is not a package", hint="name another folder with --to")
     if order.storage and "://" not in order.storage:
         raise InputError(
@@ -52,34 +99,38 @@ def check(order: Order, target: Path) -> None:
 
 
 def folder_of(artifact: Artifact, order: Order) -> Path:
+    """Where the package is to be."""
     return (order.to or artifact.folder / "package").absolute()
 
 
-def build(artifact: Artifact, model: Model, order: Order) -> dict[str, Any]:
+def build(artifact: Artifact, model: Model, order: Order) -> Package:
     """Writes the package, complete or not at all, and returns its manifest.
 
-    Raises InputError for what `check` finds, StageError if the checkpoint is not what its own manifest says.
+    Raises InputError for what `require_possible` finds, StageError if the checkpoint is not what its own manifest says.
     """
     target = folder_of(artifact, order)
-    check(order, target)
-    record = artifact.finished()
-    name = slug(f"{model.name}-{record['recipe']['name']}")
-    source = origin.of(model, order.base_model, order.license)
+    require_possible(order, target)
+    made = artifact.finished()
+    name = slug(f"{model.name}-{made.recipe_name}")
+    storage = order.storage or f"pvc://models/{name}"
+    source = origin.origin_of(model, order.base_model, order.license)
     with locks.lock(target), atomic.staging(target) as staged:
-        with manifest.readable(artifact.folder):
-            facts = _facts(artifact, name, source, record, model, order)
-            atomic.write_text(staged / "README.md", card.render(facts))
-            storage = order.storage or f"pvc://models/{name}"
-            _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, record["bytes"]["checkpoint"]))
-        for path in sorted(artifact.checkpoint.rglob("*")):
-            if path.is_file():
-                _link(path, staged / path.relative_to(artifact.checkpoint))
+        # What people and clusters read.
+        facts = _facts(artifact, name, source, made, model, order)
+        atomic.write_text(staged / "README.md", card.render(facts))
+        _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, made.bytes.checkpoint))
+
+        # The files themselves.
+        for path in manifest.files_below(artifact.checkpoint):
+            _link(path, staged / path.relative_to(artifact.checkpoint))
         for path in (*source.terms, artifact.folder / "recipe.resolved.yaml"):
             _link(path, staged / path.name)
+
+        # Their digests: of what is in the package, not of what was meant to be in it.
         with console.step(f"reading the digests of {name}"):
-            about = _about(facts, storage, manifest.file_table(staged))
-        _require_as_made(record, about["files"], artifact)
-        atomic.write_json(staged / MANIFEST, about)
+            about = _manifest_of(facts, storage, manifest.file_table(staged))
+        _require_as_made(made, about.files, artifact)
+        atomic.write_json(staged / MANIFEST, about.dump())
         if order.sign_key:
             with console.step(f"signing {name}"):
                 signing.sign(staged, order.sign_key)
@@ -88,13 +139,13 @@ def build(artifact: Artifact, model: Model, order: Order) -> dict[str, Any]:
 
 
 def _facts(
-    artifact: Artifact, name: str, source: origin.Origin, record: dict[str, Any], model: Model, order: Order
+    artifact: Artifact, name: str, source: origin.Origin, made: Manifest, model: Model, order: Order
 ) -> card.Facts:
-    throughput = artifact.result("throughput")
+    throughput = results_of(artifact, Throughput).newest()
     return card.Facts(
         name=name,
         origin=source,
-        record=record,
+        made=made,
         config=atomic.read_json(artifact.checkpoint / "config.json"),
         scored=results_of(artifact, Accuracy).all(),
         throughput=throughput,
@@ -120,32 +171,25 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def _about(facts: card.Facts, storage: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The package's manifest. It names no folder of this machine: it is made to be handed on."""
-    identity = facts.record["model"]
-    return {
-        "kind": "package",
-        "schema_version": SCHEMA_VERSION,
-        "name": facts.name,
-        "recipe": facts.record["recipe"]["name"],
-        "checkpoint_digest": facts.record["digest"],
-        "model": {key: identity[key] for key in ("name", "revision", "digest")},
-        "base_model": facts.origin.base_model,
-        "license": facts.origin.license,
-        "measured": {"accuracy": bool(facts.scored), "throughput": facts.throughput is not None},
-        "engine": {
-            "image": facts.engine.image,
-            "arguments": facts.engine.arguments,
-            "environment": facts.engine.environment,
-        },
-        "storage": storage,
-        "bytes": sum(entry["bytes"] for entry in table.values()),
-        "files": table,
-    }
+def _manifest_of(facts: card.Facts, storage: str, table: dict[str, File]) -> Package:
+    model, engine = facts.made.model, facts.engine
+    return Package(
+        name=facts.name,
+        recipe=facts.made.recipe_name,
+        checkpoint_digest=facts.made.digest,
+        model=PackagedModel(name=model.name, revision=model.revision, digest=model.digest),
+        base_model=facts.origin.base_model,
+        license=facts.origin.license,
+        measured=Measured(accuracy=bool(facts.scored), throughput=facts.throughput is not None),
+        engine=Start(image=engine.image, arguments=engine.arguments, environment=engine.environment),
+        storage=storage,
+        bytes=sum(file.bytes for file in table.values()),
+        files=table,
+    )
 
 
-def _require_as_made(record: dict[str, Any], table: dict[str, Any], artifact: Artifact) -> None:
-    changed = [name for name, entry in record["files"].items() if table.get(name) != entry]
+def _require_as_made(made: Manifest, table: dict[str, File], artifact: Artifact) -> None:
+    changed = [name for name, file in made.files.items() if table.get(name) != file]
     # A card or a licence of the checkpoint's own would be overwritten by ours, and so be among these.
     if changed:
         raise StageError(
@@ -154,14 +198,12 @@ def _require_as_made(record: dict[str, Any], table: dict[str, Any], artifact: Ar
         )
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def package_in(folder: Path) -> Package | None:
     """A package's manifest, or None if the folder is no package of this version."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return Package.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):  # pydantic's errors are among the latter
         return None
-    known = isinstance(found, dict) and found.get("kind") == "package" and isinstance(found.get("files"), dict)
-    return found if known and found.get("schema_version") == SCHEMA_VERSION else None
 
 
 def is_package(folder: Path) -> bool:
@@ -182,25 +224,14 @@ def contents(folder: Path) -> list[str]:
 def verify(folder: Path, public_key: Path | None = None) -> list[str]:
     """What is wrong with a package, a line for each file; empty if every byte is as packaged.
 
-    With `public_key` the signature counts too: a package without one is not what it should be.
+    With `public_key` the signature counts too: a package without one is not what it should be. Raises InputError if
+    there is no such key.
     """
-    about = read(folder)
+    about = package_in(folder)
     if about is None:
         return [f"{MANIFEST}: not a manifest of this version of quantpress (schema_version {SCHEMA_VERSION})"]
-    problems = _differences(folder, about["files"])
+    present = set(contents(folder)) - {MANIFEST, signing.SIGNATURE}
+    problems = manifest.file_problems(folder, about.files, present, "packaged", by_size=False)
     if public_key:
         problems += signing.problems(folder, public_key)
-    return problems
-
-
-def _differences(folder: Path, expected: dict[str, Any]) -> list[str]:
-    found = set(contents(folder)) - {MANIFEST, signing.SIGNATURE}
-    problems = [f"{name}: missing" for name in sorted(expected.keys() - found)]
-    problems += [f"{name}: not in the manifest" for name in sorted(found - expected.keys())]
-    present = [name for name in sorted(expected.keys() & found) if (folder / name).is_file()]
-    measured = digests.sha256_files([folder / name for name in present])
-    for name in present:
-        known = expected[name].get("sha256") if isinstance(expected[name], dict) else None
-        if measured[folder / name] != known:
-            problems.append(f"{name}: sha256 {measured[folder / name][:12]}, packaged with {str(known)[:12]}")
     return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,29 +10,21 @@ from typing import Any
 
 import yaml
 
+from quantpress.artifact.manifest import file_table
 from quantpress.errors import CapabilityError, InputError, slug
 from quantpress.language import shipped
 from quantpress.model.source import EMBEDDED, Model, cache_folder
+from quantpress.package import texts
 from quantpress.quantize import calibration_data
+from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, process, worker
+from quantpress.runtime.identity import Identity
+from quantpress.runtime.records import Record
 
 _TREE = Path(__file__).resolve().parents[3]
 _SOURCES = ("Makefile", "pyproject.toml", "README.md", "LICENSE")
 _FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve")
-_RUN = """#!/usr/bin/env bash
-# Runs this bundle's recipes on its model, with no network. On the first call, installs quantpress from wheels/.
-#   ./run.sh [OPTION ...]      options of `quantpress run`, for example --json
-set -euo pipefail
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-export HF_HUB_OFFLINE=1 QUANTPRESS_CACHE="$PWD/cache"{data}
-if [ -d wheels ]; then
-  export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels"
-  make --no-print-directory -C quantpress setup VLLM_BUILD={build}
-  PATH="$PWD/quantpress/.venv/bin:$PATH"
-fi
-exec quantpress run {arguments} --out artifacts "$@"
-"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,16 @@ class Contents:
     wheels: bool
 
 
-def bundle(contents: Contents, target: Path) -> dict[str, Any]:
+class Bundle(Record):
+    """A bundle's bundle.json: the recipes' names, and each file but itself with its sha256; `bytes` is their sum."""
+
+    recipes: list[str]
+    model: Identity
+    bytes: int
+    files: dict[str, str]
+
+
+def bundle(contents: Contents, target: Path) -> Bundle:
     """Writes the folder `target`, complete or not at all, and returns what its bundle.json says.
 
     Raises InputError if `target` is something else than a bundle, CapabilityError if something cannot be fetched.
@@ -80,21 +80,20 @@ def bundle(contents: Contents, target: Path) -> dict[str, Any]:
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
             _add_wheels(staged)
-        about = _about(contents, staged)
-        atomic.write_json(staged / "bundle.json", about)
+        about = _manifest_of(contents, staged)
+        atomic.write_json(staged / "bundle.json", about.dump())
         atomic.publish(staged, target)
     return about
 
 
-def _about(contents: Contents, staged: Path) -> dict[str, Any]:
-    paths = sorted(path for path in staged.rglob("*") if path.is_file())
-    measured = digests.sha256_files(paths)
-    return {
-        "recipes": [recipe.name for recipe in contents.recipes],
-        "model": contents.model.identity(),
-        "bytes": sum(path.stat().st_size for path in paths),
-        "files": {str(path.relative_to(staged)): measured[path] for path in paths},
-    }
+def _manifest_of(contents: Contents, staged: Path) -> Bundle:
+    table = file_table(staged)
+    return Bundle(
+        recipes=[recipe.name for recipe in contents.recipes],
+        model=contents.model.identity(),
+        bytes=sum(file.bytes for file in table.values()),
+        files={name: file.sha256 for name, file in table.items()},
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -144,18 +143,18 @@ def _add_source(source: Source, calibration: Calibration, model: Model, staged: 
 
 def _fetch(source: Source, calibration: Calibration, model: Model, target: Path) -> None:
     """As many documents of a hub data set as its share of the sequences needs, in the order of the seed."""
-    job = {
-        "source": source.model_dump(),
-        "seed": calibration.seed,
-        "tokens": calibration.samples * calibration.max_sequence_length,
-        "model": str(model.path),
-        "trust_remote_code": model.trust_remote_code,
-        "output": str(target),
-    }
+    job = DocumentsJob(
+        source=source,
+        seed=calibration.seed,
+        tokens=calibration.samples * calibration.max_sequence_length,
+        model=model.path,
+        trust_remote_code=model.trust_remote_code,
+        output=target,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     title = f"fetching documents of {source.dataset}"
     log = target.parent / "fetch.log"
-    worker.call_worker("quantpress.quantize.documents_worker", job, target.parent, title, log)
+    DOCUMENTS.run(job, target.parent, title, log)
     log.unlink()
 
 
@@ -191,12 +190,12 @@ def _fetch_documents(tasks: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
-    data = ' QUANTPRESS_DATA="$PWD/benchmarks"' if has_documents else ""
-    path.write_text(_RUN.format(data=data, build=_build(), arguments=shlex.join(arguments)), encoding="utf-8")
+    values = {"has_documents": has_documents, "build": _vllm_build(), "arguments": arguments}
+    path.write_text(texts.rendered("run.sh.jinja", texts.shell, **values), encoding="utf-8")
     path.chmod(0o755)
 
 
-def _build() -> str:
+def _vllm_build() -> str:
     """Which vLLM is for this machine, as the Makefile decides it."""
     return "cuda" if environment.gpus() else "cpu"
 
@@ -210,7 +209,7 @@ def _add_wheels(staged: Path) -> None:
     for name in _FOLDERS:
         shutil.copytree(_TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     locks = _TREE / "requirements"
-    serving = locks / f"vllm-{_build()}.lock"
+    serving = locks / f"vllm-{_vllm_build()}.lock"
     wanted = [
         ["-c", str(locks / "quantize.lock"), "torch"],
         ["--no-deps", "-r", str(locks / "quantize.lock")],

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from quantpress import report as reporting
 from quantpress.artifact.accuracy import Accuracy
+from quantpress.artifact.manifest import Manifest
 from quantpress.artifact.throughput import Throughput
+from quantpress.package import texts
 from quantpress.package.deploy import Engine
 from quantpress.package.origin import Origin
+from quantpress.package.texts import Verbatim
 from quantpress.report.views import markdown
 
 _TASKS = {"ForCausalLM": "text-generation", "ForConditionalGeneration": "image-text-to-text"}
@@ -23,16 +24,16 @@ _STAGING = re.compile(r"/\S+\.staging-\d+")
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the card repeats. `record` is the artifact's manifest, `config` the checkpoint's config.json,
+    """Everything that the card repeats. `made` is the artifact's manifest, `config` the checkpoint's config.json,
     `scored` the accuracy on every suite, the last one's first.
     """
 
     name: str
     origin: Origin
-    record: dict[str, Any]
+    made: Manifest
     config: dict[str, Any]
     scored: list[Accuracy]
-    throughput: dict[str, Any] | None
+    throughput: Throughput | None
     engine: Engine
     recipe_text: str
 
@@ -41,20 +42,32 @@ def render(facts: Facts) -> str:
     """The whole card: metadata between lines of dashes, then Markdown."""
     from huggingface_hub import ModelCard  # 0.3 s: only where a card is made
 
-    parts = [f"# {facts.name}", _introduction(facts), *_notes(facts), "## Use", _use(facts)]
-    parts += [
-        "## Quantization",
-        _quantization(facts),
-        "## Accuracy",
-        *([_accuracy(facts, accuracy) for accuracy in facts.scored] or ["Not measured."]),
-        "## Speed in vLLM",
-        _speed(facts),
-    ]
-    if facts.throughput:
-        parts += ["### Answers", reporting.answers_table(facts.record["recipe"]["name"], _typed(facts.throughput))]
-    parts += ["## How it was made", _made(facts), "## Files", _FILES]
-    body = "\n\n".join(parts)
-    return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}\n"))
+    made, name, scheme = facts.made, facts.made.recipe_name, facts.config["quantization_config"]
+    measured = facts.throughput
+    machine = ", ".join(made.machine.gpus) or f"{made.machine.processor}, {made.machine.cores} cores"
+    text = texts.rendered(
+        "card.md.jinja",
+        texts.markdown,
+        metadata=Verbatim(metadata(facts).to_yaml()),
+        name=facts.name,
+        made=made,
+        origin=facts.origin,
+        base=facts.origin.base_model,
+        share=f"{made.bytes.checkpoint / made.bytes.model:.0%}",
+        engine=facts.engine,
+        command=_command(facts),
+        groups=_groups(scheme),
+        ignored=scheme.get("ignore") or [],
+        kv_cache=_numbers(scheme["kv_cache_scheme"]) if scheme.get("kv_cache_scheme") else None,
+        suites=[_suite(name, accuracy) for accuracy in facts.scored],
+        speed=Verbatim(reporting.throughput_section({name: measured})) if measured else None,
+        answers=Verbatim(reporting.answers_table(name, measured)) if measured else None,
+        machine=machine,
+        versions=", ".join(f"{library} {version}" for library, version in made.inputs.versions.items()),
+        recipe=facts.recipe_text.strip(),
+        commands="\n\n".join(_commands(facts)),
+    )
+    return str(ModelCard(text))
 
 
 def metadata(facts: Facts) -> Any:
@@ -103,57 +116,23 @@ def evaluations(accuracy: Accuracy) -> list[Any]:
     ]
 
 
-def _introduction(facts: Facts) -> str:
-    before, after = facts.record["bytes"]["model"], facts.record["bytes"]["checkpoint"]
-    origin, base = facts.origin, facts.origin.base_model
-    model = f"[{base}](https://huggingface.co/{base})" if base else facts.record["model"]["name"]
-    text = (
-        f"{model}, compressed with [llmcompressor](https://github.com/vllm-project/llm-compressor) by the quantpress "
-        f"recipe `{facts.record['recipe']['name']}` into a compressed-tensors checkpoint for vLLM: "
-        f"{after / 1e6:.0f} MB of weights, {after / before:.0%} of the model's {before / 1e6:.0f} MB."
-    )
-    if not base:
-        text += " The model's files do not say where on the Hugging Face hub it is, so no base model is named."
-    if origin.license:
-        return f"{text}\n\nLicense: `{origin.license}`, as {origin.source} says."
-    return f"{text}\n\nLicense: the model's own files do not state one; ask whoever made the model."
-
-
-def _notes(facts: Facts) -> list[str]:
-    notes = [*facts.record["model"]["notes"], *facts.record["warnings"]]
-    return [f"> **Note:** {note}" for note in notes]
-
-
-def _use(facts: Facts) -> str:
-    lines = ["vllm", "serve", ".", "--served-model-name", facts.name, *facts.engine.arguments]
+def _command(facts: Facts) -> str:
+    """What to type in the package's folder."""
+    words = ["vllm", "serve", ".", "--served-model-name", facts.name, *facts.engine.arguments]
     variables = {k: v for k, v in facts.engine.environment.items() if k.startswith("VLLM_CPU")}
-    command = " ".join([*(f"{key}={value}" for key, value in variables.items()), shlex.join(lines)])
-    notes = "\n".join(
-        f"- {note.strip()}" if not note.startswith("  ") else f"  `{note.strip()}`" for note in facts.engine.notes
-    )
-    return (
-        f"In this folder, with vLLM (container: `{facts.engine.image}`):\n\n```bash\n{command}\n```\n\n"
-        "`deploy/` holds the same as a container command, a compose file, a Kubernetes Deployment with its Service, "
-        f"and a KServe InferenceService. Where these arguments come from:\n\n{notes}"
-    )
+    return " ".join([*(f"{key}={texts.shell(value)}" for key, value in variables.items()), *map(texts.shell, words)])
 
 
-def _quantization(facts: Facts) -> str:
-    config = facts.config["quantization_config"]
+def _groups(scheme: dict[str, Any]) -> Verbatim | None:
+    """How layers are stored, as a table; None where no layer's weights are quantized."""
     header = ["layers", "weights", "scales of weights", "activations", "format"]
     rows = []
-    for group in config.get("config_groups", {}).values():
+    for group in scheme.get("config_groups", {}).values():
         weights, inputs = group.get("weights"), group.get("input_activations")
         named = ", ".join(f"`{target}`" for target in group.get("targets", []))
-        form = str(group.get("format") or config.get("format") or "")
+        form = str(group.get("format") or scheme.get("format") or "")
         rows.append([named, _numbers(weights), _scales(weights), _activations(inputs), form])
-    text = markdown.table(header, rows, len(header)) if rows else "No layer's weights are quantized."
-    ignored = ", ".join(f"`{name}`" for name in config.get("ignore") or [])
-    if ignored:
-        text += f"\n\nNot quantized: {ignored}."
-    if cache := config.get("kv_cache_scheme"):
-        text += f"\n\nKV cache: {_numbers(cache)}."
-    return f"{text}\n\n{facts.record['quantized_layers']} layers are quantized."
+    return Verbatim(markdown.table(header, rows, len(header))) if rows else None
 
 
 def _numbers(scheme: dict[str, Any] | None) -> str:
@@ -178,11 +157,9 @@ def _activations(scheme: dict[str, Any] | None) -> str:
     return f"{_numbers(scheme)}, one scale for each {scheme.get('strategy')}, {how}"
 
 
-def _accuracy(facts: Facts, accuracy: Accuracy) -> str:
-    limited = _limited(accuracy)
-    some = f"; of {', '.join(f'`{name}`' for name in limited)} only the first documents" if limited else ""
-    text = reporting.accuracy_section(facts.record["recipe"]["name"], accuracy)
-    return f"Suite `{accuracy.suite}`{some}.\n\n{text}"
+def _suite(recipe: str, accuracy: Accuracy) -> dict[str, Any]:
+    section = Verbatim(reporting.accuracy_section(recipe, accuracy))
+    return {"name": accuracy.suite, "limited": _limited(accuracy), "section": section}
 
 
 def _limited(accuracy: Accuracy) -> list[str]:
@@ -190,46 +167,12 @@ def _limited(accuracy: Accuracy) -> list[str]:
     return [task.task for task in accuracy.settings.tasks if task.limit]
 
 
-def _speed(facts: Facts) -> str:
-    if not facts.throughput:
-        return "Not measured."
-    return reporting.throughput_section({facts.record["recipe"]["name"]: _typed(facts.throughput)})
-
-
-def _typed(throughput: dict[str, Any]) -> Throughput:
-    return Throughput.read(throughput, Path("throughput.json"))
-
-
-def _made(facts: Facts) -> str:
-    record = facts.record
-    versions = ", ".join(f"{name} {version}" for name, version in record["inputs"]["versions"].items())
-    machine = record["machine"]
-    where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
-    tokens = f"{record['calibration']['tokens']} tokens" if record["calibration"] else "none"
-    lines = [
-        f"- made {record['created']} in {record['seconds']:.0f} s on {where}; {versions}",
-        f"- calibration data: {tokens}",
-        f"- digest of everything that went in: `{record['digest']}`",
-    ]
-    text = "\n".join(lines)
-    text += f"\n\nThe recipe with every default (`recipe.resolved.yaml`):\n\n```yaml\n{facts.recipe_text.strip()}\n```"
-    commands = _commands(facts)
-    if commands:
-        text += (
-            "\n\nThe figures by hand (paths of the machine that measured are cut to their last part; "
-            f"`{facts.name}` is this folder, `tasks` the suite's task files as quantpress writes them):\n\n```bash\n"
-            + "\n\n".join(commands)
-            + "\n```"
-        )
-    return text
-
-
 def _commands(facts: Facts) -> list[str]:
     found = [f"# accuracy, {accuracy.suite}\n{accuracy.runs['candidate'].command}" for accuracy in facts.scored]
     if facts.throughput:
-        servers = facts.throughput["servers"].items()
-        found += [f"# {role}'s server\n{one['command']}" for role, one in servers if one["startup_s"] is not None]
-        found += ["# load\n" + cell["command"] for cell in facts.throughput["cells"][:1]]
+        servers = facts.throughput.servers.items()
+        found += [f"# {role}'s server\n{one.command}" for role, one in servers if one.startup_s is not None]
+        found += [f"# load\n{cell.command}" for cell in facts.throughput.cells[:1]]
     return [_portable(command, facts.name) for command in found]
 
 
@@ -237,9 +180,3 @@ def _portable(command: str, name: str) -> str:
     """The command without the folders of the machine that it ran on."""
     command = _STAGING.sub("OUT", command)
     return _PATH.sub(lambda path: name if path[1] == "checkpoint" else path[1], command)
-
-
-_FILES = (
-    "`manifest.json` has the sha256 of every file; `quantpress verify FOLDER` checks them, and with `--public-key` the "
-    "signature `model.sig` where there is one (OpenSSF model signing)."
-)

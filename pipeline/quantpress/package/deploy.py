@@ -9,6 +9,9 @@ from typing import Any
 
 import yaml
 
+from quantpress.artifact.throughput import EngineSettings, ServerFacts, Throughput
+from quantpress.package import texts
+
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
 # What the locks install; used where nothing was measured. A test compares.
 DEFAULT_VLLM = "0.32.0"
@@ -32,12 +35,12 @@ class Engine:
     notes: list[str]
 
 
-def engine(throughput: dict[str, Any] | None, trust_remote_code: bool = False, device: str = "auto") -> Engine:
+def engine(throughput: Throughput | None, trust_remote_code: bool = False, device: str = "auto") -> Engine:
     """The engine as measured, or vLLM's defaults where nothing was. `device` (gpu, cpu) overrides where it runs."""
-    server = throughput["servers"]["candidate"] if throughput else None
-    known = throughput is not None and server is not None and server["startup_s"] is not None
+    server = throughput.servers["candidate"] if throughput else None
+    known = throughput is not None and server is not None and server.startup_s is not None
     own, variables, notes = _measured(throughput) if known and throughput else ([], {}, [_unknown(throughput)])
-    measured_on_cpu = bool(known and throughput and not throughput["machine"]["gpus"])
+    measured_on_cpu = bool(known and throughput and not throughput.machine.gpus)
     cpu = measured_on_cpu if device == "auto" else device == "cpu"
     if known and cpu != measured_on_cpu:
         other = "a GPU, where nothing was measured" if measured_on_cpu else "a CPU, where nothing was measured"
@@ -47,13 +50,13 @@ def engine(throughput: dict[str, Any] | None, trust_remote_code: bool = False, d
     if "--max-model-len" not in own:
         own = [*own, "--max-model-len", "auto"]
         notes.append("--max-model-len auto: the model's whole context, or as much of it as fits the memory.")
-    version, note = _version(str(throughput["vllm"]["version"]) if known and throughput else None)
+    version, note = _version(throughput.vllm.version if known and throughput else None)
     image = (CPU_IMAGE if cpu else GPU_IMAGE).format(version)
     return Engine(
         image=image,
         cpu=cpu,
         gpus=0 if cpu else _number(own, "--tensor-parallel-size") * _number(own, "--pipeline-parallel-size"),
-        cores=int(throughput["machine"]["cores"]) if throughput and cpu and known else 0,
+        cores=throughput.machine.cores if throughput and cpu and known else 0,
         arguments=own,
         environment={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         | (_on_a_cpu(variables, notes) if cpu else {}),
@@ -70,36 +73,43 @@ def _on_a_cpu(measured: dict[str, str], notes: list[str]) -> dict[str, str]:
     return {"VLLM_CPU_KVCACHE_SPACE": space, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
-def _unknown(throughput: dict[str, Any] | None) -> str:
+def _unknown(throughput: Throughput | None) -> str:
     if throughput is None:
         return "Speed was not measured (quantpress bench): these are vLLM's own defaults."
     return "Speed was measured on servers that someone else runs, with settings not known here: these are defaults."
 
 
-def _measured(throughput: dict[str, Any]) -> tuple[list[str], dict[str, str], list[str]]:
+def _measured(throughput: Throughput) -> tuple[list[str], dict[str, str], list[str]]:
     """Arguments, environment and notes of the candidate's server, less what only served the measurement."""
-    words = shlex.split(throughput["servers"]["candidate"]["command"])
-    start = words.index("serve")
-    variables = dict(word.split("=", 1) for word in words[: start - 1] if "=" in word)
-    whole = words[start + 2 :]
-    left_out = _only_for_measuring(throughput["workload"].get("engine", {}))
-    machine = throughput["machine"]
+    command, variables = _started_with(throughput.servers["candidate"])
+    whole = command[command.index("serve") + 2 :]
+    left_out = _only_for_measuring(throughput.workload.engine)
+    machine = throughput.machine
     notes = [
-        f"Measured with vLLM {throughput['vllm']['version']} on {', '.join(machine['gpus']) or machine['processor']} "
-        f"under the workload {throughput['workload']['name']}, with:",
+        f"Measured with vLLM {throughput.vllm.version} on {', '.join(machine.gpus) or machine.processor} "
+        f"under the workload {throughput.workload.name}, with:",
         f"  {shlex.join(_without(whole, _OF_THE_RUN))}",
         *(f"Left out: {name} ({why})." for name, why in left_out.items() if name in whole),
     ]
     kept = _without(whole, _OF_THE_RUN | left_out.keys())
-    if share := throughput["workload"].get("engine", {}).get("gpu_memory_utilization"):
+    if share := throughput.workload.engine.gpu_memory_utilization:
         kept += ["--gpu-memory-utilization", f"{share:g}"]  # the whole of what the workload asks for
     return kept, variables, notes
 
 
-def _only_for_measuring(asked: dict[str, Any]) -> dict[str, str]:
+def _started_with(server: ServerFacts) -> tuple[list[str], dict[str, str]]:
+    """The server's command as words, and the variables set for it. Older results have both in one line for people."""
+    if server.argv:
+        return server.argv, server.env or {}
+    words = shlex.split(server.command)
+    program = words.index("serve") - 1
+    return words[program:], dict(word.split("=", 1) for word in words[:program] if "=" in word)
+
+
+def _only_for_measuring(asked: EngineSettings) -> dict[str, str]:
     """Arguments that quantpress added for the measurement's sake; `asked` is what the workload itself sets."""
     why = {"--no-enable-prefix-caching": "off while measuring, so that no round profits from the one before"}
-    if not asked.get("max_model_len"):
+    if not asked.max_model_len:
         why["--max-model-len"] = "while measuring, just what the workload needed"
     why["--gpu-memory-utilization"] = "while measuring, shared with the unquantized model's server"
     return why
@@ -157,7 +167,7 @@ _KSERVE_USE = "kubectl apply -f kserve.yaml      (KServe fetches {storage})"
 
 
 def _commented(made: Engine, use: str, documents: list[dict[str, Any]]) -> str:
-    head = "".join(f"# {line}\n" for line in (use, *made.notes))
+    head = "".join(f"# {texts.comment(line)}\n" for line in (use, *made.notes))
     return head + yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -174,15 +184,18 @@ def _arguments(name: str, folder: str, made: Engine) -> list[str]:
 
 def _docker(name: str, made: Engine) -> str:
     folder = f"/models/{name}"
-    options = [[] if made.cpu else ["--gpus", str(made.gpus)], ["--shm-size", f"{_SHM_SIZE}g"]]
-    options += [["--publish", f"127.0.0.1:{PORT}:{PORT}"]]
-    options += [["--env", f"{key}={value}"] for key, value in made.environment.items()]
-    lines = [shlex.join(option) for option in options if option]
-    lines += [f'--volume "$PWD":{shlex.quote(folder)}:ro', shlex.join(["--entrypoint", "vllm", made.image])]
-    lines += ["serve " + shlex.join(_arguments(name, folder, made)).replace(" --", " \\\n    --") + ' "$@"']
-    notes = "".join(f"# {line}\n" for line in ("./docker-run.sh [further vLLM options]", *made.notes))
-    body = " \\\n  ".join(["exec docker run --rm", *lines])
-    return f'#!/usr/bin/env bash\n{notes}set -euo pipefail\ncd "$(dirname "${{BASH_SOURCE[0]}}")/.."\n{body}\n'
+    return texts.rendered(
+        "docker-run.sh.jinja",
+        texts.shell,
+        notes=made.notes,
+        gpus=0 if made.cpu else made.gpus,
+        shm_size=f"{_SHM_SIZE}g",
+        ports=f"127.0.0.1:{PORT}:{PORT}",
+        environment=made.environment,
+        folder=folder,
+        image=made.image,
+        arguments=_arguments(name, folder, made),
+    )
 
 
 def _compose(name: str, made: Engine) -> dict[str, Any]:

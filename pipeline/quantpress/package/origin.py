@@ -33,7 +33,7 @@ class Origin:
     terms: list[Path]
 
 
-def of(model: Model, base_model: str | None = None, license: str | None = None) -> Origin:
+def origin_of(model: Model, base_model: str | None = None, license: str | None = None) -> Origin:
     """The origin of a model; `base_model` and `license` are what the user says, and count before the files.
 
     Raises InputError for a base model that is no id of the hub.

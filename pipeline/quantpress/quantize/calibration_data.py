@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quantpress.artifact.manifest import Data, DataSource, Filled
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.language import shipped
 from quantpress.model.source import digest_cache
@@ -81,23 +82,23 @@ def _commit(repository: str, revision: str | None) -> str:
         ) from error
 
 
-def identity(calibration: Calibration) -> dict[str, Any]:
+def identity(calibration: Calibration) -> Data:
     """What decides the samples, for the digest: with the tokenizer's files and its version, these give the tokens.
 
     Expects a pinned calibration. Raises InputError if a local file is missing.
     """
-    described = calibration.model_dump(exclude={"dataset", "subset", "split", "revision", "mixture"}, exclude_none=True)
-    return described | {"sources": [_identity(source) for source in calibration.sources]}
+    described = calibration.model_dump(exclude={"dataset", "subset", "split", "revision", "mixture"})
+    return Data(**described, sources=[_identity(source) for source in calibration.sources])
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _identity(source: Source) -> DataSource:
     path = local_file(source)
-    described = source.model_dump(exclude_none=True)
+    described = DataSource(**source.model_dump())
     if path:
         digest = digests.cached_sha256([path], digest_cache())[path.name]
-        return described | {"dataset": path.name, "sha256": digest}
+        return described.model_copy(update={"dataset": path.name, "sha256": digest})
     # The order of a hub data set is drawn by the datasets library.
-    return described | environment.versions(("datasets",))
+    return described.model_copy(update=environment.versions(("datasets",)))
 
 
 def check_sources(calibration: Calibration) -> None:
@@ -112,8 +113,11 @@ def check_sources(calibration: Calibration) -> None:
             )
 
 
-def check(calibration: Calibration) -> None:
-    """Reads local data to its end. Raises InputError with file and line of a document that cannot be used."""
+def require_readable(calibration: Calibration) -> None:
+    """Reads local data to its end. Raises InputError with file and line of a document that cannot be used.
+
+    What is on the hub is not fetched for this.
+    """
     for source in calibration.sources:
         if path := local_file(source):
             for _ in read_local(path):
@@ -235,7 +239,7 @@ class Packed(NamedTuple):
     """The sequences in their order, and for each source how many it was to fill and how many it did."""
 
     sequences: list[list[int]]
-    sources: list[dict[str, Any]]
+    sources: list[Filled]
 
 
 def packed(calibration: Calibration, tokenizer: Any) -> Packed:
@@ -248,13 +252,13 @@ def packed(calibration: Calibration, tokenizer: Any) -> Packed:
     found: list[tuple[float, list[int]]] = []
     about = []
     for source, count in zip(calibration.sources, counts, strict=True):
-        sequences = pack(source, tokenizer, calibration, count)
+        sequences = sequences_of(source, tokenizer, calibration, count)
         found += [((number + 0.5) / len(sequences), sequence) for number, sequence in enumerate(sequences)]
-        about.append({"dataset": source.dataset, "requested_sequences": count, "sequences": len(sequences)})
+        about.append(Filled(dataset=source.dataset, requested_sequences=count, sequences=len(sequences)))
     return Packed([sequence for _, sequence in sorted(found, key=lambda item: item[0])], about)
 
 
-def pack(source: Source, tokenizer: Any, calibration: Calibration, count: int) -> list[list[int]]:
+def sequences_of(source: Source, tokenizer: Any, calibration: Calibration, count: int) -> list[list[int]]:
     """At most `count` sequences of exactly `max_sequence_length` tokens: documents joined end to end, then cut.
 
     Nothing is padded or thrown away but the rest that fills no sequence. Raises InputError if not even one fills up.

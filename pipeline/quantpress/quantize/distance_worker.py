@@ -8,7 +8,7 @@ from typing import Any
 
 from quantpress.model import headers
 from quantpress.model.patterns import matching
-from quantpress.runtime.worker import worker_main
+from quantpress.quantize.workers import DISTANCE, Distance, DistanceJob, DistanceResult
 
 # Relative RMS difference of a layer's weights after decompression. Rounding to 4 bits in groups moves weights by about
 # a tenth of their size, to 8 bits by one to three hundredths; two roundings that know nothing of each other differ by
@@ -39,14 +39,14 @@ def scheme_of(module: str, config: Any) -> tuple[Any, Any]:
     return scheme, scheme.format or config.format
 
 
-def distance(job: dict[str, Any]) -> dict[str, Any]:
-    """job: one, other (checkpoint folders). Returns each module's relative RMS difference and its bound."""
+def distances(job: DistanceJob) -> DistanceResult:
+    """Each weight's relative RMS difference and its bound."""
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationConfig
 
-    config = json.loads((Path(job["one"]) / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    config = json.loads((job.one / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     config = QuantizationConfig.model_validate(config)
-    one, other = tensors_of(Path(job["one"])), tensors_of(Path(job["other"]))
+    one, other = tensors_of(job.one), tensors_of(job.other)
     found = {}
     for module, tensors in one.items():
         bound, pair = BOUND_OF_UNQUANTIZED, [tensors, other[module]]
@@ -57,8 +57,8 @@ def distance(job: dict[str, Any]) -> dict[str, Any]:
             bound = BOUNDS.get(scheme.weights.num_bits, BOUND_OF_MORE_BITS)
         for name in ("weight", "bias"):
             if name in pair[0]:
-                found[f"{module}.{name}"] = {"distance": _relative(pair[0][name], pair[1][name]), "bound": bound}
-    return {"tensors": found}
+                found[f"{module}.{name}"] = Distance(distance=_relative(pair[0][name], pair[1][name]), bound=bound)
+    return DistanceResult(tensors=found)
 
 
 def _relative(one: Any, other: Any) -> float:
@@ -67,4 +67,4 @@ def _relative(one: Any, other: Any) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(distance))
+    raise SystemExit(DISTANCE.main(distances))

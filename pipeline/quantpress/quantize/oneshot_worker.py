@@ -7,17 +7,17 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
 from quantpress.model.structure_worker import whole_class
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data
 from quantpress.quantize.to_llmcompressor import modifiers_of
-from quantpress.recipe.recipe import Calibration, Recipe
+from quantpress.quantize.workers import ONESHOT, OneshotJob, OneshotResult
+from quantpress.recipe.recipe import Calibration
 from quantpress.runtime import digests
-from quantpress.runtime.worker import worker_main
 
 
 def do_without_scikit_learn() -> None:
@@ -55,7 +55,7 @@ def remote_code_explained(model: str) -> Iterator[None]:
         ) from error
 
 
-def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, Calibrated]:
     """A DataLoader over the packed sequences in fixed order, and what the manifest says of them."""
     import torch
     from torch.utils.data import DataLoader
@@ -63,56 +63,55 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, d
     sequences, sources = calibration_data.packed(calibration, tokenizer)
     ids = torch.tensor(sequences)
     items = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
-    about = {
-        "sources": sources,
-        "sequences": len(sequences),
-        "distinct_sequences": len({tuple(sequence) for sequence in sequences}),
-        "sequence_length": ids.shape[1],
-        "tokens": ids.numel(),
-        "fingerprint": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
-    }
+    about = Calibrated(
+        sources=sources,
+        sequences=len(sequences),
+        distinct_sequences=len({tuple(sequence) for sequence in sequences}),
+        sequence_length=ids.shape[1],
+        tokens=ids.numel(),
+        fingerprint=hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+    )
     return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
 
 
-def data_warnings(about: dict[str, Any], largest_input: int) -> list[str]:
+def data_warnings(about: Calibrated, largest_input: int) -> list[str]:
     """What is wrong with the calibration data, each with its consequence."""
     warnings = [
-        f"{source['dataset']} fills {source['sequences']} of {source['requested_sequences']} sequences: "
+        f"{source.dataset} fills {source.sequences} of {source.requested_sequences} sequences: "
         "the recipe calibrates on less data than it asks for"
-        for source in about["sources"]
-        if source["sequences"] < source["requested_sequences"]
+        for source in about.sources
+        if source.sequences < source.requested_sequences
     ]
-    if about["tokens"] < largest_input:
+    if about.tokens < largest_input:
         warnings.append(
-            f"{about['tokens']} calibration tokens are fewer than the {largest_input} input features of the widest "
+            f"{about.tokens} calibration tokens are fewer than the {largest_input} input features of the widest "
             "layer: GPTQ's Hessian cannot have full rank there, and activation ranges are guesses"
         )
-    if about["distinct_sequences"] < about["sequences"] / 2:
+    if about.distinct_sequences < about.sequences / 2:
         warnings.append(
-            f"only {about['distinct_sequences']} of {about['sequences']} calibration sequences are distinct: "
+            f"only {about.distinct_sequences} of {about.sequences} calibration sequences are distinct: "
             "one document repeated teaches no more than once"
         )
     return warnings
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
+def quantize_and_hash(job: OneshotJob) -> OneshotResult:
     """Quantizes, and meanwhile reads the digests of the model's files, which the caller finds in the cache afterwards.
 
     Hashing 16 GB takes seconds that would otherwise be spent before the start; while this process imports its
     libraries and loads the weights a core has little to do.
     """
     with ThreadPoolExecutor(1) as hashing:
-        hashing.submit(
-            digests.cached_sha256, [Path(name) for name in job["digest"]["files"]], Path(job["digest"]["cache"])
-        )
+        if job.digest_cache:
+            hashing.submit(digests.cached_sha256, job.deciding_files, job.digest_cache)
         return quantize(job)
 
 
-def quantize(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), largest_input, trust_remote_code, compute_dtype, digest (files,
-    cache).
+def quantize(job: OneshotJob) -> OneshotResult:
+    """Writes the checkpoint.
 
-    Returns what the manifest records. Raises InputError for a model that needs code of its own and may not run it.
+    Raises InputError for a model that needs code of its own and may not run it, or for data that cannot be used;
+    StageError if llmcompressor left something out.
     """
     do_without_scikit_learn()
     import torch
@@ -120,39 +119,42 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
     from llmcompressor.core import active_session
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    recipe = Recipe.model_validate(job["recipe"])
+    # Nothing of the process decides the result: the seed is the recipe's.
+    recipe, source, trust = job.common.recipe, str(job.common.model), job.common.trust_remote_code
     pin_memory_only_with_an_accelerator()
     torch.manual_seed(recipe.calibration.seed if recipe.calibration else 0)
-    trust = job["trust_remote_code"]
-    with remote_code_explained(job["model"]):
-        tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=trust)
-        config = AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
+
+    # Data before the model: wrong data is said before the weights are loaded.
+    with remote_code_explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
     kind = whole_class(config) or AutoModelForCausalLM
-    model = kind.from_pretrained(job["model"], dtype="auto", use_safetensors=True, trust_remote_code=trust)
+    model = kind.from_pretrained(source, dtype="auto", use_safetensors=True, trust_remote_code=trust)
+
+    # The work itself.
     modifiers = modifiers_of(recipe, model)
-    with float32_products(job["compute_dtype"] == "float32"):
+    with float32_products(job.compute_dtype == "float32"):
         oneshot(
             model=model,
             processor=tokenizer,
             recipe=modifiers,
             dataset=data,
-            output_dir=job["output"],
+            output_dir=str(job.common.output),
             trust_remote_code_model=trust,
         )
     ran = len(active_session().lifecycle.recipe.modifiers)
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
-    note = f"{about['tokens']} calibration tokens" if about else "no calibration data needed"
-    names = [type(modifier).__name__ for modifier in modifiers]
-    return {
-        "modifiers": names,
-        "calibration": about,
-        "warnings": data_warnings(about, job["largest_input"]) if about else [],
-        "threads": torch.get_num_threads(),
-        "note": note,
-    }
+    note = f"{about.tokens} calibration tokens" if about else "no calibration data needed"
+    return OneshotResult(
+        modifiers=[type(modifier).__name__ for modifier in modifiers],
+        calibration=about,
+        warnings=data_warnings(about, job.largest_input) if about else [],
+        threads=torch.get_num_threads(),
+        note=note,
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(work))
+    raise SystemExit(ONESHOT.main(quantize_and_hash))

@@ -6,17 +6,15 @@ as it would before quantizing; compressed-tensors then writes what it finds. So 
 
 from __future__ import annotations
 
-from typing import Any
-
 from quantpress.model.structure_worker import whole_class
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
 from quantpress.quantize.to_llmcompressor import modifiers_of
-from quantpress.recipe.recipe import Recipe
-from quantpress.runtime.worker import worker_main
+from quantpress.quantize.workers import SHAPES, RecipeJob
+from quantpress.runtime.worker import Result
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """job: recipe (resolved), model, output (folders), trust_remote_code. Writes config.json."""
+def write_config(job: RecipeJob) -> Result:
+    """Writes config.json. Raises InputError for a model that needs code of its own and may not run it."""
     do_without_scikit_learn()
     import torch
     from compressed_tensors.compressors import ModelCompressor
@@ -24,22 +22,22 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    trust = job["trust_remote_code"]
-    with remote_code_explained(job["model"]):
-        config = AutoConfig.from_pretrained(job["model"], trust_remote_code=trust)
-    config.save_pretrained(job["output"])
+    source, output, trust = str(job.model), str(job.output), job.trust_remote_code
+    with remote_code_explained(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+    config.save_pretrained(output)
     with torch.device("meta"):
         kind = whole_class(config)
         model = kind(config) if kind else AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-    for modifier in modifiers_of(Recipe.model_validate(job["recipe"]), model):
+    for modifier in modifiers_of(job.recipe, model):
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(model)
     compressor = ModelCompressor.from_pretrained_model(model)
     if compressor.quantization_config is not None:
         compressor.quantization_config.quantization_status = QuantizationStatus.COMPRESSED
-    compressor.update_config(job["output"])
-    return {"note": ""}
+    compressor.update_config(output)
+    return Result()
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker_main(work))
+    raise SystemExit(SHAPES.main(write_config))

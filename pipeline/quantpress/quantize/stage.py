@@ -6,19 +6,19 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from quantpress.artifact import manifest
-from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.artifact.manifest import Artifact, Inputs, Manifest, Sizes, artifact_of
 from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model, digest_cache
 from quantpress.plan import arithmetic
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
+from quantpress.quantize.workers import ONESHOT, OneshotJob, recipe_job
+from quantpress.runtime import atomic, console, disk, environment, locks
 
 # The distributions whose versions decide a checkpoint's bytes.
 DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
@@ -29,8 +29,10 @@ _LARGE = 2_000_000_000  # bytes; a second of hashing or two
 
 @dataclass(frozen=True)
 class Quantized:
+    """An artifact with its manifest; `reused` if it was there already."""
+
     artifact: Artifact
-    manifest: dict[str, Any]
+    manifest: Manifest
     reused: bool
 
 
@@ -50,23 +52,22 @@ def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
 def check_data(plan: Plan) -> None:
     """Reads the local calibration data to its end. Raises InputError for what cannot be used."""
     if plan.recipe.calibration:
-        calibration_data.check(plan.recipe.calibration)
+        calibration_data.require_readable(plan.recipe.calibration)
 
 
-def inputs_of(plan: Plan, model: Model) -> dict[str, Any]:
+def inputs_of(plan: Plan, model: Model) -> Inputs:
     """Everything that decides the checkpoint's bytes; its digest names the artifact."""
     calibration = plan.recipe.calibration
-    inputs = {
-        "stage": STAGE,
-        "recipe": plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
-        "calibration": calibration_data.identity(calibration) if calibration else None,
-        "model": model.digests(),
-        "versions": environment.versions(DECISIVE),
-    }
-    # What is as usual is left out, so that it does not rename the artifacts that there are.
-    unusual: dict[str, Any] = {"trust_remote_code": True} if model.trust_remote_code else {}
-    unusual |= {"compute_dtype": plan.compute_dtype} if plan.compute_dtype != "stored" else {}
-    return inputs | unusual
+    return Inputs(
+        stage=STAGE,
+        recipe=plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
+        calibration=calibration_data.identity(calibration) if calibration else None,
+        model=model.digests(),
+        versions=environment.versions(DECISIVE),
+        # None where it is as usual: so both could be added without renaming the artifacts that there were.
+        trust_remote_code=model.trust_remote_code or None,
+        compute_dtype=plan.compute_dtype if plan.compute_dtype != "stored" else None,
+    )
 
 
 def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
@@ -84,87 +85,107 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     disk.require_space(out, int(plan.weight_bytes * 1.5))
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
-        record = make(plan, model, staged, log)
-        inputs = inputs_of(plan, model)
-        record |= {"digest": digests.sha256_json(inputs), "inputs": inputs, "model": model.identity()}
-        atomic.write_json(staged / "manifest.json", record)
+        made = make_checkpoint(plan, model, staged, log)
+        made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder)
-    return Quantized(artifact, record, reused=False)
+    return Quantized(artifact, made, reused=False)
 
 
 def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
-    found = artifact.manifest()
-    if found is None:
+    """What is there already, if it is whole and the same inputs made it. Says why where it is not."""
+    known = artifact.manifest()
+    if known is None:
         return None
     with console.step(f"reading the digests of {model.name}") if plan.weight_bytes > _LARGE else nullcontext():
         inputs = inputs_of(plan, model)
-    damaged = _damaged(artifact, found)
+    damaged = _damaged(artifact, known)
     if damaged:
         console.say(f"  {artifact.folder} is remade; missing or cut short: {', '.join(damaged)}")
         return None
-    if found["digest"] == digests.sha256_json(inputs):
+    if known.digest == inputs.digest:
         console.say(f"✓ {artifact.folder} is up to date: same recipe, model, calibration data and versions")
-        return Quantized(artifact, found, reused=True)
-    console.say(f"  {artifact.folder} is remade; changed: {', '.join(manifest.differences(found['inputs'], inputs))}")
+        return Quantized(artifact, known, reused=True)
+    changed = manifest.differences(known.inputs.dump(), inputs.dump())
+    console.say(f"  {artifact.folder} is remade; changed: {', '.join(changed)}")
     return None
 
 
-def _damaged(artifact: Artifact, record: dict[str, Any]) -> list[str]:
+def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
     """Files of the checkpoint that are missing or of another size; `verify` looks at every byte."""
-    sizes = {name: entry["bytes"] for name, entry in record["files"].items()}
-    paths = {name: artifact.checkpoint / name for name in sizes}
-    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+
+    def is_whole(name: str, size: int) -> bool:
+        path = artifact.checkpoint / name
+        return path.is_file() and path.stat().st_size == size
+
+    return [name for name, file in known.files.items() if not is_whole(name, file.bytes)]
 
 
-def make(plan: Plan, model: Model, staged: Path, log: Path) -> dict[str, Any]:
-    """Makes the checkpoint in the folder `staged`, checks it, and returns what its manifest says of it."""
+def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manifest:
+    """Makes `staged/checkpoint` with recipe.resolved.yaml beside it, and returns the manifest, which it does not write.
+
+    What llmcompressor prints goes into `log`; wrong input, an InputError, leaves none. Raises StageError if
+    llmcompressor fails or its checkpoint is not what the recipe says, CapabilityError for lack of space or memory.
+    """
     started = time.time()
     checkpoint = staged / "checkpoint"
     checkpoint.mkdir()
+
+    # llmcompressor, in a process of its own.
     log.unlink(missing_ok=True)
-    job = {
-        "recipe": plan.recipe.dump(),
-        "model": str(model.path),
-        "output": str(checkpoint.resolve()),
-        "largest_input": plan.largest_input,
-        "trust_remote_code": model.trust_remote_code,
-        "compute_dtype": plan.compute_dtype,
-        "digest": {"files": [str(path) for path in model.deciding_files()], "cache": str(digest_cache().resolve())},
-    }
+    job = OneshotJob(
+        common=recipe_job(plan, model, checkpoint),
+        largest_input=plan.largest_input,
+        compute_dtype=plan.compute_dtype,
+        deciding_files=model.deciding_files(),
+        digest_cache=digest_cache().resolve(),
+    )
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
-        result = worker.call_worker("quantpress.quantize.oneshot_worker", job, staged, title, log)
-    except InputError:
+        result = ONESHOT.run(job, staged, title, log)
+    except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
+        error.log = None
         raise
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         console.warn(warning)
+
+    # Is it whole, is it what the plan says, and can it be sound?
     account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
     integrity.check_scales(checkpoint)
     size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
     if plan.checkpoint_bytes < plan.weight_bytes:  # a KV cache in 8 bits and a pruned model leave weights their size
         integrity.check_size(size, plan.weight_bytes)
-    resolved = yaml.safe_dump(plan.recipe.dump(), sort_keys=False)
-    atomic.write_text(staged / "recipe.resolved.yaml", resolved)
-    (checkpoint / "recipe.yaml").unlink(missing_ok=True)  # llmcompressor's own, which it cannot always read back
+
+    # As others take it: our recipe in place of llmcompressor's own, which it cannot always read back, and files that
+    # may be read; transformers writes weights for their owner only, and a server often runs as someone else.
+    atomic.write_text(staged / "recipe.resolved.yaml", yaml.safe_dump(plan.recipe.dump(), sort_keys=False))
+    (checkpoint / "recipe.yaml").unlink(missing_ok=True)
     for path in checkpoint.iterdir():
-        path.chmod(0o644)  # transformers writes weights for their owner only; a server often runs as someone else
-    table = manifest.file_table(checkpoint)
-    return {
-        "schema_version": manifest.SCHEMA_VERSION,
-        "recipe": plan.recipe.dump(),
-        "quantized_layers": len(plan.layers),
-        "group_size": plan.group_size,
-        "scales": plan.scales,
-        "compute_dtype": plan.compute_dtype,
-        **result,
-        "bytes": {"model": plan.weight_bytes, "checkpoint": size},
-        "files": table,
-        "machine": environment.machine().dump(),
-        "seconds": round(time.time() - started, 2),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+        path.chmod(0o644)
+
+    # What is known of it. The worker has read the model's digests meanwhile, so they cost nothing here.
+    inputs = inputs_of(plan, model)
+    return Manifest(
+        recipe=plan.recipe.dump(),
+        quantized_layers=len(plan.layers),
+        group_size=plan.group_size,
+        scales=plan.scales,
+        compute_dtype=plan.compute_dtype,
+        modifiers=result.modifiers,
+        calibration=result.calibration,
+        warnings=result.warnings,
+        threads=result.threads,
+        note=result.note,
+        bytes=Sizes(model=plan.weight_bytes, checkpoint=size),
+        files=manifest.file_table(checkpoint),
+        machine=environment.machine(),
+        seconds=round(time.time() - started, 2),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        digest=inputs.digest,
+        inputs=inputs,
+        model=model.identity(),
+    )
 
 
 def check_checkpoint(checkpoint: Path, plan: Plan) -> None:

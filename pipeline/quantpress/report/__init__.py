@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.artifact.throughput import Throughput

@@ -11,9 +11,10 @@ from quantpress.model import source as models
 from quantpress.model.source import Model, find_model
 from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import DECISIVE
+from quantpress.quantize.workers import SHAPES, recipe_job
 from quantpress.recipe.modifiers import Prunes, Quip, Reap, SpinQuant
 from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, worker
+from quantpress.runtime import atomic, console, digests, disk, environment, locks
 from quantpress.runtime.records import Record
 from quantpress_serve.bench import stage
 from quantpress_serve.bench.subject import Sides, Subject
@@ -83,14 +84,8 @@ def require_schemes_only(recipe: Recipe) -> None:
 
 def _make_config(plan: Plan, model: Model, staged: Path, log: Path) -> None:
     log.unlink(missing_ok=True)
-    job = {
-        "recipe": plan.recipe.dump(),
-        "model": str(model.path),
-        "output": str(staged.resolve()),
-        "trust_remote_code": model.trust_remote_code,
-    }
     title = f"the config that {plan.recipe.name} makes of {model.name}"
-    worker.call_worker("quantpress.quantize.shapes_worker", job, staged, title, log)
+    SHAPES.run(recipe_job(plan, model, staged), staged, title, log)
 
 
 def tokenizer_for(model: Model) -> Path:

@@ -79,13 +79,13 @@ def bench(
     subject = Subject(
         name=artifact.name,
         folder=artifact.folder,
-        digest=record["digest"],
+        digest=record.digest,
         candidate=artifact.checkpoint.resolve(),
         model=model,
-        model_digest=model.identity()["digest"],
-        weight_bytes=record["bytes"]["model"] + record["bytes"]["checkpoint"],
+        model_digest=model.identity().digest,
+        weight_bytes=record.bytes.model + record.bytes.checkpoint,
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
-        untruthful=truth.untruthful(record["recipe"]),
+        untruthful=truth.untruthful(record.recipe),
         inexact=known.inexact,
     )
     result = measure(subject, load, sides, fresh)

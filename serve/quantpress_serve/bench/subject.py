@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.artifact.results import ResultsOf
+from quantpress.artifact.results import Results
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import InputError
 from quantpress.model.source import Model
@@ -73,5 +73,5 @@ class Subject:
         }
 
     @property
-    def results(self) -> ResultsOf[Throughput]:
-        return ResultsOf(self.folder, Throughput, self.digest)
+    def results(self) -> Results[Throughput]:
+        return Results(self.folder, Throughput, self.digest)

@@ -24,7 +24,7 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
         model_len=None,
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,
-        kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record["bytes"]["checkpoint"]),
+        kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record.bytes.checkpoint),
     )
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
     with process.guarded(launch.command(port), None, launch.environment()) as running:

@@ -48,17 +48,17 @@ def test_what_the_models_files_do_not_say_is_not_made_up(pack: Pack) -> None:
 @pytest.mark.parametrize("text", ["# no head\n", "---\n[\n---\n", "---\n- a\n---\n", "---\nlicense:\n---\n"])
 def test_a_card_that_says_nothing(text: str, origin_model: Model) -> None:
     (origin_model.path / "README.md").write_text(text)
-    assert origin.of(origin_model).license is None
+    assert origin.origin_of(origin_model).license is None
 
 
 def test_where_models_come_from(origin_model: Model) -> None:
-    embedded = origin.of(Model("SmolLM2-135M-Instruct", origin_model.path, EMBEDDED, {}))
+    embedded = origin.origin_of(Model("SmolLM2-135M-Instruct", origin_model.path, EMBEDDED, {}))
     assert (embedded.base_model, embedded.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
-    hub = origin.of(Model("a--b", origin_model.path, "a/b@main", {}, revision="0123abc"))
+    hub = origin.origin_of(Model("a--b", origin_model.path, "a/b@main", {}, revision="0123abc"))
     assert (hub.base_model, hub.license) == ("a/b", None)
-    assert origin.of(origin_model, license="mit").source == "whoever packaged it"
+    assert origin.origin_of(origin_model, license="mit").source == "whoever packaged it"
     with pytest.raises(InputError, match="not an id"):
-        origin.of(origin_model, base_model="https://example.org/x")
+        origin.origin_of(origin_model, base_model="https://example.org/x")
 
 
 def test_the_model_index_has_the_measured_results(pack: Pack, results: Callable[[str], Any]) -> None:
@@ -119,6 +119,19 @@ def test_what_was_not_measured_is_said(made: Artifact, pack: Pack) -> None:
     assert found.text.count("Not measured.") == 2
     assert found.data.eval_results is None
     assert "vLLM's own defaults" in found.text
+
+
+def test_a_description_closes_no_block_and_starts_no_html(made: Artifact, pack: Pack) -> None:
+    text = "name: r\ndescription: |\n  ```\n  <script>alert(1)</script>\n  ````\n"
+    (made.folder / "recipe.resolved.yaml").write_text(text)
+    notes = ["<img src=x onerror=alert(1)>", "[a link](https://example.org)\n# A heading"]
+    made.finished().model_copy(update={"warnings": notes}).save(made.manifest_file)
+    found = card(pack(license="`mit` <b>")).text
+    assert f"`````yaml\n{text.strip()}\n`````\n" in found
+    assert "> **Note:** &lt;img src=x onerror=alert(1)>\n" in found
+    assert "> **Note:** \\[a link](https://example.org) # A heading\n" in found
+    assert "License: ``mit` <b>``" not in found
+    assert "License: `` `mit` <b> ``, as" in found
 
 
 def test_a_result_of_another_checkpoint_is_not_shown(made: Artifact, pack: Pack) -> None:

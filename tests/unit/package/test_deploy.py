@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,35 @@ def test_the_arguments_are_those_that_were_measured(results: Results) -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["args"][-8:] == made.arguments
+
+
+def test_words_are_taken_as_words_where_the_result_has_them(results: Results) -> None:
+    """Older results have the command as one line for people, which is then read as a shell would."""
+    shown = on_gpus(results("throughput"))
+    words = copy.deepcopy(shown)
+    environment, *argv = shlex.split(shown["servers"]["candidate"]["command"])
+    words["servers"]["candidate"] |= {
+        "command": "(in words below)",
+        "argv": argv,
+        "env": dict([environment.split("=", 1)]),
+    }
+    assert deploy.engine(words) == deploy.engine(shown)
+
+
+def test_an_argument_may_look_like_several(results: Results) -> None:
+    """Quoted, it stays one; its line is not broken inside the quotes."""
+    made = replace(deploy.engine(results("throughput")), arguments=["--hf-overrides", '{"a": " --b"}', "it's"])
+    text = deploy.files("a-b", made, STORAGE[0], 1)["docker-run.sh"]
+    words = shlex.split(text.partition("serve ")[2].replace("\\\n", ""))
+    assert words[-4:] == ["--hf-overrides", '{"a": " --b"}', "it's", "$@"]
+
+
+def test_a_note_is_a_comment_on_one_line(results: Results) -> None:
+    made = replace(deploy.engine(results("throughput")), notes=["a processor\nrm -rf ~", "\r\nkind: Pod"])
+    for name, text in deploy.files("a-b", made, STORAGE[0], 1).items():
+        lines = text.splitlines()
+        assert "# a processor rm -rf ~" in lines, name
+        assert not [line for line in lines if line.startswith(("rm", "kind: Pod"))], name
 
 
 def test_what_only_served_the_measurement_is_left_out_and_said(results: Results) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from quantpress.artifact.manifest import Filled
 from quantpress.errors import CapabilityError, InputError
 from quantpress.language import shipped
 from quantpress.quantize import calibration_data
@@ -51,7 +52,7 @@ def test_less_data_than_asked_for_gives_fewer_sequences(tmp_path: Path) -> None:
     calibration = write(tmp_path / "d.jsonl", {"text": "x" * 20})
     packed = calibration_data.packed(calibration, Letters())
     assert len(packed.sequences) == 1
-    assert packed.sources == [{"dataset": calibration.dataset, "requested_sequences": 3, "sequences": 1}]
+    assert packed.sources == [Filled(dataset=str(calibration.dataset), requested_sequences=3, sequences=1)]
 
 
 def test_data_that_fills_no_sequence_is_refused(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_bad_line_is_named(line: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"text": "a"}\n' + line + "\n")
     with pytest.raises(InputError, match=words):
-        calibration_data.check(Calibration(dataset=str(path)))
+        calibration_data.require_readable(Calibration(dataset=str(path)))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "ultrachat", "a/b/c"])
@@ -90,7 +91,7 @@ def test_a_data_set_that_is_nothing_is_refused(name: str) -> None:
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no document"):
-        calibration_data.check(write(tmp_path / "d.jsonl"))
+        calibration_data.require_readable(write(tmp_path / "d.jsonl"))
 
 
 def test_the_shipped_file_holds_a_few_hundred_chats() -> None:

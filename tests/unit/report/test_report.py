@@ -32,12 +32,14 @@ MODEL: dict[str, Any] = {
     "digest": "ab" * 32,
     "notes": ["Its weights lie on a 4-bit grid."],
 }
-MANIFEST = {
+MANIFEST: dict[str, Any] = {
     "schema_version": 4,
     "digest": "d1",
     "recipe": {"modifiers": []},
     "files": {},
     "machine": MACHINE,
+    "modifiers": [],
+    "threads": 2,
     "bytes": {"model": 200_000_000, "checkpoint": 50_000_000},
     "calibration": None,
     "group_size": 64,
@@ -45,9 +47,9 @@ MANIFEST = {
     "seconds": 9.0,
     "scales": "group of 64",
     "warnings": [],
-    "model": {"digest": "ab" * 32},
+    "model": MODEL,
     "created": "2026-01-01T00:00:00Z",
-    "inputs": {"versions": {"llmcompressor": "0.14"}},
+    "inputs": {"stage": 1, "recipe": {}, "calibration": None, "model": {}, "versions": {"llmcompressor": "0.14"}},
 }
 ROW = {
     "metric": "acc",
@@ -189,7 +191,7 @@ def test_stages_that_did_not_finish_are_named(tmp_path: Path) -> None:
 def test_an_artifact_of_another_model_is_left_out(tmp_path: Path) -> None:
     atomic.write_json(tmp_path / "mine" / "manifest.json", MANIFEST)
     atomic.write_json(tmp_path / ".r4.staging-1" / "manifest.json", MANIFEST)
-    data = collected(tmp_path, manifest={**MANIFEST, "model": {"digest": "another"}})
+    data = collected(tmp_path, manifest={**MANIFEST, "model": {**MODEL, "digest": "another"}})
     assert [recipe.name for recipe in data.recipes] == ["mine"]
     (left_out,) = data.left_out
     assert left_out.dump() == {"recipe": "r4", "reason": "it was made from another model of this name"}

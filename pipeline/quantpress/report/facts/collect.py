@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from quantpress import __version__
 from quantpress.artifact.accuracy import Accuracy, Comparison
-from quantpress.artifact.manifest import Artifact, artifacts_of, readable
-from quantpress.artifact.results import ResultsOf
+from quantpress.artifact.manifest import Artifact, Manifest, artifacts_of
+from quantpress.artifact.results import Results, results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
 from quantpress.report.facts.data import (
     Dummy,
-    Layers,
     LeftOut,
     ModelIdentity,
     Recipe,
@@ -30,13 +29,14 @@ from quantpress.report.facts.data import (
     Unfinished,
 )
 from quantpress.runtime import console
+from quantpress.runtime.identity import Identity
 
 T = TypeVar("T", Score, Speed)
 S = TypeVar("S", Accuracy, Throughput)
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def collect(folder: Path, model: dict[str, Any] | None) -> Report:
+def collect(folder: Path, model: Identity | None) -> Report:
     """Everything known of the artifacts in `folder` that were made from this very model (None: the newest one's).
 
     What cannot be read, or belongs to another model, is named in `left_out`. Raises InputError if nothing is left.
@@ -44,10 +44,10 @@ def collect(folder: Path, model: dict[str, Any] | None) -> Report:
     left_out: list[LeftOut] = []
     readables = [entry for artifact in artifacts_of(folder) if (entry := _read(artifact, left_out))]
     if model is None and readables:
-        model = max(readables, key=lambda entry: str(entry[1]["created"]))[1]["model"]
+        model = max(readables, key=lambda entry: entry[1].created)[1].model
     recipes = []
     for artifact, record in readables:
-        if model and record["model"]["digest"] == model["digest"]:
+        if model and record.model.digest == model.digest:
             recipes.append(_recipe(artifact, record))
         else:
             left_out.append(LeftOut(recipe=artifact.name, reason="it was made from another model of this name"))
@@ -59,7 +59,7 @@ def collect(folder: Path, model: dict[str, Any] | None) -> Report:
     numbered = [recipe.model_copy(update={"number": number}) for number, recipe in enumerate(ranked, 1)]
     return Report(
         quantpress=__version__,
-        model=ModelIdentity.model_validate(model),
+        model=ModelIdentity.model_validate(model.dump()),
         recipes=numbered,
         dummy=_dummy(folder, left_out),
         unfinished=_unfinished(folder),
@@ -79,16 +79,12 @@ def speed_of(result: Throughput) -> Speed:
     return Speed.model_validate(speed.speed(result))
 
 
-def _read(artifact: Artifact, left_out: list[LeftOut]) -> tuple[Artifact, dict[str, Any]] | None:
+def _read(artifact: Artifact, left_out: list[LeftOut]) -> tuple[Artifact, Manifest] | None:
     try:
-        with readable(artifact.folder):
-            record = artifact.finished()
-            str(record["model"]["digest"])
-            _size(record, artifact.checkpoint)
+        return artifact, artifact.finished()
     except StageError as error:
         left_out.append(LeftOut(recipe=artifact.name, reason=error.message))
         return None
-    return artifact, record
 
 
 def _dummy(folder: Path, left_out: list[LeftOut]) -> list[Dummy]:
@@ -97,7 +93,7 @@ def _dummy(folder: Path, left_out: list[LeftOut]) -> list[Dummy]:
     for path in sorted(folder.glob("dummy/*/throughput.json")):
         name = path.parent.name
         try:
-            results = ResultsOf(path.parent, Throughput, Throughput.load(path).checkpoint_digest)
+            results = Results(path.parent, Throughput, Throughput.load(path).checkpoint_digest)
             measured += [Dummy(name=name, throughput=speed_of(result)) for result in results.all()]
         except StageError as error:
             left_out.append(LeftOut(recipe=f"{name} (dummy weights)", reason=error.message))
@@ -114,34 +110,34 @@ def _unfinished(folder: Path) -> list[Unfinished]:
     ]
 
 
-def _recipe(artifact: Artifact, record: dict[str, Any]) -> Recipe:
+def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
     """One recipe of the report; its number is not known yet."""
-    scores, unscored = _stage(artifact, ResultsOf(artifact.folder, Accuracy, record["digest"]), "evaluate", score_of)
-    speeds, unmeasured = _stage(artifact, ResultsOf(artifact.folder, Throughput, record["digest"]), "bench", speed_of)
+    scores, unscored = _stage(artifact, results_of(artifact, Accuracy), "evaluate", score_of)
+    speeds, unmeasured = _stage(artifact, results_of(artifact, Throughput), "bench", speed_of)
     layers, unknown = layer_errors.known(artifact, record)
     missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
     return Recipe(
         number=0,
         name=artifact.name,
-        description=record["recipe"].get("description") or "",
-        digest=str(record["digest"]),
-        created=str(record["created"]),
+        description=record.recipe.get("description") or "",
+        digest=record.digest,
+        created=record.created,
         size=_size(record, artifact.checkpoint),
         accuracy=scores[0] if scores else None,
         other_suites=scores[1:],
         throughput=speeds[0] if speeds else None,
         other_workloads=speeds[1:],
-        layers=Layers.model_validate(layers) if layers else None,
+        layers=layers,
         missing={name: reason for name, reason in missing.items() if reason},
-        warnings=[str(text) for text in record["warnings"]],
+        warnings=record.warnings,
         resolved=_resolved(artifact),
-        versions=record["inputs"].get("versions") or {},
-        machine=record["machine"],
+        versions=record.inputs.versions,
+        machine=record.machine,
     )
 
 
 def _stage(
-    artifact: Artifact, results: ResultsOf[S], command: str, facts_of: Callable[[S], T]
+    artifact: Artifact, results: Results[S], command: str, facts_of: Callable[[S], T]
 ) -> tuple[list[T], str | None]:
     """A stage's figures by suite or workload, the last one's first, or why there are none."""
     try:
@@ -155,21 +151,21 @@ def _stage(
     return [], f"`{command}` was started and has not finished" if started else "not measured"
 
 
-def _size(record: dict[str, Any], checkpoint: Path) -> Size:
+def _size(record: Manifest, checkpoint: Path) -> Size:
     """Bytes of the weights, and bits for each weight of the model."""
-    before, after = int(record["bytes"]["model"]), int(record["bytes"]["checkpoint"])
+    before, after = record.bytes.model, record.bytes.checkpoint
     each = _BYTES.get(_dtype(checkpoint))
-    calibration = record.get("calibration")
+    calibration = record.calibration
     return Size(
         model_bytes=before,
         checkpoint_bytes=after,
         ratio=after / before if before else None,
         bits_per_weight=8 * after * each / before if each and before else None,
-        quantized_layers=record.get("quantized_layers"),
-        scales=record.get("scales"),
-        calibration_tokens=calibration.get("tokens") if calibration else None,
+        quantized_layers=record.quantized_layers,
+        scales=record.scales,
+        calibration_tokens=calibration.tokens if calibration else None,
         calibrated=calibration is not None,
-        seconds=record.get("seconds"),
+        seconds=record.seconds,
     )
 
 

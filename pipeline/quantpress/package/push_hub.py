@@ -6,11 +6,11 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.package import push
-from quantpress.package.push import Upload
+from quantpress.package.push import Committed, Upload
 from quantpress.runtime import console
 
 
-def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> Committed:
     """Makes the repository (private unless `public`) and one commit that turns its contents into the package.
 
     The client sends large files ahead of the commit and skips those that the hub has; files of an earlier package
@@ -27,13 +27,13 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
     api = HfApi()
     try:
         api.create_repo(place, private=not public, exist_ok=True)
-        with console.step(f"sending {upload.about['name']} ({upload.about['bytes'] / 1e6:.0f} MB) to {place}"):
+        with console.step(f"sending {upload.about.name} ({upload.about.bytes / 1e6:.0f} MB) to {place}"):
             commit = api.upload_folder(
                 repo_id=place,
                 folder_path=upload.folder,
                 allow_patterns=list(upload.files),
                 delete_patterns="*",
-                commit_message=f"{upload.about['name']}, checkpoint {str(upload.about['checkpoint_digest'])[:12]}",
+                commit_message=f"{upload.about.name}, checkpoint {upload.about.checkpoint_digest[:12]}",
             )
     except HFValidationError as error:
         raise InputError(first_line(error), hint="hf://org/name") from error
@@ -43,7 +43,7 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
         raise _explained(error, place) from error
     except (OSError, httpx.HTTPError, RuntimeError, ValueError) as error:  # the client's and Xet's own errors
         raise push.broken_off(error.__cause__ or error) from error
-    return {"commit": str(commit.oid), "url": str(commit.commit_url)}
+    return Committed(destination=upload.destination, commit=str(commit.oid), url=str(commit.commit_url))
 
 
 def _explained(error: Any, place: str) -> StageError | CapabilityError:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from support import Store
 
+from quantpress.artifact import manifest
 from quantpress.package import build
-from quantpress.runtime import atomic
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -57,9 +57,8 @@ def test_an_upload_that_breaks_off_publishes_nothing_and_goes_on(
     shards = [made.checkpoint / f"model-{number:02}.safetensors" for number in range(40)]
     for path in shards:
         path.write_bytes(os.urandom(1_000_000))
-    record = json.loads(made.manifest_file.read_text())
-    record["files"] = build.manifest.file_table(made.checkpoint)
-    atomic.write_json(made.manifest_file, record)
+    files = manifest.file_table(made.checkpoint)
+    made.finished().model_copy(update={"files": files}).save(made.manifest_file)
     folder = pack()
     environment = {**os.environ, **store.environment}
     command = [sys.executable, "-m", "quantpress", "push", str(folder), WHERE]

@@ -6,13 +6,13 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, QuantpressError, first_line
 from quantpress.package import build, push
-from quantpress.package.push import Upload
+from quantpress.package.push import Sent, Upload
 from quantpress.runtime import console
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403", "401"}
 
 
-def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> Sent:
     """Sends every file that is not there with the same digest, then the manifest, whose presence means published.
 
     Raises InputError if something else lies below the prefix: a server that loads the prefix would load that too.
@@ -31,7 +31,7 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
         raise _explained(error, bucket) from error
 
 
-def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> dict[str, Any]:
+def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> Sent:
     there = _sizes(client, bucket, prefix)
     _require_own(client, upload, bucket, prefix, there)
     sent, kept = [], []
@@ -43,7 +43,7 @@ def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> dict[str, An
         with console.step(f"sending {name} ({path.stat().st_size / 1e6:.1f} MB)"):
             client.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {"sha256": digest}})
         sent.append(name)
-    return {"sent": sent, "already_there": kept}
+    return Sent(destination=upload.destination, sent=sent, already_there=kept)
 
 
 def _sizes(client: Any, bucket: str, prefix: str) -> dict[str, int]:

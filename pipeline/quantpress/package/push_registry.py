@@ -10,7 +10,7 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.package import push
-from quantpress.package.push import Upload
+from quantpress.package.push import Tagged, Upload
 from quantpress.runtime import console
 
 _PLACE = re.compile(r"^[a-zA-Z0-9.-]+(:\d+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[\w][\w.-]{0,127}$")
@@ -19,7 +19,7 @@ _FILE = "application/octet-stream"
 ARTIFACT = "application/vnd.quantpress.package.v1"
 
 
-def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
+def send(upload: Upload, place: str, public: bool) -> Tagged:
     """Sends each file as a blob under its own name, unless the registry has it, then the manifest under the tag."""
     push.library("oras", "oras>=0.2.38")
     import oras.oci
@@ -37,19 +37,20 @@ def send(upload: Upload, place: str, public: bool) -> dict[str, Any]:
         sent: list[str] = []
         kept: list[str] = []
         manifest["artifactType"] = ARTIFACT
-        manifest["annotations"] = {"org.opencontainers.image.title": upload.about["name"]}
+        manifest["annotations"] = {"org.opencontainers.image.title": upload.about.name}
         for name, digest in upload.files.items():
             path = upload.folder / name
             layer = _layer(_FILE, path.stat().st_size, digest)
             layer["annotations"] = {"org.opencontainers.image.title": name}
             manifest["layers"].append(layer)
-            (kept if _blob(registry, container, path, layer) else sent).append(name)
-        manifest["config"] = _empty(registry, container)
+            (kept if _was_there(registry, container, path, layer) else sent).append(name)
+        manifest["config"] = _empty_config(registry, container)
         response = registry.upload_manifest(manifest, container)
-        _require(response, "the manifest")
+        _require_taken(response, "the manifest")
     except (RequestException, ValueError, OSError) as error:
         raise push.broken_off(error) from error
-    return {"sent": sent, "already_there": kept, "digest": response.headers.get("Docker-Content-Digest")}
+    digest = response.headers.get("Docker-Content-Digest")
+    return Tagged(destination=upload.destination, sent=sent, already_there=kept, digest=digest)
 
 
 def _registry(place: str) -> Any:
@@ -86,26 +87,26 @@ def _layer(kind: str, size: int, sha256: str) -> dict[str, Any]:
     return {"mediaType": kind, "size": size, "digest": f"sha256:{sha256}"}
 
 
-def _blob(registry: Any, container: Any, path: Path, layer: dict[str, Any]) -> bool:
-    """Sends a blob; True if the registry had it."""
+def _was_there(registry: Any, container: Any, path: Path, layer: dict[str, Any]) -> bool:
+    """Sends a blob unless the registry has it; whether it had it."""
     if registry.blob_exists(layer, container):
         return True
     with console.step(f"sending {path.name} ({layer['size'] / 1e6:.1f} MB)"):
-        _require(registry.put_upload(str(path), container, layer), path.name)
+        _require_taken(registry.put_upload(str(path), container, layer), path.name)
     return False
 
 
-def _empty(registry: Any, container: Any) -> dict[str, Any]:
+def _empty_config(registry: Any, container: Any) -> dict[str, Any]:
     """The empty configuration that artifacts have."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps({}))
         layer = _layer(_EMPTY, 2, "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
-        _blob(registry, container, path, layer)
+        _was_there(registry, container, path, layer)
     return layer
 
 
-def _require(response: Any, what: str) -> None:
+def _require_taken(response: Any, what: str) -> None:
     """Raises unless the registry took it."""
     if response.status_code in (401, 403):
         raise CapabilityError(

@@ -1,0 +1,109 @@
+"""The workers of this room: what each is asked and what it answers. Their own modules load the heavy libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_serializer
+
+from quantpress.artifact.manifest import Calibrated
+from quantpress.model.source import Model
+from quantpress.plan.arithmetic import ComputeDtype
+from quantpress.plan.resolve import Plan
+from quantpress.recipe.recipe import Recipe, Source
+from quantpress.runtime.records import Record
+from quantpress.runtime.worker import Job, Result, Worker
+
+
+class RecipeJob(Job):
+    """A resolved recipe to apply to the model in the folder `model`; what comes of it goes into the folder `output`."""
+
+    recipe: Recipe
+    model: Path
+    output: Path
+    trust_remote_code: bool
+
+    @field_serializer("recipe")
+    def _as_people_write_it(self, recipe: Recipe) -> dict[str, Any]:
+        """Without nulls: to some fields None is not what it is to leave them out."""
+        return recipe.dump()
+
+
+def recipe_job(plan: Plan, model: Model, output: Path) -> RecipeJob:
+    """What every worker that applies a plan's recipe must know."""
+    return RecipeJob(
+        recipe=plan.recipe, model=model.path, output=output.resolve(), trust_remote_code=model.trust_remote_code
+    )
+
+
+class OneshotJob(Job):
+    """What to quantize, with `largest_input`, the input features of the widest layer.
+
+    `deciding_files` are hashed meanwhile and remembered in the file `digest_cache`; None where nobody asks for them.
+    """
+
+    common: RecipeJob
+    largest_input: int
+    compute_dtype: ComputeDtype
+    deciding_files: list[Path] = Field(default_factory=list)
+    digest_cache: Path | None = None
+
+
+class OneshotResult(Result):
+    """What the manifest says of it: llmcompressor's modifiers in their order, the data, what is wrong with the data,
+    and torch's threads."""
+
+    modifiers: list[str]
+    calibration: Calibrated | None
+    warnings: list[str]
+    threads: int
+
+
+class DistanceJob(Job):
+    """Two checkpoint folders that hold the same tensors."""
+
+    one: Path
+    other: Path
+
+
+class Distance(Record):
+    """Relative RMS difference of two weights after decompression, and the bound that it is held to."""
+
+    distance: float
+    bound: float
+
+
+class DistanceResult(Result):
+    """By tensor (`<module>.weight`, `<module>.bias`)."""
+
+    tensors: dict[str, Distance]
+
+
+class DocumentsJob(Job):
+    """Documents of a hub data set to write into the file `output`, in the order of `seed`, until they hold `tokens`
+    tokens by the tokenizer of `model`."""
+
+    source: Source
+    seed: int
+    tokens: int
+    model: Path
+    trust_remote_code: bool
+    output: Path
+
+
+class DocumentsResult(Result):
+    """How many were written, and their tokens."""
+
+    documents: int
+    tokens: int
+
+
+# Quantizes; writes the checkpoint.
+ONESHOT = Worker("quantpress.quantize.oneshot_worker", OneshotJob, OneshotResult)
+# Writes the config.json alone that the checkpoint would have.
+SHAPES = Worker("quantpress.quantize.shapes_worker", RecipeJob, Result)
+# Compares two checkpoints.
+DISTANCE = Worker("quantpress.quantize.distance_worker", DistanceJob, DistanceResult)
+# Fetches documents for a bundle.
+DOCUMENTS = Worker("quantpress.quantize.documents_worker", DocumentsJob, DocumentsResult)
