@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantpress.cli.options import Commands, Work, add_stage
 
 if TYPE_CHECKING:
     from quantpress.artifact.manifest import Artifact
+    from quantpress.artifact.results import Results
     from quantpress.package.build import Order
 
 
@@ -89,8 +90,11 @@ def _warn_of_gaps(made: Artifact) -> None:
     decision = upkeep.worst_decision(gate.decision for result in scored for gate in result.gates)
     if decision not in (None, "pass"):
         console.warn(f"a gate of {made.name} is decided as {decision}; the model card says so")
-    found = {"evaluate": results_of(made, Accuracy), "bench": results_of(made, Throughput)}
-    for stage, results in found.items():
+    stages: tuple[tuple[str, Results[Any]], ...] = (
+        ("evaluate", results_of(made, Accuracy)),
+        ("bench", results_of(made, Throughput)),
+    )
+    for stage, results in stages:
         if results.newest() is None:
             what = f"{results.kind.STAGE} of {made.name}"
             console.warn(f"{what} was not measured, and the card says so: quantpress {stage} {made.name}")

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
+from quantpress.artifact.throughput import Throughput
 from quantpress.package import deploy
 from quantpress.package.deploy import Engine
 
@@ -42,6 +43,11 @@ def validator(kind: str | None) -> Any:
     return known(schema)
 
 
+def engine_of(throughput: dict[str, Any] | None, **how: Any) -> Engine:
+    """The engine that a throughput.json leads to."""
+    return deploy.engine(Throughput.read(throughput, Path("throughput.json")) if throughput else None, **how)
+
+
 def on_gpus(throughput: dict[str, Any]) -> dict[str, Any]:
     """The same measurement as if made on four GPUs, with a workload that sets what it can."""
     changed = copy.deepcopy(throughput)
@@ -63,13 +69,13 @@ def foreign(throughput: dict[str, Any]) -> dict[str, Any]:
 
 
 ENGINES: dict[str, Callable[[dict[str, Any]], Engine]] = {
-    "measured on a CPU": deploy.engine,
-    "measured on GPUs": lambda throughput: deploy.engine(on_gpus(throughput)),
-    "measured on a CPU, for GPUs": lambda throughput: deploy.engine(throughput, device="gpu"),
-    "measured on GPUs, for a CPU": lambda throughput: deploy.engine(on_gpus(throughput), device="cpu"),
-    "not measured": lambda _: deploy.engine(None, trust_remote_code=True),
-    "not measured, for a CPU": lambda _: deploy.engine(None, device="cpu"),
-    "measured on servers of someone else": lambda throughput: deploy.engine(foreign(throughput)),
+    "measured on a CPU": lambda throughput: engine_of(throughput),
+    "measured on GPUs": lambda throughput: engine_of(on_gpus(throughput)),
+    "measured on a CPU, for GPUs": lambda throughput: engine_of(throughput, device="gpu"),
+    "measured on GPUs, for a CPU": lambda throughput: engine_of(on_gpus(throughput), device="cpu"),
+    "not measured": lambda _: engine_of(None, trust_remote_code=True),
+    "not measured, for a CPU": lambda _: engine_of(None, device="cpu"),
+    "measured on servers of someone else": lambda throughput: engine_of(foreign(throughput)),
 }
 NAMES = ["SmolLM2-135M-Instruct-rtn-w4a16", "4.bit_Mödel", "x" * 120]
 STORAGE = ["pvc://claim/a/b", "pvc://claim", "s3://bucket/prefix", "hf://org/name"]
@@ -110,7 +116,7 @@ BROKEN: list[tuple[str, int, str, Any]] = [
 
 @pytest.mark.parametrize(("file", "number", "where", "value"), BROKEN, ids=[case[2] for case in BROKEN])
 def test_a_broken_field_is_refused(file: str, number: int, where: str, value: Any, results: Results) -> None:
-    document: Any = written(deploy.engine(results("throughput")))[file][number]
+    document: Any = written(engine_of(results("throughput")))[file][number]
     node, (*path, last) = document, where.split(".")
     for key in path:
         node = node[int(key) if key.isdigit() else key]
@@ -120,7 +126,7 @@ def test_a_broken_field_is_refused(file: str, number: int, where: str, value: An
 
 
 def test_the_arguments_are_those_that_were_measured(results: Results) -> None:
-    made = deploy.engine(on_gpus(results("throughput")))
+    made = engine_of(on_gpus(results("throughput")))
     assert shlex.join(made.arguments) == (
         "--tensor-parallel-size 4 --kv-cache-dtype fp8 --max-model-len 4096 --gpu-memory-utilization 0.8"
     )
@@ -141,19 +147,19 @@ def test_words_are_taken_as_words_where_the_result_has_them(results: Results) ->
         "argv": argv,
         "env": dict([environment.split("=", 1)]),
     }
-    assert deploy.engine(words) == deploy.engine(shown)
+    assert engine_of(words) == engine_of(shown)
 
 
 def test_an_argument_may_look_like_several(results: Results) -> None:
     """Quoted, it stays one; its line is not broken inside the quotes."""
-    made = replace(deploy.engine(results("throughput")), arguments=["--hf-overrides", '{"a": " --b"}', "it's"])
+    made = replace(engine_of(results("throughput")), arguments=["--hf-overrides", '{"a": " --b"}', "it's"])
     text = deploy.files("a-b", made, STORAGE[0], 1)["docker-run.sh"]
     words = shlex.split(text.partition("serve ")[2].replace("\\\n", ""))
     assert words[-4:] == ["--hf-overrides", '{"a": " --b"}', "it's", "$@"]
 
 
 def test_a_note_is_a_comment_on_one_line(results: Results) -> None:
-    made = replace(deploy.engine(results("throughput")), notes=["a processor\nrm -rf ~", "\r\nkind: Pod"])
+    made = replace(engine_of(results("throughput")), notes=["a processor\nrm -rf ~", "\r\nkind: Pod"])
     for name, text in deploy.files("a-b", made, STORAGE[0], 1).items():
         lines = text.splitlines()
         assert "# a processor rm -rf ~" in lines, name
@@ -161,7 +167,7 @@ def test_a_note_is_a_comment_on_one_line(results: Results) -> None:
 
 
 def test_what_only_served_the_measurement_is_left_out_and_said(results: Results) -> None:
-    made = deploy.engine(results("throughput"))
+    made = engine_of(results("throughput"))
     assert shlex.join(made.arguments) == (
         "--tensor-parallel-size 1 --kv-cache-dtype auto --enforce-eager --max-model-len auto"
     )
@@ -173,7 +179,7 @@ def test_what_only_served_the_measurement_is_left_out_and_said(results: Results)
 
 
 def test_an_eager_cpu_says_nothing_about_a_gpu(results: Results) -> None:
-    made = deploy.engine(results("throughput"), device="gpu")
+    made = engine_of(results("throughput"), device="gpu")
     assert "--enforce-eager" not in made.arguments
     assert made.environment.keys() == {"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE"}
     assert "for a GPU, where nothing was measured" in "\n".join(made.notes)
@@ -183,7 +189,7 @@ def test_an_eager_cpu_says_nothing_about_a_gpu(results: Results) -> None:
 def test_a_version_without_an_image(version: str, results: Results) -> None:
     throughput = results("throughput")
     throughput["vllm"]["version"] = version
-    made = deploy.engine(throughput)
+    made = engine_of(throughput)
     assert f":v{deploy.DEFAULT_VLLM}-" in made.image
     assert f"vLLM {version} is no release" in made.notes[-1]
 

@@ -17,6 +17,7 @@ from quantpress.report.facts import changes, collect
 from quantpress.report.facts.data import Figure, Paired, Ratio, Report
 from quantpress.report.views import markdown, page, plots, tables, to_mlflow
 from quantpress.runtime import atomic
+from quantpress.runtime.identity import Identity
 
 MACHINE = {
     "processor": "EPYC",
@@ -122,7 +123,7 @@ Data = dict[str, Any]
 def collected(folder: Path, **results: Any) -> Report:
     for name, value in {"manifest": MANIFEST, **results}.items():
         atomic.write_json(folder / "r4" / f"{name}.json", value)
-    return collect.collect(folder, MODEL)
+    return collect.collect(folder, Identity.model_validate(MODEL))
 
 
 def scored(**changes: Any) -> Accuracy:
@@ -220,7 +221,7 @@ def test_every_table_row_has_as_many_cells_as_its_header(tmp_path: Path) -> None
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no artifact"):
-        collect.collect(tmp_path, MODEL)
+        collect.collect(tmp_path, Identity.model_validate(MODEL))
 
 
 def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
     atomic.write_json(tmp_path / "r4" / "throughput.json", {**THROUGHPUT, "answers": answers})
     atomic.write_json(tmp_path / "r4" / "accuracy.json", {**ACCURACY, "tasks": {evil: ROW}})
     atomic.write_text(tmp_path / "r4" / "recipe.resolved.yaml", "```\n" + evil)
-    data = collect.collect(tmp_path, model)
+    data = collect.collect(tmp_path, Identity.model_validate(model))
     html, text = page.render(data), markdown.render(data)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
