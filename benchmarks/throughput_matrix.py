@@ -23,7 +23,7 @@ from quantpress import __version__, report
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import slug
 from quantpress.model import source as models
-from quantpress.report.facts import speed
+from quantpress.report.facts.data import load_in_words
 from quantpress.report.views import markdown
 from quantpress.runtime import atomic, environment
 
@@ -79,7 +79,7 @@ def latencies(results: dict[str, dict[str, Any]]) -> str:
                 own = row.get(role) or {}
                 keys = [f"{kind}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for kind in ("p50", "p99")]
                 shown = [f"{own[key]:.1f}" if key in own else "-" for key in (*keys, "request_goodput")]
-                rows.append([name, speed.level(row), role, *shown])
+                rows.append([name, load_in_words(row.get("concurrency"), row.get("request_rate")), role, *shown])
     return markdown.table(header, rows, 3)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -95,6 +96,39 @@ def data_warnings(about: Calibrated, largest_input: int) -> list[str]:
     return warnings
 
 
+_FALLBACK = re.compile(r"Hessian inversion failed for (\d+)/(\d+) modules.*Affected modules: (.*)", re.DOTALL)
+
+
+def fallback_warnings(said: Sequence[str]) -> list[str]:
+    """Of llmcompressor's own warnings: the layers that GPTQ gave up on, with the consequence."""
+    found = [match for message in said if (match := _FALLBACK.search(message))]
+    return [
+        f"GPTQ could not invert the Hessians of {match[1]} of {match[2]} layers ({_shortened(match[3])}): these were "
+        "rounded to nearest, without calibration; look for activations that overflow, raise gptq.dampening_frac, or "
+        "calibrate on more data"
+        for match in found
+    ]
+
+
+def _shortened(names: str) -> str:
+    listed = names.strip().split(", ")
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def set_aside_invalid_generation_config(model: Any) -> bool:
+    """Whether the model's generation config is one that transformers reads but refuses to write; it is then replaced,
+    so that the work of hours is not lost, and the model's own file is kept as it is (account.keep_side_files)."""
+    from transformers import GenerationConfig
+
+    try:
+        if model.generation_config is not None:
+            model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig()
+        return True
+    return False
+
+
 def quantize_and_hash(job: OneshotJob) -> OneshotResult:
     """Quantizes, and meanwhile reads the digests of the model's files, which the caller finds in the cache afterwards.
 
@@ -117,6 +151,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
+    from loguru import logger
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # Nothing of the process decides the result: the seed is the recipe's.
@@ -132,8 +167,11 @@ def quantize(job: OneshotJob) -> OneshotResult:
     kind = whole_class(config) or AutoModelForCausalLM
     model = kind.from_pretrained(source, dtype="auto", use_safetensors=True, trust_remote_code=trust)
 
-    # The work itself.
+    # The work itself; what llmcompressor warns of meanwhile is kept.
     modifiers = modifiers_of(recipe, model)
+    set_aside = set_aside_invalid_generation_config(model)
+    said: list[str] = []
+    logger.add(said.append, level="WARNING", format="{message}")
     with float32_products(job.compute_dtype == "float32"):
         oneshot(
             model=model,
@@ -143,6 +181,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
             output_dir=str(job.common.output),
             trust_remote_code_model=trust,
         )
+    if set_aside:
+        (job.common.output / "generation_config.json").unlink(missing_ok=True)
     ran = len(active_session().lifecycle.recipe.modifiers)
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
@@ -150,7 +190,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     return OneshotResult(
         modifiers=[type(modifier).__name__ for modifier in modifiers],
         calibration=about,
-        warnings=data_warnings(about, job.largest_input) if about else [],
+        warnings=(data_warnings(about, job.largest_input) if about else []) + fallback_warnings(said),
         threads=torch.get_num_threads(),
         note=note,
     )

@@ -150,6 +150,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         console.warn(warning)
 
     # Is it whole, is it what the plan says, and can it be sound?
+    _require_written(checkpoint)
     account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
     integrity.check_scales(checkpoint)
@@ -188,10 +189,14 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     )
 
 
-def check_checkpoint(checkpoint: Path, plan: Plan) -> None:
-    """Raises StageError unless exactly the planned layers carry scales: not fewer, and none that was to be ignored."""
+def _require_written(checkpoint: Path) -> None:
     if not (checkpoint / "config.json").is_file() or not list(checkpoint.glob("*.safetensors")):
         raise StageError("llmcompressor wrote no checkpoint", hint="read the log; its end holds the reason")
+
+
+def check_checkpoint(checkpoint: Path, plan: Plan) -> None:
+    """Raises StageError unless exactly the planned layers carry scales: not fewer, and none that was to be ignored."""
+    _require_written(checkpoint)
     tensors = headers.read_folder(checkpoint)
     found = {name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")}
     planned = {plan.structure.stored_name(name) for name in plan.layers}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.artifact.throughput import Throughput
-from quantpress.report.facts.collect import score_of, speed_of
+from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import Report
+from quantpress.report.facts.speed import speed_of
 from quantpress.report.views import markdown, tables
 from quantpress.runtime import atomic
 

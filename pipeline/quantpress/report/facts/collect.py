@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from quantpress import __version__
-from quantpress.artifact.accuracy import Accuracy, Comparison
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest, artifacts_of
 from quantpress.artifact.results import Results, results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
-from quantpress.report.facts import accuracy, comparable, decide, layer_errors, speed
+from quantpress.report.facts import comparable, decide, layer_errors
+from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import (
     Dummy,
     LeftOut,
@@ -28,6 +29,7 @@ from quantpress.report.facts.data import (
     Speed,
     Unfinished,
 )
+from quantpress.report.facts.speed import speed_of
 from quantpress.runtime import console
 from quantpress.runtime.identity import Identity
 
@@ -67,16 +69,6 @@ def collect(folder: Path, model: Identity | None) -> Report:
         moved=None,
         decision=decide.decision_on(numbered),
     )
-
-
-def score_of(result: Comparison) -> Score:
-    """What the report takes from accuracy.json, or from the result of `compare`."""
-    return Score.model_validate(accuracy.accuracy(result))
-
-
-def speed_of(result: Throughput) -> Speed:
-    """What the report takes from throughput.json."""
-    return Speed.model_validate(speed.speed(result))
 
 
 def _read(artifact: Artifact, left_out: list[LeftOut]) -> tuple[Artifact, Manifest] | None:

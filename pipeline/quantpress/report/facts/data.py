@@ -130,6 +130,11 @@ class Score(Record):
     commands: dict[str, str | None]
 
 
+def load_in_words(concurrency: int | None, request_rate: float | None) -> str:
+    """How strong a load was: so many requests at once, or so many that arrive in a second."""
+    return f"{request_rate or 0.0:g} requests/s" if concurrency is None else f"{concurrency} at once"
+
+
 class Point(Record):
     """One strength of load: so many requests at once, or so many that arrive in a second.
 
@@ -149,9 +154,7 @@ class Point(Record):
     @property
     def load(self) -> str:
         """How strong it was, in words."""
-        if self.concurrency is not None:
-            return f"{self.concurrency} at once"
-        return f"{self.request_rate or 0.0:g} requests/s"
+        return load_in_words(self.concurrency, self.request_rate)
 
     def ratio(self, metric: str) -> Ratio | None:
         """How many times better the checkpoint is, if that was measured."""

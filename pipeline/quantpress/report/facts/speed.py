@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
+from typing import TypeGuard
 
 from quantpress.artifact import truth
 from quantpress.artifact.throughput import (
@@ -15,7 +17,19 @@ from quantpress.artifact.throughput import (
     Summary,
     Throughput,
 )
-from quantpress.report.facts.fields import Data, get, number
+from quantpress.report.facts.data import (
+    Answer,
+    LoadCommand,
+    NoRatio,
+    Point,
+    Ratio,
+    Server,
+    Servers,
+    Speed,
+    SpeedCommands,
+    Spread,
+    load_in_words,
+)
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
 METRICS = {
@@ -29,32 +43,23 @@ METRICS = {
 SIDES = (BASELINE, CANDIDATE)
 
 
-def speed(result: Throughput) -> Data:
+def speed_of(result: Throughput) -> Speed:
     """throughput.json as the report shows it."""
     servers = result.servers
-    return {
-        "workload": result.workload.dump(),
-        "weights": result.weights,
-        "machine": result.machine.dump(),
-        "foreign": [server.command for server in servers.values() if server.startup_s is None],
-        "vllm": result.vllm.version,
-        "untrustworthy": [],  # a bench marks levels of load, each for its own reasons, never the whole
-        "notes": notes(result),
-        "points": [_point(row, result) for row in result.summary],
-        "answers": answers(result),
-        "served": result.served.dump() if result.served else None,
-        "servers": {side: _server(servers.get(side)) for side in SIDES},
-        "commands": _commands(result),
-    }
-
-
-def level(point: Data) -> str:
-    """How strong a load was, in words."""
-    return load_in_words(get(point, "concurrency"), get(point, "request_rate", default=0.0))
-
-
-def load_in_words(concurrency: int | None, request_rate: float | None) -> str:
-    return f"{request_rate or 0.0:g} requests/s" if concurrency is None else f"{concurrency} at once"
+    return Speed(
+        workload=result.workload.dump(),
+        weights=result.weights,
+        machine=result.machine,
+        foreign=[server.command for server in servers.values() if server.startup_s is None],
+        vllm=result.vllm.version,
+        untrustworthy=[],  # a bench marks levels of load, each for its own reasons, never the whole
+        notes=notes(result),
+        points=[_point(row, result) for row in result.summary],
+        answers=answers(result),
+        served=result.served,
+        servers=Servers(baseline=_server(servers.get(BASELINE)), candidate=_server(servers.get(CANDIDATE))),
+        commands=_commands(result),
+    )
 
 
 def notes(result: Throughput) -> list[str]:
@@ -86,25 +91,27 @@ def notes(result: Throughput) -> list[str]:
     return found
 
 
-def _point(row: Summary, result: Throughput) -> Data:
+def _point(row: Summary, result: Throughput) -> Point:
     """One level of load: both sides' figures, and how many times better the checkpoint is, pair by pair."""
     rounds = {side: _rounds(result, side, row) for side in SIDES}
     ratios = {name: _ratio(rounds, *METRICS[name]) for name in METRICS}
     compared = "request_tokens_s" if row.speed == REQUEST else "output_tokens_s"
     if row.ratios:
-        ratios[compared] = _spread(row.ratios, row.speedup)
-        if row.interval and len(row.ratios) > 2:  # of two pairs it spans orders of magnitude
-            ratios[compared] |= {"interval": list(row.interval)}
-    return {
-        "concurrency": row.concurrency,
-        "request_rate": row.request_rate,
-        "failed_requests": row.failed_requests,
-        "untrustworthy": list(row.untrustworthy),
-        "verdict": row.verdict,
-        **{side: _figures(rounds[side], row.side(side)) for side in SIDES},
-        "ratios": ratios,
-        "compared": compared,
-    }
+        # The interval of two pairs spans orders of magnitude; there the range of the pairs says more.
+        edges = row.interval if row.interval and len(row.ratios) > 2 else (min(row.ratios), max(row.ratios))
+        middle = median(row.ratios) if row.speedup is None else row.speedup
+        ratios[compared] = Ratio(value=middle, interval=edges, pairs=len(row.ratios))
+    return Point(
+        concurrency=row.concurrency,
+        request_rate=row.request_rate,
+        failed_requests=row.failed_requests,
+        untrustworthy=list(row.untrustworthy),
+        verdict=row.verdict,
+        baseline=_figures(rounds[BASELINE], row.side(BASELINE)),
+        candidate=_figures(rounds[CANDIDATE], row.side(CANDIDATE)),
+        ratios=ratios,
+        compared=compared,
+    )
 
 
 def _rounds(result: Throughput, side: str, row: Summary) -> dict[int, Figures]:
@@ -112,46 +119,44 @@ def _rounds(result: Throughput, side: str, row: Summary) -> dict[int, Figures]:
     return {cell.round: cell.figures for cell in result.cells if cell.role == side and cell.load == row.load}
 
 
-def _figures(rounds: dict[int, Figures], summary: Figures | None) -> Data | None:
+def _figures(rounds: dict[int, Figures], summary: Figures | None) -> dict[str, Spread] | None:
     """Median over rounds with the least and the greatest, by our names; None where this side was not measured."""
     if not summary:
         return None
     found = {}
     for name, (key, _) in METRICS.items():
-        values = [float(figures[key]) for figures in rounds.values() if number(figures.get(key))]
+        values = [float(value) for figures in rounds.values() if _is_number(value := figures.get(key))]
         given = summary.get(key)
-        value = given if number(given) else median(values) if values else None
-        found[name] = {"value": value, "range": [min(values), max(values)] if values else None}
+        value = given if _is_number(given) else median(values) if values else None
+        found[name] = Spread(value=value, range=(min(values), max(values)) if values else None)
     return found
 
 
-def _ratio(rounds: dict[str, dict[int, Figures]], key: str, more_is_better: bool) -> Data:
-    """How many times better the checkpoint is than the model: above 1 is better for latencies too."""
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _ratio(rounds: dict[str, dict[int, Figures]], key: str, more_is_better: bool) -> Ratio | NoRatio:
+    """How many times better the checkpoint is than the model: above 1 is better for latencies too.
+
+    The median of the pairs, and the least and the greatest of them as their interval.
+    """
     base, own = (rounds[side] for side in SIDES)
     ratios = []
     for each in sorted(base.keys() & own.keys()):
         one, other = base[each].get(key), own[each].get(key)
         if one and other:
             ratios.append(other / one if more_is_better else one / other)
-    return _spread(ratios)
-
-
-def _spread(ratios: list[float], middle: float | None = None) -> Data:
-    """The median of the pairs, and the least and the greatest of them as their interval."""
     if not ratios:
-        return {"value": None, "interval": None, "pairs": 0}
-    return {
-        "value": median(ratios) if middle is None else middle,
-        "interval": [min(ratios), max(ratios)],
-        "pairs": len(ratios),
-    }
+        return NoRatio(value=None, interval=None, pairs=0)
+    return Ratio(value=median(ratios), interval=(min(ratios), max(ratios)), pairs=len(ratios))
 
 
-def answers(result: Throughput) -> list[Data]:
+def answers(result: Throughput) -> list[Answer]:
     """Every question with both sides' answers; a side that was not asked has None."""
     base = {said.question: said.answer for said in _said(result, BASELINE)}
     return [
-        {"question": said.question, "baseline": base.get(said.question), "candidate": said.answer}
+        Answer(question=said.question, baseline=base.get(said.question), candidate=said.answer)
         for said in _said(result, CANDIDATE)
     ]
 
@@ -163,16 +168,21 @@ def _said(result: Throughput, side: str) -> list[Said]:
     return [result.answers[side]] if side in result.answers else []
 
 
-def _server(server: ServerFacts | None) -> Data:
-    names = ("startup_s", "load_s", "kv_cache_tokens", "kv_cache_gib", "weights_gib")
-    return {name: getattr(server, name, None) for name in names}
+def _server(server: ServerFacts | None) -> Server:
+    return Server(
+        startup_s=server.startup_s if server else None,
+        load_s=server.load_s if server else None,
+        kv_cache_tokens=server.kv_cache_tokens if server else None,
+        kv_cache_gib=server.kv_cache_gib if server else None,
+        weights_gib=server.weights_gib if server else None,
+    )
 
 
-def _commands(result: Throughput) -> Data:
+def _commands(result: Throughput) -> SpeedCommands:
     """What repeats the measurement by hand: each server, and the load at each concurrency of the first round."""
     load = [
-        {"side": cell.role, "load": load_in_words(*cell.load), "command": cell.command}
+        LoadCommand(side=cell.role, load=load_in_words(*cell.load), command=cell.command)
         for cell in result.cells
         if cell.round == 0 and cell.command
     ]
-    return {"servers": {side: server.command for side, server in result.servers.items()}, "load": load}
+    return SpeedCommands(servers={side: server.command for side, server in result.servers.items()}, load=load)

@@ -1,0 +1,93 @@
+"""What is no whole, unquantized model is found from names and headers, before anything starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quantpress.errors import InputError
+from quantpress.model import soundness
+from quantpress.model.headers import Tensor
+from quantpress.model.source import described_model, find_model
+
+Make = Callable[..., Path]
+FLOAT = Tensor("BF16", (8, 8), 128)
+
+
+def test_an_adapter_is_no_model(make_model: Make) -> None:
+    folder = make_model()
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(InputError, match="holds an adapter") as caught:
+        find_model(str(folder))
+    assert "merge_and_unload" in str(caught.value.hint)
+
+
+def test_an_adapter_beside_a_model_is_no_part_of_it(
+    make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    folder = make_model()
+    (folder / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    model = find_model(str(folder))
+    assert model.name == folder.name
+    assert not [path for path in model.path.iterdir() if path.name.startswith("adapter_")]
+    assert (model.path / "model.safetensors").resolve() == (folder / "model.safetensors").resolve()
+    assert "is no part of the model" in model.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "consolidated.safetensors"])
+def test_weights_that_transformers_would_not_find(name: str, make_model: Make) -> None:
+    folder = make_model()
+    (folder / "model.safetensors").rename(folder / name)
+    for look in (find_model, described_model):
+        with pytest.raises(InputError, match=r"neither model.safetensors nor model.safetensors.index.json"):
+            look(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}),
+        ("quantize_config.json", {"bits": 4, "quant_method": "gptq"}),
+    ],
+)
+def test_what_another_quantizer_says_of_itself(file: str, content: object, make_model: Make) -> None:
+    folder = make_model()
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"already quantized \\({file}: (FP8|gptq)"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize("where", ["quantization_config", "compression_config", "text_config"])
+def test_what_the_config_says(where: str, make_model: Make) -> None:
+    folder = make_model()
+    config = json.loads((folder / "config.json").read_text())
+    said = {"quant_method": "fp8"}
+    config |= {where: {"quantization_config": said} if where == "text_config" else said}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"already quantized \(fp8\)"):
+        find_model(str(folder))
+
+
+STORED = {
+    "int8 weight": {"model.layers.0.mlp.up_proj.weight": Tensor("I8", (8, 8), 64)},
+    "fp8 in blocks": {"a.weight": FLOAT, "a.weight_scale_inv": Tensor("F32", (1, 1), 4)},
+    "packed": {"a.weight_packed": Tensor("I32", (8, 1), 32)},
+    "GPTQ": {"a.qweight": Tensor("I32", (8, 1), 32)},
+    "bitsandbytes": {"a.weight": FLOAT, "a.SCB": Tensor("F32", (8,), 32)},
+    "MXFP4": {"a.experts.gate_up_proj_blocks": Tensor("U8", (2, 8, 4, 16), 1024)},
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_tensors_that_only_a_quantized_model_has(case: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="already quantized"):
+        soundness.require_unquantized(tmp_path, {}, STORED[case])
+
+
+def test_an_ordinary_model_is_let_through(tmp_path: Path) -> None:
+    ordinary = {"a.weight": FLOAT, "a.logit_scale": FLOAT, "a.A_log": FLOAT, "ids": Tensor("I64", (8,), 64)}
+    soundness.require_unquantized(tmp_path, {"quantization_config": None}, ordinary)

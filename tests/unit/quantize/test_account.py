@@ -1,0 +1,99 @@
+"""What a checkpoint lacks of its model is copied, or the checkpoint is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpress.errors import StageError
+from quantpress.model import headers, source
+from quantpress.model.source import Model
+from quantpress.model.structure import Structure
+from quantpress.plan.resolve import Plan, plan_of
+from quantpress.quantize import account
+from quantpress.recipe.loading import load_recipe
+
+Save = Callable[[Path, dict[str, tuple[int, ...]]], None]
+
+
+@pytest.fixture
+def model(make_model: Callable[..., Path]) -> Model:
+    return source.find_model(str(make_model(tied=False)))
+
+
+@pytest.fixture
+def plan(model: Model) -> Plan:
+    return plan_of(load_recipe("w8a8-dynamic"), model)
+
+
+@pytest.fixture
+def checkpoint(model: Model, plan: Plan, tmp_path: Path, safetensors: Save) -> Path:
+    """What llmcompressor would write: each planned layer with its scale."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    shapes = {name: tensor.shape for name, tensor in headers.read_folder(model.path).items()}
+    safetensors(folder / "model.safetensors", shapes | {f"{name}.weight_scale": (1,) for name in plan.layers})
+    (folder / "config.json").write_text(json.dumps({"quantization_config": {"ignore": ["lm_head"]}}))
+    return folder
+
+
+def _asked(monkeypatch: pytest.MonkeyPatch, loaded: list[str], fused: list[str]) -> None:
+    answer = Structure(
+        model_class="C", linears={}, others=[], tied=None, fused_experts=fused, loaded=loaded, left_alone={}
+    )
+    monkeypatch.setattr(account, "structure_of", lambda *_: answer)
+
+
+def _grown(model: Model, save: Save, more: dict[str, tuple[int, ...]]) -> None:
+    shapes = {name: tensor.shape for name, tensor in headers.read_folder(model.path).items()}
+    save(model.path / "model.safetensors", shapes | more)
+
+
+def test_side_files_are_kept(checkpoint: Path, model: Model, plan: Plan) -> None:
+    for name in ("processor_config.json", "preprocessor_config.json", "LICENSE", "modeling_x.py", "pytorch_model.bin"):
+        (model.path / name).write_text(name)
+    account.complete(checkpoint, model, plan)
+    kept = {path.name for path in checkpoint.iterdir()}
+    assert {"processor_config.json", "preprocessor_config.json", "LICENSE"} <= kept
+    assert not {"modeling_x.py", "pytorch_model.bin"} & kept
+    account.complete(checkpoint, replace(model, trust_remote_code=True), plan)
+    assert (checkpoint / "modeling_x.py").read_text() == "modeling_x.py"
+
+
+def test_layers_for_speculative_decoding_are_kept_bit_for_bit(
+    checkpoint: Path, model: Model, plan: Plan, safetensors: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _asked(monkeypatch, loaded=[], fused=[])
+    _grown(model, safetensors, {"mtp.fc.weight": (64, 64), "mtp.norm.weight": (64,)})
+    account.complete(checkpoint, model, plan)
+    made, wanted = headers.digests(checkpoint), headers.digests(model.path)
+    assert {name: made[name] for name in ("mtp.fc.weight", "mtp.norm.weight")} == {
+        name: wanted[name] for name in ("mtp.fc.weight", "mtp.norm.weight")
+    }
+    index = json.loads((checkpoint / account.INDEX).read_text())
+    assert index["weight_map"]["mtp.fc.weight"] == account.NOT_LOADED
+    assert index["weight_map"]["model.norm.weight"] == "model.safetensors"
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+    assert config["quantization_config"]["ignore"] == ["lm_head", "mtp.fc", "mtp.norm"]
+
+
+def test_what_transformers_loads_and_the_checkpoint_lacks_is_refused(
+    checkpoint: Path, model: Model, plan: Plan, safetensors: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _asked(monkeypatch, loaded=["visual.patch.weight"], fused=[])
+    _grown(model, safetensors, {"visual.patch.weight": (64, 64)})
+    with pytest.raises(StageError, match=r"1 tensors of the model are in no file of the checkpoint: visual"):
+        account.complete(checkpoint, model, plan)
+
+
+def test_experts_that_the_checkpoint_has_one_by_one_are_not_missed(
+    checkpoint: Path, model: Model, plan: Plan, safetensors: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = "model.layers.0.mlp.experts.gate_up_proj"
+    _asked(monkeypatch, loaded=[fused], fused=[fused])
+    _grown(model, safetensors, {fused: (2, 64, 64)})
+    account.complete(checkpoint, model, plan)
+    assert not (checkpoint / account.NOT_LOADED).exists()
