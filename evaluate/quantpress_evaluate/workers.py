@@ -8,6 +8,7 @@ from typing import Any
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Job, Result, Worker
 from quantpress_evaluate.suite import ResolvedTask
+from quantpress_serve.bench.workers import Likelihoods
 
 
 class TasksJob(Job):
@@ -71,7 +72,7 @@ class Scores(Result):
     documents: dict[str, int]
     task_versions: dict[str, Any]
     answered_before: int
-    likelihoods: Any = None
+    likelihoods: Likelihoods | None
 
 
 class LayerErrorsJob(Job):

@@ -243,7 +243,10 @@ class Quantizes(SchemeArgs, Body):
         min_length=1,
         description="Class names, exact layer names, or re:PATTERN matched from the name's start.",
     )
-    ignore: Names = Field(default=["lm_head"], description="The same, for layers to leave alone.")
+    ignore: Names = Field(
+        default=["lm_head"],
+        description="The same, for layers to leave alone; the default also leaves alone what `plan` lists.",
+    )
     kv_cache: KvCache | None = Field(default=None, description="Quantize the KV cache too; {} takes the defaults.")
 
     @model_validator(mode="after")
