@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress.artifact.truth import untruthful
 from quantpress.model.config import positions
+from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, environment
 from quantpress_serve.vllm import vllm_version
 

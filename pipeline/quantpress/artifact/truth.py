@@ -1,8 +1,6 @@
-"""Whether what was scored is what is served: what transformers leaves out, and what an engine was found to compute."""
+"""Whether what was scored is what is served: what an engine was found to compute, marked in the scores."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Gate
 from quantpress.artifact.manifest import Artifact
@@ -11,41 +9,6 @@ from quantpress.artifact.served import DIFFERS, SAME, Served, Side
 from quantpress.artifact.throughput import Throughput
 
 __all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
-
-# SpinQuant's rotations that are applied while serving; the others are folded into the weights, where whatever loads the
-# checkpoint computes them.
-_ONLINE = {"R3", "R4"}
-
-
-def rotations(recipe: dict[str, Any]) -> dict[str, bool]:
-    """The modifiers of this (resolved) recipe that rotate, each with whether any of its rotations is applied while
-    serving and not folded into the weights."""
-    bodies = {name: body for modifier in recipe["modifiers"] for name, body in modifier.items()}
-    found = {"quip": True} if "quip" in bodies else {}  # it always rotates the inputs or outputs themselves
-    if "spinquant" in bodies:
-        found["spinquant"] = bool(_ONLINE & set(bodies["spinquant"].get("rotations", ())))
-    return found
-
-
-def untruthful(recipe: dict[str, Any]) -> str | None:
-    """Why transformers does not compute what vLLM will for this (resolved) recipe's checkpoint, or None."""
-    for name, online in rotations(recipe).items():
-        if online:
-            return f"transformers leaves out the rotations of {name} that are applied while serving"
-    for modifier in recipe["modifiers"]:
-        for body in modifier.values():
-            if any("FP4" in str(scheme).upper() for scheme in _schemes(body)) or _has_float4(body):
-                return "transformers only imitates 4-bit floats"
-    return None
-
-
-def _schemes(body: dict[str, Any]) -> list[Any]:
-    return [body.get("scheme"), *(group.get("scheme") for group in body.get("groups") or [])]
-
-
-def _has_float4(body: dict[str, Any]) -> bool:
-    weights = [part.get("weights") for part in (body, *(body.get("groups") or []))]
-    return any(args and args.get("type") == "float" and args.get("num_bits") == 4 for args in weights)
 
 
 def served_of(artifact: Artifact) -> Served | None:

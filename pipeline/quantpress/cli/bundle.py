@@ -36,6 +36,7 @@ def run(options: Options) -> None:
     from quantpress.package.bundle import Contents, bundle
     from quantpress.recipe.loading import load_recipes
     from quantpress.runtime.console import show
+    from quantpress_evaluate.workers import DOCUMENTS
     from quantpress_serve.workload.workload import load_workload
 
     work = options.work
@@ -56,6 +57,7 @@ def run(options: Options) -> None:
         workload=shipped.find("workloads", options.workload),
         documents={task.task: Path(task.data) for task in request.tasks if task.data and task.task not in own},
         on_the_hub=[task.dump() for task in request.tasks if not task.data],
+        documents_worker=DOCUMENTS,
         wheels=not options.no_wheels,
     )
     about = bundle(contents, options.to)

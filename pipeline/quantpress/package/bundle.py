@@ -18,9 +18,10 @@ from quantpress.package import texts
 from quantpress.quantize import calibration_data
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, process, worker
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, process
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record
+from quantpress.runtime.worker import Worker
 
 _TREE = Path(__file__).resolve().parents[3]
 _SOURCES = ("Makefile", "pyproject.toml", "README.md", "LICENSE")
@@ -31,7 +32,8 @@ _FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve
 class Contents:
     """What goes into a bundle.
 
-    `suite` and `workload` are files; `documents` the tasks' local files by task; `on_the_hub` the tasks without one.
+    `suite` and `workload` are files; `documents` the tasks' local files by task; `on_the_hub` the tasks without one,
+    which `documents_worker` fetches (evaluate's: this room knows nothing of it).
     """
 
     recipes: list[Recipe]
@@ -40,6 +42,7 @@ class Contents:
     workload: Path
     documents: dict[str, Path]
     on_the_hub: list[dict[str, Any]]
+    documents_worker: Worker[Any, Any]
     wheels: bool
 
 
@@ -74,7 +77,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
         for task, path in contents.documents.items():
             _copy(path, staged / "benchmarks" / f"{task}.jsonl")
         if contents.on_the_hub:
-            _fetch_documents(contents.on_the_hub, staged / "benchmarks")
+            _fetch_documents(contents.on_the_hub, staged / "benchmarks", contents.documents_worker)
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
         arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
@@ -180,11 +183,12 @@ def _add_suite(path: Path, staged: Path) -> str:
     return named
 
 
-def _fetch_documents(tasks: list[dict[str, Any]], folder: Path) -> None:
+def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, worker: Worker[Any, Any]) -> None:
     folder.mkdir(exist_ok=True)
-    job = {"tasks": tasks, "output": str(folder), "cache": str((cache_folder() / "datasets").resolve())}
     title, log = "fetching the suite's documents", folder / "fetch.log"
-    worker.call_worker("quantpress_evaluate.documents_worker", job, folder, title, log)
+    cache = (cache_folder() / "datasets").resolve()
+    job = worker.job.model_validate({"tasks": tasks, "output": folder, "cache": cache})
+    worker.run(job, folder, title, log)
     log.unlink()
     shutil.rmtree(folder / "tasks")
 

@@ -118,6 +118,11 @@ class Body(Strict):
         return True
 
     @property
+    def rotates(self) -> bool:
+        """Whether layers hand on something else than the model's, be it folded into the weights or not."""
+        return False
+
+    @property
     def rotates_online(self) -> bool:
         """Whether vLLM has to apply rotations while it serves; those that are folded into weights need nothing."""
         return False
@@ -427,6 +432,10 @@ class SpinQuant(Body):
         return False
 
     @property
+    def rotates(self) -> bool:
+        return True
+
+    @property
     def rotates_online(self) -> bool:
         return bool({"R3", "R4"} & set(self.rotations))
 
@@ -445,6 +454,10 @@ class Quip(Body):
     @property
     def needs_data(self) -> bool:
         return False
+
+    @property
+    def rotates(self) -> bool:
+        return True
 
     @property
     def rotates_online(self) -> bool:

@@ -140,11 +140,6 @@ class Recipe(Strict):
     def needs_data(self) -> bool:
         return any(modifier.body.needs_data for modifier in self.modifiers)
 
-    @property
-    def rotates_online(self) -> bool:
-        """Whether vLLM has to apply rotations while it serves, which transformers leaves out."""
-        return any(modifier.body.rotates_online for modifier in self.modifiers)
-
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data that validates to the same recipe."""
         return self.model_dump(exclude_none=True)

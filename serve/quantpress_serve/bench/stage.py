@@ -27,6 +27,7 @@ from quantpress.errors import CapabilityError, QuantpressError, StageError
 from quantpress.model.config import positions
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
+from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, environment, locks
 from quantpress_serve.bench import chat, interference, likelihoods, summary
 from quantpress_serve.bench.load import Generator, Turn
@@ -85,7 +86,7 @@ def bench(
         model_digest=model.identity().digest,
         weight_bytes=record.bytes.model + record.bytes.checkpoint,
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
-        untruthful=truth.untruthful(record.recipe),
+        untruthful=untruthful(record.recipe),
         inexact=known.inexact,
     )
     result = measure(subject, load, sides, fresh)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from quantpress.artifact.layer_errors import layer_errors_of
 from quantpress.artifact.manifest import Artifact, Manifest
-from quantpress.artifact.truth import rotations
 from quantpress.errors import StageError
+from quantpress.recipe.truthful import rotations
 from quantpress.report.facts.data import Layers
 
 ROTATED = "its layers are rotated, so they cannot be compared one by one"
