@@ -5,10 +5,8 @@ from __future__ import annotations
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Gate
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
-from quantpress.artifact.served import DIFFERS, SAME, Served, Side
+from quantpress.artifact.served import DIFFERS, Served
 from quantpress.artifact.throughput import Throughput
-
-__all__ = ["DIFFERS", "SAME", "TRANSFORMERS_ONLY", "Served", "Side"]
 
 
 def served_of(artifact: Artifact) -> Served | None:

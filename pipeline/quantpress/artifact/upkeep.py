@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest, truth
-from quantpress.artifact.accuracy import Accuracy
+from quantpress.artifact import manifest
+from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
 from quantpress.artifact.throughput import Throughput
@@ -78,7 +78,7 @@ def _with_results(known: Status, artifact: Artifact, made: Manifest) -> Status:
 def worst_decision(decisions: Iterable[str]) -> str | None:
     """The worst of several gates' decisions; None without gates."""
     decided = set(decisions)
-    order = ("fail", "inconclusive", truth.TRANSFORMERS_ONLY, "pass")
+    order = ("fail", "inconclusive", TRANSFORMERS_ONLY, "pass")
     return next((decision for decision in order if decision in decided), None)
 
 

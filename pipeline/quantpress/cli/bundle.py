@@ -40,7 +40,16 @@ def run(options: Options) -> None:
     from quantpress_serve.workload.workload import load_workload
 
     work = options.work
-    scoring = Scoring(options.suite, options.data, None, [], False, False, False, None)
+    scoring = Scoring(
+        suite=options.suite,
+        data=options.data,
+        backend=None,
+        gate=[],
+        extend=False,
+        count_no_signal=False,
+        noise_floor=False,
+        limit=None,
+    )
     request = requested(scoring, None, work.compute_dtype)
     if load_workload(options.workload).prompts:
         raise InputError(

@@ -27,4 +27,4 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(options.work, [recipe], "auto")
     plan = prepare.planned(options.work, recipe, model).plan
     done = quantize(plan, model, options.work.out)
-    show({"schema_version": done.manifest.SCHEMA_VERSION, **done.manifest.dump()}, str(done.artifact.checkpoint))
+    show(done.manifest.as_saved(), str(done.artifact.checkpoint))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,17 @@ def _tensor(item: dict[str, Any]) -> Tensor:
     return Tensor(str(item["dtype"]), tuple(item["shape"]), end - start)
 
 
-def contents(folder: Path, suffix: str = "") -> Iterator[tuple[str, str, list[int], bytes]]:
-    """Name, type, shape and bytes of every tensor whose name ends with `suffix`, one at a time."""
+def contents(
+    folder: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, str, list[int], bytes]]:
+    """Name, type, shape and bytes of every tensor whose name is wanted, one at a time, in the order of the files."""
     for path in weight_files(folder):
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             for name, item in header.items():
-                if name.endswith(suffix):
+                if wanted(name):
                     start, end = item["data_offsets"]
                     stream.seek(8 + length + start)
                     yield name, item["dtype"], item["shape"], stream.read(end - start)

@@ -122,12 +122,14 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
 
 def _without_adapter(path: Path) -> Path:
     """The model's own files: transformers and lm-eval would put an adapter that lies beside them on top of them."""
-    final = cache_folder() / "models" / f"{slug(path.name)}-{digests.sha256_json(str(path))[:12]}-without-adapter"
-    with locks.lock(final), atomic.staging(final) as staged:
-        for file in path.iterdir():
-            if not file.name.startswith("adapter_"):
+    own = sorted(file for file in path.iterdir() if not file.name.startswith("adapter_"))
+    known = digests.sha256_json([str(file) for file in own])
+    final = cache_folder() / "models" / f"{slug(path.name)}-{known[:12]}-without-adapter"
+    if not final.is_dir():
+        with locks.lock(final), atomic.staging(final) as staged:
+            for file in own:
                 (staged / file.name).symlink_to(file)
-        atomic.publish(staged, final)
+            atomic.publish(staged, final)
     return final
 
 

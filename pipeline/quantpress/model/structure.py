@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quantpress.model.config import Config
 from quantpress.model.source import cache_folder
-from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime import digests, environment
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Job, Result, Worker
 
@@ -63,15 +63,8 @@ def structure_of(folder: Path, config: Config, trust_remote_code: bool = False) 
     code = digests.sha256_files(sorted(folder.glob("*.py"))) if trust_remote_code else {}
     known = [config, sorted(code.values()), environment.versions(_LIBRARIES), trust_remote_code, _ANSWER]
     kept = cache_folder() / "structures" / f"{digests.sha256_json(known)[:16]}.json"
-    if not kept.is_file():
-        with atomic.staging(kept.with_suffix("")) as staged:
-            log = kept.with_suffix(".log")
-            log.unlink(missing_ok=True)
-            job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code)
-            found = STRUCTURE.run(job, staged, f"asking transformers what a {config.get('model_type')} is made of", log)
-            log.unlink(missing_ok=True)
-            atomic.write_json(kept, found.dump())
-    return Structure.model_validate(atomic.read_json(kept))
+    job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code)
+    return STRUCTURE.answer(kept, job, f"asking transformers what a {config.get('model_type')} is made of")
 
 
 _ANSWER = 1  # raise this when the worker answers otherwise

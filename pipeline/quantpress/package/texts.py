@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quantpress.report.views.markdown import escaped
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -28,8 +30,7 @@ def shell(value: object) -> str:
 
 def markdown(value: object) -> str:
     """A value as Markdown text of one line: it becomes no HTML, no link and no cell of its own."""
-    plain = " ".join(str(value).split())
-    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+    return escaped(str(value))
 
 
 def code(text: str) -> Verbatim:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from quantpress.model.config import Config, text_config
 from quantpress.model.source import Model, cache_folder
-from quantpress.runtime import atomic, cpu, digests, environment
+from quantpress.runtime import cpu, digests, environment
 from quantpress.runtime.worker import Job, Result, Worker
 
 ComputeDtype = Literal["stored", "float32"]
@@ -59,12 +59,6 @@ PRODUCTS = Worker("quantpress.plan.products_worker", ProductsJob, ProductsResult
 def _measured(dtype: str) -> dict[str, float]:
     """GFLOP/s of matrix products in `dtype` and in float32 on this machine, measured once for each processor."""
     known = [environment.machine().processor, sorted(cpu.features()), environment.versions(("torch",)), dtype]
-    kept = cache_folder() / "products" / f"{digests.sha256_json(known)[:16]}.json"
-    if not kept.is_file():
-        with atomic.staging(kept.with_suffix("")) as staged:
-            log = kept.with_suffix(".log")
-            title = f"trying how fast this CPU multiplies in {dtype} and in float32"
-            found = PRODUCTS.run(ProductsJob(dtype=dtype), staged, title, log)
-            log.unlink(missing_ok=True)
-            atomic.write_json(kept, found.speeds)
-    return dict(atomic.read_json(kept))
+    kept = cache_folder() / "products" / f"{digests.sha256_json([*known, 'record'])[:16]}.json"
+    title = f"trying how fast this CPU multiplies in {dtype} and in float32"
+    return PRODUCTS.answer(kept, ProductsJob(dtype=dtype), title).speeds

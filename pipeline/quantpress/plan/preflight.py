@@ -26,7 +26,6 @@ _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_depth(structure, config)
-    _require_linear(structure)
     _check_fused(schemes, structure)
     _check_routing(schemes)
     if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
@@ -40,19 +39,6 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     if structure.tied and "lm_head" in schemes:
         notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
     return notes
-
-
-def _require_linear(structure: Layers) -> None:
-    """GPT-2 and its kin store (inputs, outputs) for a convolution of width one, which is no Linear layer.
-
-    It shows in c_attn, which makes queries, keys and values: three times as many columns as rows.
-    """
-    for name, (rows, columns) in structure.linears.items():
-        if name.rpartition(".")[2] == "c_attn" and columns == 3 * rows:
-            raise InputError(
-                f"{name} and its like are Conv1D layers, which neither llmcompressor nor vLLM quantizes",
-                hint="take a model of another family; GPT-2's and its kin's have no Linear layers",
-            )
 
 
 def _too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:

@@ -84,6 +84,7 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         if isinstance(modifier.body, Reap):
             tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
     structure = structure or layers.of(tensors, tied(config))
+    _require_linear(structure)
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
@@ -104,6 +105,16 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         structure=structure,
         notes=(*_left_alone(resolved, structure), *notes),
     )
+
+
+def _require_linear(structure: Layers) -> None:
+    """Raises InputError for a model that has none beside its head: GPT-2 and its kin are made of Conv1D."""
+    if not any(name.rpartition(".")[2] != "lm_head" for name in structure.linears):
+        raise InputError(
+            "the model has no Linear layers beside its output head; Conv1D, of which GPT-2 and its kin are made, is "
+            "quantized neither by llmcompressor nor by vLLM",
+            hint="take a model of another family",
+        )
 
 
 def _left_alone(recipe: Recipe, structure: Layers) -> list[str]:

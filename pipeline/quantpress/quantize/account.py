@@ -29,22 +29,24 @@ def keep_what_is_not_loaded(source: Path, checkpoint: Path, names: Sequence[str]
 
     They get a file of their own, are listed in the index, and left out of quantization in the config.
     """
-    tensors = {name: (dtype, shape, raw) for name, dtype, shape, raw in headers.contents(source) if name in set(names)}
+    wanted = set(names)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, (dtype, shape, raw) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(raw)]}
-        offset += len(raw)
+    for name, tensor in headers.read_folder(source).items():
+        if name in wanted:
+            end = offset + tensor.nbytes
+            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
+            offset = end
     text = json.dumps(header).encode()
     with (checkpoint / NOT_LOADED).open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
-        for _, _, raw in tensors.values():
+        for _, _, _, raw in headers.contents(source, wanted.__contains__):  # one at a time: they may be large
             stream.write(raw)
-    _list_in_index(checkpoint, list(tensors))
-    _ignore_in_config(checkpoint, list(tensors))
+    _list_in_index(checkpoint, names)
+    _ignore_in_config(checkpoint, names)
 
 
-def _list_in_index(checkpoint: Path, names: list[str]) -> None:
+def _list_in_index(checkpoint: Path, names: Sequence[str]) -> None:
     path = checkpoint / INDEX
     if path.is_file():
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +60,7 @@ def _list_in_index(checkpoint: Path, names: list[str]) -> None:
     atomic.write_json(path, index)
 
 
-def _ignore_in_config(checkpoint: Path, names: list[str]) -> None:
+def _ignore_in_config(checkpoint: Path, names: Sequence[str]) -> None:
     path = checkpoint / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     modules = sorted({name.removesuffix(".weight") for name in names if name.endswith(".weight")})

@@ -33,7 +33,7 @@ def check_size(checkpoint_bytes: int, model_bytes: int) -> None:
 
 
 def _broken_scales(folder: Path) -> Iterator[tuple[str, str]]:
-    for name, dtype, _, raw in headers.contents(folder, "_scale"):
+    for name, dtype, _, raw in headers.contents(folder, lambda name: name.endswith("_scale")):
         if what := _problem(dtype, raw):
             yield name, what
 

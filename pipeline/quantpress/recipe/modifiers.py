@@ -414,10 +414,22 @@ class SmoothQuant(Body):
     )
 
 
-class SpinQuant(Body):
-    """SpinQuant, arXiv 2405.16406 (llmcompressor's SpinQuantModifier): rotations before the quantizing modifier."""
+class Rotation(Body):
+    """What SpinQuant and QuIP share: they look at no data."""
 
     ROLE = "prepares"
+
+    @property
+    def needs_data(self) -> bool:
+        return False
+
+    @property
+    def rotates(self) -> bool:
+        return True
+
+
+class SpinQuant(Rotation):
+    """SpinQuant, arXiv 2405.16406 (llmcompressor's SpinQuantModifier): rotations before the quantizing modifier."""
 
     rotations: list[Literal["R1", "R2", "R3", "R4"]] = Field(
         default=["R1", "R2"],
@@ -428,36 +440,18 @@ class SpinQuant(Body):
     transform_block_size: PowerOfTwo | None = Field(default=None, description="Left out: the whole width.")
 
     @property
-    def needs_data(self) -> bool:
-        return False
-
-    @property
-    def rotates(self) -> bool:
-        return True
-
-    @property
     def rotates_online(self) -> bool:
         return bool({"R3", "R4"} & set(self.rotations))
 
 
-class Quip(Body):
+class Quip(Rotation):
     """QuIP, arXiv 2307.13304 (llmcompressor's QuIPModifier): rotations before the quantizing modifier."""
-
-    ROLE = "prepares"
 
     rotations: list[Literal["v", "u"]] = Field(default=["v"], min_length=1, description="v: inputs, u: outputs.")
     transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "random-hadamard"
     transform_block_size: PowerOfTwo | None = Field(default=None, description="Left out: the whole width.")
     targets: Names = Field(default=["Linear"], min_length=1)
     ignore: Names = Field(default=["lm_head"])
-
-    @property
-    def needs_data(self) -> bool:
-        return False
-
-    @property
-    def rotates(self) -> bool:
-        return True
 
     @property
     def rotates_online(self) -> bool:

@@ -56,6 +56,16 @@ class Worker(Generic[J, R]):
         """
         return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log))
 
+    def answer(self, kept: Path, job: J, title: str) -> R:
+        """The answer that the file `kept` holds; where there is none yet, it is asked for once and kept."""
+        if not kept.is_file():
+            log = kept.with_suffix(".log")
+            log.unlink(missing_ok=True)
+            with atomic.staging(kept.with_suffix("")) as staged:
+                atomic.write_json(kept, self.run(job, staged, title, log).dump())
+            log.unlink(missing_ok=True)
+        return self.result.model_validate(atomic.read_json(kept))
+
     def main(self, work: Callable[[J], R]) -> int:
         """The worker's own side: reads the job, does `work`, and writes its result or the error that it raised."""
         return worker_main(lambda job: work(self.job.model_validate(job)).dump())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quantpress.artifact import manifest, truth
 from quantpress.artifact.manifest import Artifact
-from quantpress.artifact.served import Served
+from quantpress.artifact.served import DIFFERS, Served
 from quantpress.artifact.throughput import (
     BASELINE,
     CANDIDATE,
@@ -157,7 +157,7 @@ def _served(subject: Subject, servers: dict[str, Server], scored: dict[str, Like
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
     served = likelihoods.compared_with_servers(servers, scored, subject.inexact)
-    say = console.warn if served.verdict == truth.DIFFERS else console.say
+    say = console.warn if served.verdict == DIFFERS else console.say
     say(likelihoods.sentence(served))
     return served
 

@@ -7,6 +7,8 @@ import pytest
 
 from quantpress.errors import InputError
 from quantpress.model import headers
+from quantpress.model.headers import Tensor
+from quantpress.model.layers import Layers
 from quantpress.model.source import find_model
 from quantpress.plan import resolve as plan
 from quantpress.plan.resolve import plan_of
@@ -102,3 +104,9 @@ def test_the_index_says_which_files_count(make_model: Make) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
     with pytest.raises(InputError, match=r"names model-00001-of-00001\.safetensors, which is not there"):
         headers.read_folder(folder)
+
+
+def test_a_model_of_convolutions_has_nothing_to_quantize() -> None:
+    structure = Layers({"lm_head": (32, 64)}, ("transformer.h.0.attn.c_attn",))
+    with pytest.raises(InputError, match="no Linear layers beside its output head"):
+        plan.make_from(load_recipe("w8a8-dynamic"), {"x": Tensor("BF16", (32, 64), 4096)}, {}, structure)

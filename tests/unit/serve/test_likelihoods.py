@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import answering
 
+from quantpress.artifact import served as served_verdicts
 from quantpress.artifact import truth
 from quantpress.artifact.accuracy import Accuracy, Decision, Gate
 from quantpress.artifact.manifest import Artifact
@@ -42,20 +43,20 @@ def _verdicts(shift: float, base_shift: float = 0.0) -> list[str | None]:
 
 
 def test_an_engine_that_only_rounds_otherwise_computes_the_same() -> None:
-    assert _verdicts(0.0).count(truth.DIFFERS) == 0
+    assert _verdicts(0.0).count(served_verdicts.DIFFERS) == 0
 
 
 def test_an_engine_that_loses_as_much_as_int8_without_vnni_does_not() -> None:
-    assert _verdicts(-0.036).count(truth.DIFFERS) >= 180
+    assert _verdicts(-0.036).count(served_verdicts.DIFFERS) >= 180
 
 
 def test_what_the_unquantized_model_differs_too_is_not_held_against_the_checkpoint() -> None:
-    assert _verdicts(-0.015, base_shift=-0.015).count(truth.DIFFERS) <= 2
+    assert _verdicts(-0.015, base_shift=-0.015).count(served_verdicts.DIFFERS) <= 2
 
 
 def test_an_engine_that_computes_the_unquantized_model_otherwise_is_named_for_that() -> None:
     found = likelihoods.compared(*_sides(-0.1, 1, base_shift=-0.1), "INT8 saturates")
-    assert found.verdict == truth.DIFFERS
+    assert found.verdict == served_verdicts.DIFFERS
     assert found.cause
     assert "unquantized model" in found.cause
 
@@ -74,7 +75,7 @@ def test_likelihoods_that_are_not_finite_are_not_the_same() -> None:
     scored, served = _sides(0.0, 1)
     served["candidate"][0][0] = None
     found = likelihoods.compared(scored, served, "why")
-    assert (found.verdict, found.sides["candidate"].difference) == (truth.DIFFERS, None)
+    assert (found.verdict, found.sides["candidate"].difference) == (served_verdicts.DIFFERS, None)
     assert "not finite" in likelihoods.sentence(found)
     json.dumps(found.dump(), allow_nan=False)
 
@@ -107,8 +108,8 @@ def test_the_windows_end_where_the_model_does(tmp_path: Path) -> None:
     assert one.window == likelihoods.WINDOW
 
 
-DIFFERS = Served(verdict=truth.DIFFERS, cause="x", reason=None)
-SAME = Served(verdict=truth.SAME, cause=None, reason=None)
+DIFFERS = Served(verdict=served_verdicts.DIFFERS, cause="x", reason=None)
+SAME = Served(verdict=served_verdicts.SAME, cause=None, reason=None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import (
     Dummy,
     LeftOut,
-    ModelIdentity,
     Recipe,
     Report,
     Score,
@@ -61,7 +60,7 @@ def collect(folder: Path, model: Identity | None) -> Report:
     numbered = [recipe.model_copy(update={"number": number}) for number, recipe in enumerate(ranked, 1)]
     return Report(
         quantpress=__version__,
-        model=ModelIdentity.model_validate(model.dump()),
+        model=model,
         recipes=numbered,
         dummy=_dummy(folder, left_out),
         unfinished=_unfinished(folder),

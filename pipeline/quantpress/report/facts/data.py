@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from quantpress.artifact.truth import Served
+from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
+from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
 
 Interval = tuple[float, float]
@@ -400,16 +401,6 @@ class Moved(Record):
     rows: list[Change]
 
 
-class ModelIdentity(Record):
-    """The unquantized model."""
-
-    revision: str | None = None
-    notes: list[str] = Field(default_factory=list)
-    name: str
-    source: str
-    digest: str
-
-
 def _without_moved(data: dict[str, Any]) -> dict[str, Any]:
     """Version 1 kept what moved as text, and nobody compares with that."""
     return data | {"moved": None}
@@ -422,7 +413,7 @@ class Report(Stored):
     OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _without_moved}
 
     quantpress: str
-    model: ModelIdentity
+    model: Identity
     recipes: list[Recipe]
     dummy: list[Dummy]
     unfinished: list[Unfinished]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quantpress.artifact import truth
+from quantpress.artifact.accuracy import TRANSFORMERS_ONLY
+from quantpress.artifact.served import DIFFERS
 from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS
 from quantpress.report.facts.comparable import compared_load
 from quantpress.report.facts.data import Cell, Decision, Goal, GoalName, Load, Point, Ratio, Recipe, Score, Speed
@@ -23,7 +24,7 @@ Rival = tuple[Recipe, Ratio]  # with its ratio to the model under the load that 
 _STATES = {
     "fail": "failed",
     "inconclusive": "inconclusive",
-    truth.TRANSFORMERS_ONLY: PASSED_ELSEWHERE,
+    TRANSFORMERS_ONLY: PASSED_ELSEWHERE,
     "pass": "passed",
 }
 
@@ -249,7 +250,7 @@ def _engine_caveats(recipes: list[Recipe]) -> list[str]:
     caveats = []
     for recipe in recipes:
         served = recipe.throughput.served if recipe.throughput else None
-        if served and served.verdict == truth.DIFFERS:
+        if served and served.verdict == DIFFERS:
             side = served.sides.get("candidate")
             lost = side.difference if side else None
             by = "not finite" if lost is None else f"{lost:+.3f} nats a token"

@@ -6,7 +6,7 @@ import math
 from statistics import median
 from typing import TypeGuard
 
-from quantpress.artifact import truth
+from quantpress.artifact.served import DIFFERS
 from quantpress.artifact.throughput import (
     BASELINE,
     CANDIDATE,
@@ -67,7 +67,7 @@ def notes(result: Throughput) -> list[str]:
     found = []
     if not result.complete:
         found.append(f"incomplete: {result.ended or 'it ended early'}")
-    if result.served and result.served.verdict == truth.DIFFERS:
+    if result.served and result.served.verdict == DIFFERS:
         lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
         by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
         found.append(f"the engine does not compute what was scored ({by}): {result.served.cause}")

@@ -15,11 +15,11 @@ PROVENANCE = "## How these figures were made"
 def table(header: list[str], rows: list[list[str]], words: int = 1) -> str:
     """A Markdown table; the first `words` columns are aligned left, the rest are figures."""
     rule = ["---" if number < words else "---:" for number in range(len(header))]
-    lines = [header, rule, *([_cell(cell) for cell in row] for row in rows)]
+    lines = [header, rule, *([escaped(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that may come from a model: it must neither end the cell nor become HTML or a link."""
     plain = " ".join(text.split())
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
@@ -32,10 +32,10 @@ def markdown_table(made: Table) -> str:
 def render(report: Report) -> str:
     """The whole report as Markdown."""
     model, decision = report.model, report.decision
-    parts = [f"# {_cell(model.name)}: compressed for vLLM"]
-    parts += [f"> **About this model:** {_cell(note)}" for note in model.notes]
-    parts += ["## Which recipe", f"**{_cell(decision.headline)}**", markdown_table(tables.goals(report))]
-    parts += ["\n".join(f"- {_cell(caveat)}" for caveat in decision.caveats)]
+    parts = [f"# {escaped(model.name)}: compressed for vLLM"]
+    parts += [f"> **About this model:** {escaped(note)}" for note in model.notes]
+    parts += ["## Which recipe", f"**{escaped(decision.headline)}**", markdown_table(tables.goals(report))]
+    parts += ["\n".join(f"- {escaped(caveat)}" for caveat in decision.caveats)]
     parts += [markdown_table(tables.scoreboard(report)), SCOREBOARD]
     if report.moved:
         parts += ["## What moved", report.moved.rule, markdown_table(tables.moved(report.moved))]
@@ -45,7 +45,7 @@ def render(report: Report) -> str:
     parts += ["## Speed in vLLM", *speed(tables.all_speeds(report))]
     if dummy := tables.with_dummy_weights(report.dummy):
         parts += ["### With dummy weights", DUMMY, markdown_table(tables.speed(dummy)), notes(dummy)]
-    warnings = [f"- **{recipe.name}**: {_cell(text)}" for recipe in report.recipes for text in recipe.warnings]
+    warnings = [f"- **{recipe.name}**: {escaped(text)}" for recipe in report.recipes for text in recipe.warnings]
     parts += ["## Size", markdown_table(tables.size(report)), "\n".join(warnings)]
     parts += ["## Error by layer", *_section(tables.layers(report), "layers")]
     parts += ["## Answers", *_section(tables.answers(compared), "answers")]
@@ -72,12 +72,12 @@ def speed(measured: list[Measured]) -> list[str]:
 
 
 def notes(measured: list[Measured]) -> str:
-    return "\n".join(f"- **{_cell(name)}**: {_cell(note)}" for name, result in measured for note in result.notes)
+    return "\n".join(f"- **{escaped(name)}**: {escaped(note)}" for name, result in measured for note in result.notes)
 
 
 def _provenance(report: Report) -> list[str]:
     model = report.model
-    source = f"- model: {_cell(model.source)}, digest `{model.digest[:12]}`\n- quantpress {report.quantpress}"
+    source = f"- model: {escaped(model.source)}, digest `{model.digest[:12]}`\n- quantpress {report.quantpress}"
     lines = [f"- {recipe}, {what}: `{command}`" for recipe, what, command in tables.commands(report).rows]
     recipes = [_resolved(recipe.name, recipe.resolved) for recipe in report.recipes if recipe.resolved]
     return [source, markdown_table(tables.origins(report)), "### Commands", "\n".join(lines), *recipes]
