@@ -14,6 +14,7 @@ from quantpress.plan import resolve as plan
 from quantpress.plan.resolve import plan_of
 from quantpress.quantize.stage import check_checkpoint
 from quantpress.recipe import recipe
+from quantpress.recipe.loading import load_recipe
 
 Make = Callable[..., Path]
 
