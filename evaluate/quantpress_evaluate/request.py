@@ -8,9 +8,10 @@ from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError
-from quantpress.model.source import Model, cache_folder
+from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Stored
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from quantpress.model import headers
 from quantpress.model.config import Config
 from quantpress.model.soundness import ADAPTER, require_unquantized, require_whole, stored_tensors
 from quantpress.runtime import atomic, console, digests, disk, locks
+from quantpress.runtime.cache import cache_folder, digest_cache
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.worker import Job, Result, Worker
 
@@ -70,15 +70,6 @@ class Model:
             digest=digests.sha256_json(self.digests()),
             notes=list(self.notes),
         )
-
-
-def digest_cache() -> Path:
-    return cache_folder() / "sha256.json"
-
-
-def cache_folder() -> Path:
-    """Models made ready and remembered digests: $QUANTPRESS_CACHE, or .cache/quantpress in the working folder."""
-    return Path(os.environ.get("QUANTPRESS_CACHE") or ".cache/quantpress")
 
 
 def find_model(source: str, trust_remote_code: bool = False) -> Model:

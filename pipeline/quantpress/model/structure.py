@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantpress.model.config import Config
-from quantpress.model.source import cache_folder
 from quantpress.runtime import digests, environment
+from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Job, Result, Worker
 

@@ -13,12 +13,13 @@ import yaml
 from quantpress.artifact.manifest import file_table
 from quantpress.errors import CapabilityError, InputError, slug
 from quantpress.language import shipped
-from quantpress.model.source import EMBEDDED, Model, cache_folder
+from quantpress.model.source import EMBEDDED, Model
 from quantpress.package import texts
 from quantpress.quantize import calibration_data
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, process
+from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Worker

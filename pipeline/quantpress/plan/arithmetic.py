@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from quantpress.model.config import Config, text_config
-from quantpress.model.source import Model, cache_folder
+from quantpress.model.source import Model
 from quantpress.runtime import cpu, digests, environment
+from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.worker import Job, Result, Worker
 
 ComputeDtype = Literal["stored", "float32"]

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from quantpress.artifact.manifest import Data, DataSource, Filled
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.language import shipped
-from quantpress.model.source import digest_cache
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Source
 from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime.cache import digest_cache
 
 Document = dict[str, Any]
 

@@ -13,12 +13,13 @@ from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact, Inputs, Manifest, Sizes, artifact_of
 from quantpress.errors import InputError, StageError
 from quantpress.model import headers
-from quantpress.model.source import Model, digest_cache
+from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
 from quantpress.quantize.workers import ONESHOT, OneshotJob, recipe_job
 from quantpress.runtime import atomic, console, disk, environment, locks
+from quantpress.runtime.cache import digest_cache
 
 # The distributions whose versions decide a checkpoint's bytes.
 DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")

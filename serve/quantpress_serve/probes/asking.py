@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from quantpress.errors import CapabilityError
-from quantpress.model.source import cache_folder
 from quantpress.plan import hardware, servable
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import atomic, console, cpu, digests, process
+from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload.engine import Argument
