@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+from quantpress.model.source import Model
 from quantpress.plan import hardware
+from quantpress.plan.resolve import Plan, plan_of
+from quantpress.recipe.recipe import Recipe
 
 # The recipe for tests that serve: the first of these kinds that this machine computes exactly.
 SERVED = next(
@@ -18,6 +23,13 @@ SERVED = next(
     for name, kind in (("gptq-w4a16", "W4A16"), ("fp8-dynamic", "FP8 dynamic"))
     if hardware.cell(kind, hardware.this_machine()).support in ("full", "fallback")
 )
+
+
+def planned_from(recipe: Recipe, config: dict[str, Any]) -> Plan:
+    """The plan for a model of which only the config is known."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(config))
+        return plan_of(recipe, Model("m", Path(folder), folder, config))
 
 
 def blocks(path: Path, language: str) -> list[str]:
