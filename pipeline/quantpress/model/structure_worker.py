@@ -12,19 +12,9 @@ from quantpress.errors import InputError, first_line
 from quantpress.model.headers import Tensor
 from quantpress.model.rescalings_worker import rescalings
 from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob, files_of
+from quantpress.model.whole_model_worker import empty_model
 
 _DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64"}  # others are counted in, not computed with
-
-
-def whole_class(config: Any) -> Any:
-    """The class of transformers that holds the whole checkpoint: the one that its config names.
-
-    AutoModelForCausalLM would load the language model of an image-text model alone, or nothing of it. Models with code
-    of their own are not in transformers, and None is returned.
-    """
-    import transformers
-
-    return next((found for name in config.architectures or [] if (found := getattr(transformers, name, None))), None)
 
 
 def structure(job: StructureJob) -> Structure:
@@ -69,15 +59,11 @@ def _built(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]
 
     Loading is transformers' own: the model then knows how it was renamed, and will be saved under these names.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    trust = job.trust_remote_code
     try:
-        config = AutoConfig.from_pretrained(job.folder, trust_remote_code=trust)
-        kind = whole_class(config)
-        with torch.device("meta"):
-            empty = kind(config) if kind else AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+        config = AutoConfig.from_pretrained(job.folder, trust_remote_code=job.trust_remote_code)
+        empty = empty_model(config, job.trust_remote_code)
         if not files:
             return empty, []
         model, report = type(empty).from_pretrained(
