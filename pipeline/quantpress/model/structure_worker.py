@@ -28,7 +28,7 @@ def structure(job: StructureJob) -> Structure:
         saved = {name: stored_names(model, name, tensor) for name, tensor in model.state_dict().items()}
         shapes = {name: list(files[name].shape) for name in belongs} or _shapes_saved(model)
         fused = [stored for name in _fused_experts(model) for stored in saved[name]]
-        _linearize(model)
+        linearize(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     tied = _tied(model, linears)
     _require_all(missing, tied, job.folder)
@@ -177,7 +177,7 @@ def _fused_experts(model: Any) -> Iterator[str]:
         yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False))
 
 
-def _linearize(model: Any) -> None:
+def linearize(model: Any) -> None:
     """Takes fused experts apart as `oneshot` will. On the meta device there is nothing to offload."""
     import torch
     from llmcompressor.modeling.moe import linear_experts
@@ -185,8 +185,14 @@ def _linearize(model: Any) -> None:
 
     linear_experts.get_cache_init_kwargs = lambda *_: {}
     linear_experts.offload_module = lambda *_, **__: None
-    with torch.device("meta"):
-        linearize_moe(model)
+    try:
+        with torch.device("meta"):
+            linearize_moe(model)
+    except Exception as error:  # whatever a family's experts are made of
+        raise InputError(
+            f"llmcompressor cannot take the experts of {type(model).__name__} apart: {first_line(error)}",
+            hint="take a model of another family, or a newer llmcompressor",
+        ) from error
 
 
 @contextmanager
