@@ -65,6 +65,7 @@ def _built(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]
         config = AutoConfig.from_pretrained(job.folder, trust_remote_code=job.trust_remote_code)
         empty = empty_model(config, job.trust_remote_code)
         if not files:
+            empty._weight_conversions = _conversions(empty)
             return empty, []
         model, report = type(empty).from_pretrained(
             None,
@@ -87,6 +88,15 @@ def _built(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]
             hint="fetch the model again: its config and its weights are not of one model",
         )
     return model, sorted(report["missing_keys"])
+
+
+def _conversions(model: Any) -> list[Any]:
+    """How a model that was loaded from nowhere is renamed when it is saved, as transformers has it: asked once, since
+    it looks through all modules for every answer."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
+    return [one for one in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(one, PrefixChange)]
 
 
 def _empty(tensor: Tensor) -> Any:
