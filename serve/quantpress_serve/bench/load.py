@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from quantpress.artifact.throughput import Cell, Figures
+from quantpress.artifact.throughput import Cell, Figures, in_brackets
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, console, process
+from quantpress.runtime.secrets import without_secrets
+from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
+from quantpress_serve.server import client
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
@@ -19,6 +26,7 @@ from quantpress_serve.workload.workload import Level, Workload, longest, middle,
 PERCENTILES = "50,90,99"
 METRICS = "ttft,tpot,itl,e2el"
 MOST_WARMUPS = 16
+_MOST_REASONS = 5  # of requests that failed, which a result names
 
 
 @dataclass(frozen=True)
@@ -66,23 +74,27 @@ class Generator:
             *(["--goodput", *(f"{name}:{value:g}" for name, value in goals.items())] if goals else []),
             *("--percentile-metrics", METRICS, "--metric-percentiles", PERCENTILES, "--disable-tqdm"),
             *(["--trust-remote-code"] if server.trust_remote_code else []),
-            *("--save-result", "--result-dir", str(self.folder), "--result-filename", name),
+            # Detailed: with what each request failed of.
+            *("--save-result", "--save-detailed", "--result-dir", str(self.folder), "--result-filename", name),
         ]
 
     def measure(self, server: Server, turn: Turn, others: Sequence[Server] = ()) -> Cell:
         """Runs the load generator once. Gives vLLM's figures and the command that repeats the measurement.
 
         Raises ServerLost if this server or one of the `others` goes away in the meantime, StageError if the load
-        generator fails.
+        generator fails, or every request.
         """
         name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
         asked = self.command(server, turn, name)
         title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
         with console.step(title, self.log) as step:
             with interference.watching(self.folder, self.on_gpu) as watch:
-                code = _run(asked, self.log, (server, *others))
-            figures = self._figures(name, code, server)
-            step.result = f"{figures['output_throughput']:.1f} output tokens/s"
+                code = _run(asked, self.log, server, others)
+            outcome = self._outcome(name, code, server)
+            if not outcome.answered:
+                raise self._nothing_answered(server, turn, outcome)
+            figures = outcome.figures
+            step.result = f"{figures['output_throughput']:.1f} output tokens/s{outcome.failures}"
         seen = watch.seen
         if any(other.running is None for other in (server, *others)):
             # A server that someone else runs may be among the other programs.
@@ -94,13 +106,14 @@ class Generator:
             round=turn.round,
             seed=turn.seed,
             figures=figures,
+            errors=outcome.errors,
             machine=seen,
             untrustworthy=interference.problems(seen),
             command=shlex.join(asked),
         )
 
-    def _figures(self, name: str, code: int, server: Server) -> Figures:
-        """The numbers that the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
+    def _outcome(self, name: str, code: int, server: Server) -> Outcome:
+        """What the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
         if code != 0 or not (self.folder / name).is_file():
             server.require_healthy()
             said = process.last_error(self.log)
@@ -112,18 +125,102 @@ class Generator:
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first
-        written = atomic.read_json(self.folder / name).items()
-        return {key: value for key, value in written if isinstance(value, int | float) and not isinstance(value, bool)}
+        return Outcome.of(atomic.read_json(self.folder / name))
+
+    def _nothing_answered(self, server: Server, turn: Turn, outcome: Outcome) -> StageError:
+        """The error for a cell without a single answer: in the server's own words, for which it is asked once more."""
+        why = _refusal(server, self.workload) or "; ".join(outcome.errors) or "no reason was given"
+        return StageError(
+            f"no request to the {turn.role} was answered at {turn.level.label} "
+            f"({outcome.failed} of {outcome.sent} failed): {why}",
+            hint=server.where_to_look,
+            log=server.log or self.log,
+        )
 
 
-def _run(asked: list[str], log: Path, servers: Sequence[Server]) -> int:
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the load: vLLM's figures, and how many requests failed of what."""
+
+    figures: Figures
+    errors: dict[str, int]
+
+    @classmethod
+    def of(cls, written: dict[str, Any]) -> Outcome:
+        """Of the load generator's result. Where it does not count failures, those are failed that did not complete."""
+        numbers = {key: value for key, value in written.items() if isinstance(value, int | float)}
+        figures: Figures = {key: value for key, value in numbers.items() if not isinstance(value, bool)}
+        if "failed" not in figures and "completed" in figures and "num_prompts" in figures:
+            figures["failed"] = figures["num_prompts"] - figures["completed"]
+        reasons = Counter(_last_line(error) for error in written.get("errors") or [] if error)
+        return cls(figures, dict(reasons.most_common(_MOST_REASONS)))
+
+    @property
+    def failed(self) -> int:
+        return int(self.figures.get("failed", 0))
+
+    @property
+    def sent(self) -> int:
+        return int(self.figures.get("completed", 0)) + self.failed
+
+    @property
+    def answered(self) -> bool:
+        """Whether any request was, with a token at least."""
+        nothing = 0 in (self.figures.get("completed", 1), self.figures.get("total_output_tokens", 1))
+        return not nothing
+
+    @property
+    def failures(self) -> str:
+        """For the step's line: how many requests failed, and of what; empty if none did."""
+        return f"; {self.failed} of {self.sent} requests failed{in_brackets(self.errors)}" if self.failed else ""
+
+
+def _last_line(error: object) -> str:
+    """What a request failed of: the last line of a traceback, or the reason of an HTTP status."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return without_secrets(lines[-1])[:200] if lines else "no reason was given"
+
+
+def _refusal(server: Server, workload: Workload) -> str | None:
+    """What the server says to a request as long as the workload's longest; None if it answers it.
+
+    The load generator keeps the status of a request that failed, not what the server said.
+    """
+    prompt, answer = example(workload)
+    body = {"prompt": prompt, "max_tokens": answer, "temperature": 0, "ignore_eos": True, "repetition_penalty": 1.0}
+    try:
+        server.ask("/v1/completions", body, timeout=60)
+    except client.BadStatus as error:
+        return error.whole
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server]) -> int:
     """Runs the load generator, and stops it if a server goes away: it would wait for answers that never come."""
-    with process.guarded(asked, log, serving_environment()) as running:
+    host = urlsplit(server.url).hostname or ""
+    changes = surroundings.of_load_generator(serving_environment(), host, server.key)
+    with process.guarded(asked, log, changes) as running:
         while (code := running.poll()) is None:
-            for server in servers:
-                server.require_running()
+            for one in (server, *others):
+                one.require_running()
             time.sleep(0.1)
     return code
+
+
+def example(workload: Workload) -> tuple[str | list[int], int]:
+    """A prompt as long as the workload's longest (text, or token ids), and how many tokens answer it."""
+    output = longest(workload.output_len)
+    if workload.prompts is None:
+        return [1] * longest(workload.input_len), output
+    path = Path(workload.prompts.path)
+    if workload.prompts.format == "jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        row = max(rows, key=lambda row: len(row["prompt"]))
+        return row["prompt"], output or row["output_tokens"]
+    said = [talk["conversations"][0]["value"] for talk in atomic.read_json(path) if talk.get("conversations")]
+    return max(said, key=len), output or 16
 
 
 def prompts_of(workload: Workload) -> list[str]:

@@ -164,6 +164,12 @@ class Workload(Strict):
         return min(at_once, self.engine.max_num_seqs or 256)
 
     @property
+    def longest_request(self) -> int:
+        """Tokens of the longest prompt and its answer."""
+        known = longest(self.input_len) + longest(self.output_len)
+        return known if self.input_len else self.engine.max_model_len or known
+
+    @property
     def model_len(self) -> int:
         """The context that the engine must hold: longest request plus room for special tokens."""
         return self.engine.max_model_len or longest(self.input_len) + longest(self.output_len) + SPECIAL_TOKENS
