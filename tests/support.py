@@ -44,7 +44,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Alike) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
@@ -129,7 +129,7 @@ class StandIn:
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             try:
                 yield f"http://127.0.0.1:{server.server_port}"
             finally:

@@ -91,10 +91,9 @@ class Generator:
             with interference.watching(self.folder, self.on_gpu) as watch:
                 code = _run(asked, self.log, server, others)
             outcome = self._outcome(name, code, server)
+            step.result = outcome.said
             if not outcome.answered:
                 raise self._nothing_answered(server, turn, outcome)
-            figures = outcome.figures
-            step.result = f"{figures['output_throughput']:.1f} output tokens/s{outcome.failures}"
         seen = watch.seen
         if any(other.running is None for other in (server, *others)):
             # A server that someone else runs may be among the other programs.
@@ -105,7 +104,7 @@ class Generator:
             request_rate=turn.level.request_rate,
             round=turn.round,
             seed=turn.seed,
-            figures=figures,
+            figures=outcome.figures,
             errors=outcome.errors,
             machine=seen,
             untrustworthy=interference.problems(seen),
@@ -170,9 +169,11 @@ class Outcome:
         return not nothing
 
     @property
-    def failures(self) -> str:
-        """For the step's line: how many requests failed, and of what; empty if none did."""
-        return f"; {self.failed} of {self.sent} requests failed{in_brackets(self.errors)}" if self.failed else ""
+    def said(self) -> str:
+        """For the step's line: the speed, and how many requests failed, and of what."""
+        failed = f"{self.failed} of {self.sent} requests failed{in_brackets(self.errors)}"
+        speed = f"{self.figures.get('output_throughput', 0):.1f} output tokens/s"
+        return f"{speed}; {failed}" if self.failed else speed
 
 
 def _last_line(error: object) -> str:
