@@ -95,20 +95,22 @@ class Store:
 class StandIn:
     """A server on this machine that answers as vLLM does, without a model: a key may be asked for, requests may fail.
 
-    `refuses` maps a path to the status with which it is refused, `seen` holds each request's path, key and body.
+    `refuses` maps a path to the status with which it is refused, `pages` to what it answers instead, and `seen` holds
+    each request's path, key and body.
     """
 
     def __init__(
         self,
         key: str | None = None,
         refuses: dict[str, int] | None = None,
+        pages: dict[str, bytes] | None = None,
         models: Sequence[str] = ("m",),
         max_model_len: int | None = None,
         failing: Callable[[int, dict[str, Any]], bool] = lambda number, body: False,
         said: str = "the engine is out of order",
     ) -> None:
         self.key, self.refuses, self.models, self.max_model_len = key, refuses or {}, models, max_model_len
-        self.failing, self.said = failing, said
+        self.failing, self.said, self.pages = failing, said, pages or {}
         self.seen: list[tuple[str, str | None, dict[str, Any]]] = []
 
     @contextmanager
@@ -141,6 +143,8 @@ class StandIn:
         status, said = self._status(path, caller.headers["Authorization"], body)
         if status != 200:
             content = json.dumps({"error": {"message": said, "code": status}}).encode()
+        elif path in self.pages:
+            content = self.pages[path]
         elif body.get("stream"):
             pieces = [{"choices": [{"text": " a", "index": 0}]}] * (body.get("max_tokens") or 1)
             usage = {"prompt_tokens": 1, "completion_tokens": len(pieces)}

@@ -9,6 +9,7 @@ from quantpress.artifact.results import Results
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model.source import Model
+from quantpress.runtime import console
 from quantpress_serve import surroundings
 from quantpress_serve.bench.likelihoods import Scored
 from quantpress_serve.server import foreign, server
@@ -59,10 +60,7 @@ class Sides:
             found[role] = foreign.attach(address, paths[role], load.longest_request)
         if len({(one.url, one.name) for one in found.values()}) < len(found):
             one = found[CANDIDATE]
-            raise InputError(
-                f"candidate and baseline are the same model {one.name!r} of the same server {one.url}",
-                hint="name the unquantized model's server with --baseline-url, or its name with --baseline-model",
-            )
+            console.warn(f"candidate and baseline are the same model {one.name!r} of {one.url}: it is beside itself")
         return found
 
     def _addresses(self) -> dict[str, Address]:

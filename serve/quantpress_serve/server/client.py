@@ -43,11 +43,13 @@ class NoAnswer(OSError):  # noqa: N818 -- what happened, not a fault of the code
 
 
 class BadStatus(NoAnswer):
-    """A server answered with another status than 2xx. `said` is the reason that it gave, as far as it gave one."""
+    """A server answered with another status than 2xx. `said` is the reason that it gave, as far as it gave one; `url`
+    is the one that answered after any redirects."""
 
-    def __init__(self, code: int, reason: str, body: str) -> None:
+    def __init__(self, code: int, reason: str, body: str, url: str) -> None:
         super().__init__(f"HTTP Error {code}: {without_secrets(reason)}")
         self.code = code
+        self.url = url
         self.said = without_secrets(_said(body))
 
     @property
@@ -101,7 +103,7 @@ async def _fetched(url: str, body: Json, timeout: float, key: str | None) -> Ans
                 raise NoAnswer(f"{url} answers without end: more than {LARGEST / 2**20:.0f} MiB")
     if not response.is_success:
         said = answer[:_SAID].decode("utf-8", "replace")
-        raise BadStatus(response.status_code, response.reason_phrase, said)
+        raise BadStatus(response.status_code, response.reason_phrase, said, str(response.url))
     return Answer(bytes(answer), str(response.url))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +107,8 @@ def _models(address: Address) -> tuple[str, dict[str, Json]]:
         url = _moved(address, asked, answer.url)
         models = {str(model["id"]): model for model in answer.json()["data"]}
     except BadStatus as error:
+        if error.code == 401 and (moved := _moved(address, asked, error.url)) != _base(address.url):
+            return _models(replace(address, url=moved))  # another port of the host did not get the key
         _refused(address, asked, error, [])
     except (LookupError, TypeError) as error:
         raise _no_server(address, "its answer at /v1/models is no list of models") from error

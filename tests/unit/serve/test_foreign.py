@@ -129,6 +129,9 @@ def test_a_request_longer_than_the_server_takes_is_found_before_the_load() -> No
 def test_what_is_no_server_of_models_is_named(body: bytes, words: str) -> None:
     with answering(200, body) as url, pytest.raises(InputError, match=f"as a vLLM server: .*not JSON but {words}"):
         attached(url)
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        with StandIn(pages={path: body}).up() as url, pytest.raises(InputError, match=f"at {path}.* {words}"):
+            attached(url)
     with answering(502, body) as url, pytest.raises(InputError, match="has no time for us at /v1/models"):
         attached(url)
 
@@ -164,9 +167,8 @@ def redirecting(to: Callable[[str], str]) -> Iterator[str]:
 
 def test_a_redirect_on_the_same_host_is_followed_once_and_for_all() -> None:
     """A POST would arrive as a GET."""
-    stand_in = StandIn()
-    with stand_in.up() as there, redirecting(lambda path: there + path) as here:
-        assert attached(here).url == there
+    with StandIn(key=KEY).up() as there, redirecting(lambda path: there + path) as here:
+        assert attached(here, key=KEY).url == there
 
 
 def test_a_redirect_to_another_host_is_refused_and_gets_no_key() -> None:
@@ -189,12 +191,13 @@ def test_a_url_says_where_a_server_is_and_no_more(url: str) -> None:
     assert "pw" not in caught.value.render()
 
 
-def test_candidate_and_baseline_are_not_the_same_model_of_the_same_server() -> None:
+def test_candidate_and_baseline_may_be_two_models_of_one_server(capsys: pytest.CaptureFixture[str]) -> None:
     load, paths = load_workload("smoke"), {"candidate": Path("/a"), "baseline": Path("/b")}
     with StandIn(models=("q", "m")).up() as url:
-        with pytest.raises(InputError, match="are the same model 'q' of the same server"):
-            Sides(vllm_url=url, vllm_model="q", baseline_url=f"{url}/", baseline_model="q").attached(paths, load)
+        Sides(vllm_url=url, vllm_model="q", baseline_url=f"{url}/", baseline_model="q").attached(paths, load)
+        assert "the same model 'q'" in capsys.readouterr().err
         found = Sides(vllm_url=url, vllm_model="q", baseline_url=url, baseline_model="m").attached(paths, load)
+        assert capsys.readouterr().err == ""
     assert {role: (one.name, str(one.path)) for role, one in found.items()} == {
         "candidate": ("q", "/a"),
         "baseline": ("m", "/b"),
