@@ -21,11 +21,14 @@ from quantpress_serve.bench import interference
 from quantpress_serve.server import client
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment
-from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
+from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios, shortest
 
 PERCENTILES = "50,90,99"
 METRICS = "ttft,tpot,itl,e2el"
 MOST_WARMUPS = 16
+# Of the tokens that were asked for, how many must come at least. A server that does not say how many came is counted by
+# the tokenizer, which may put a text into fewer tokens than the server did.
+_SHARE = 0.8
 _MOST_REASONS = 5  # of requests that failed, which a result names
 
 
@@ -107,7 +110,7 @@ class Generator:
             figures=outcome.figures,
             errors=outcome.errors,
             machine=seen,
-            untrustworthy=interference.problems(seen),
+            untrustworthy=[*interference.problems(seen), *outcome.cut_short(self.workload)],
             command=shlex.join(asked),
         )
 
@@ -128,7 +131,8 @@ class Generator:
 
     def _nothing_answered(self, server: Server, turn: Turn, outcome: Outcome) -> StageError:
         """The error for a cell without a single answer: in the server's own words, for which it is asked once more."""
-        why = _refusal(server, self.workload) or "; ".join(outcome.errors) or "no reason was given"
+        nothing = "no reason was given" if outcome.failed else "the answers hold no token"
+        why = _refusal(server, self.workload) or "; ".join(outcome.errors) or nothing
         return StageError(
             f"no request to the {turn.role} was answered at {turn.level.label} "
             f"({outcome.failed} of {outcome.sent} failed): {why}",
@@ -167,6 +171,14 @@ class Outcome:
         """Whether any request was, with a token at least."""
         nothing = 0 in (self.figures.get("completed", 1), self.figures.get("total_output_tokens", 1))
         return not nothing
+
+    def cut_short(self, workload: Workload) -> list[str]:
+        """Says so if the answers are much shorter than those that were asked for: a load that was none."""
+        asked, tokens = shortest(workload.output_len), self.figures.get("total_output_tokens")
+        if not asked or tokens is None or tokens >= _SHARE * asked * self.figures["completed"]:
+            return []
+        mean = tokens / self.figures["completed"]
+        return [f"answers had {mean:.0f} tokens on average, and at least {asked} were asked for"]
 
     @property
     def said(self) -> str:

@@ -58,14 +58,14 @@ def attach(address: Address, path: Path, tokens: int = 0) -> Server:
         can_chat = _can_chat(address, found, list(models))
         _require_completions(address, found, list(models))
         step.result = name if can_chat else f"{name}; it has no chat, plain prompts are asked instead"
-    metrics = metrics_of(url, address.key)
-    facts = ServerFacts(
-        command=f"(served at {url})",
-        kv_cache_tokens=metrics.kv_cache_tokens,
-        prefix_caching=metrics.prefix_caching,
-        version=version_of(url, address.key),
-    )
-    return Server(url=url, name=name, path=path, facts=facts, started=metrics.started, key=address.key)
+        metrics = metrics_of(url, address.key)
+        facts = ServerFacts(
+            command=found.command,
+            kv_cache_tokens=metrics.kv_cache_tokens,
+            prefix_caching=metrics.prefix_caching,
+            version=version_of(url, address.key),
+        )
+    return replace(found, facts=facts, started=metrics.started)
 
 
 def _require_plain(address: Address) -> None:
@@ -92,7 +92,8 @@ def _parts(url: str) -> urllib.parse.SplitResult:
     try:
         return urllib.parse.urlsplit(url)
     except ValueError as error:  # an IPv6 address without its brackets
-        raise InputError(f"{url} is no URL: {error}", hint="http://host:8000, http://[::1]:8000") from error
+        shown = "what was given" if "@" in url else url
+        raise InputError(f"{shown} is no URL: {error}", hint="http://host:8000, http://[::1]:8000") from error
 
 
 def _base(url: str) -> str:
@@ -120,10 +121,10 @@ def _models(address: Address) -> tuple[str, dict[str, Json]]:
 
 
 def _no_server(address: Address, why: str) -> InputError:
-    return InputError(
-        f"{address.url} does not answer as a vLLM server: {why}",
-        hint=f"check {address.options[0]}: the URL without /v1, as in http://host:8000",
-    )
+    hint = f"check {address.options[0]}: the URL without /v1, as in http://host:8000"
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        hint = "export SSL_CERT_FILE=/path/to/authority.pem, the authority that signed its certificate"
+    return InputError(f"{address.url} does not answer as a vLLM server: {why}", hint=hint)
 
 
 def _moved(address: Address, asked: str, answered: str) -> str:
@@ -255,7 +256,7 @@ def _refused(address: Address, url: str, error: BadStatus, models: list[str]) ->
     if error.code == 403:
         raise InputError(
             f"{address.url} does not allow {'this key' if address.key else 'us'} to use {path}: {error}{said}",
-            hint="ask for the right to, or name the variable of another key with --api-key-env",
+            hint="ask for the right to, or name the variable of a key that has it with --api-key-env",
         ) from error
     if models and _of_model(error, models):
         raise InputError(

@@ -59,6 +59,10 @@ class Range(Strict):
         return exact if rounded == (self.min, self.max) else exact - 1e-9  # floats round outwards now and then
 
     @property
+    def shortest(self) -> int:
+        return self.min or math.floor(self.middle * (1 - self.ratio))
+
+    @property
     def longest(self) -> int:
         return self.max or math.ceil(self.middle * (1 + self.ratio))
 
@@ -177,6 +181,10 @@ class Workload(Strict):
 
 def longest(length: int | Range | None) -> int:
     return length.longest if isinstance(length, Range) else length or 0
+
+
+def shortest(length: int | Range | None) -> int:
+    return length.shortest if isinstance(length, Range) else length or 0
 
 
 def middle(length: int | Range) -> int:

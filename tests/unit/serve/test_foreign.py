@@ -184,7 +184,9 @@ def test_a_redirect_to_another_host_is_refused_and_gets_no_key() -> None:
         attached(here)
 
 
-@pytest.mark.parametrize("url", ["http://h/?key=1", "http://h/#m", "http://me:pw@h", "localhost:8000", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["http://h/?key=1", "http://h/#m", "http://me:pw@h", "localhost:8000", "http://me:pw@[::1"]
+)
 def test_a_url_says_where_a_server_is_and_no_more(url: str) -> None:
     with pytest.raises(InputError) as caught:
         attached(url)

@@ -69,9 +69,13 @@ def test_a_reason_that_passes_is_that_of_the_load_generator(tmp_path: Path) -> N
         measured(written(0, 6, []), tmp_path, StandIn())
 
 
-def test_answers_without_a_token_are_none(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no request to the candidate was answered"):
+def test_answers_without_a_token_are_none_and_answers_cut_short_are_not_trusted(tmp_path: Path) -> None:
+    """As of a gateway that takes no ignore_eos, or allows fewer tokens."""
+    with pytest.raises(StageError, match=r"no request to the candidate was answered .*: the answers hold no token"):
         measured({**written(6, 0, []), "total_output_tokens": 0}, tmp_path, StandIn())
+    cell = measured({**written(6, 0, []), "total_output_tokens": 12}, tmp_path, StandIn())
+    assert "answers had 2 tokens on average, and at least 4 were asked for" in cell.untrustworthy
+    assert not Outcome.of(written(6, 0, [])).cut_short(LOAD)
 
 
 def test_requests_that_failed_are_in_the_steps_line_the_table_and_the_verdict(
