@@ -23,7 +23,7 @@ from quantpress.artifact.throughput import (
     ServerFacts,
     Throughput,
 )
-from quantpress.errors import CapabilityError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 from quantpress.model.config import positions
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
@@ -290,7 +290,10 @@ def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iter
     paths = {CANDIDATE: (subject.candidate, subject.name), BASELINE: (model.path, model.name)}
     with ExitStack() as stack:
         if sides.vllm_url:
-            found = sides.attached({role: path for role, (path, _) in paths.items()}, load)
+            try:
+                found = sides.attached({role: path for role, (path, _) in paths.items()}, load)
+            except InputError as error:  # it answered before the work began
+                raise StageError(error.message, hint=error.hint) from error
             _warn_of_caches(found)
             yield found
             return

@@ -54,7 +54,8 @@ def attach(address: Address, path: Path, tokens: int = 0) -> Server:
         name = _chosen(address, models)
         _require_context(address, models[name], tokens)
         _require_ready(address, url)
-        found = Server(url=url, name=name, path=path, facts=ServerFacts(command=f"(served at {url})"), key=address.key)
+        nothing_known = ServerFacts(command=f"({name}, served at {url})")
+        found = Server(url=url, name=name, path=path, facts=nothing_known, key=address.key)
         can_chat = _can_chat(address, found, list(models))
         _require_completions(address, found, list(models))
         step.result = name if can_chat else f"{name}; it has no chat, plain prompts are asked instead"
