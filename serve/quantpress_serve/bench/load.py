@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from quantpress.artifact.throughput import Cell, Figures, in_brackets
+from quantpress.artifact.throughput import Cell
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, console, process
-from quantpress.runtime.secrets import without_secrets
 from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
-from quantpress_serve.server import client
+from quantpress_serve.bench.outcome import Outcome
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment
-from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios, shortest
+from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
 
 PERCENTILES = "50,90,99"
 METRICS = "ttft,tpot,itl,e2el"
 MOST_WARMUPS = 16
-# Of the tokens that were asked for, how many must come at least. A server that does not say how many came is counted by
-# the tokenizer, which may put a text into fewer tokens than the server did.
-_SHARE = 0.8
-_MOST_REASONS = 5  # of requests that failed, which a result names
 
 
 @dataclass(frozen=True)
@@ -127,87 +119,18 @@ class Generator:
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first
-        return Outcome.of(atomic.read_json(self.folder / name))
+        return Outcome.of(atomic.read_json(self.folder / name)).explained(server, self.workload)
 
     def _nothing_answered(self, server: Server, turn: Turn, outcome: Outcome) -> StageError:
-        """The error for a cell without a single answer: in the server's own words, for which it is asked once more."""
-        nothing = "no reason was given" if outcome.failed else "the answers hold no token"
-        why = _refusal(server, self.workload) or "; ".join(outcome.errors) or nothing
+        hint = server.where_to_look
+        if "maximum context length" in outcome.why_nothing:
+            hint = "shorten the workload's prompts, or raise its engine.max_model_len"
         return StageError(
             f"no request to the {turn.role} was answered at {turn.level.label} "
-            f"({outcome.failed} of {outcome.sent} failed): {why}",
-            hint=server.where_to_look,
+            f"({outcome.failed} of {outcome.sent} failed): {outcome.why_nothing}",
+            hint=hint,
             log=server.log or self.log,
         )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of the load: vLLM's figures, and how many requests failed of what."""
-
-    figures: Figures
-    errors: dict[str, int]
-
-    @classmethod
-    def of(cls, written: dict[str, Any]) -> Outcome:
-        """Of the load generator's result. Where it does not count failures, those are failed that did not complete."""
-        numbers = {key: value for key, value in written.items() if isinstance(value, int | float)}
-        figures: Figures = {key: value for key, value in numbers.items() if not isinstance(value, bool)}
-        if "failed" not in figures and "completed" in figures and "num_prompts" in figures:
-            figures["failed"] = figures["num_prompts"] - figures["completed"]
-        reasons = Counter(_last_line(error) for error in written.get("errors") or [] if error)
-        return cls(figures, dict(reasons.most_common(_MOST_REASONS)))
-
-    @property
-    def failed(self) -> int:
-        return int(self.figures.get("failed", 0))
-
-    @property
-    def sent(self) -> int:
-        return int(self.figures.get("completed", 0)) + self.failed
-
-    @property
-    def answered(self) -> bool:
-        """Whether any request was, with a token at least."""
-        nothing = 0 in (self.figures.get("completed", 1), self.figures.get("total_output_tokens", 1))
-        return not nothing
-
-    def cut_short(self, workload: Workload) -> list[str]:
-        """Says so if the answers are much shorter than those that were asked for: a load that was none."""
-        asked, tokens = shortest(workload.output_len), self.figures.get("total_output_tokens")
-        if not asked or tokens is None or tokens >= _SHARE * asked * self.figures["completed"]:
-            return []
-        mean = tokens / self.figures["completed"]
-        return [f"answers had {mean:.0f} tokens on average, and at least {asked} were asked for"]
-
-    @property
-    def said(self) -> str:
-        """For the step's line: the speed, and how many requests failed, and of what."""
-        failed = f"{self.failed} of {self.sent} requests failed{in_brackets(self.errors)}"
-        speed = f"{self.figures.get('output_throughput', 0):.1f} output tokens/s"
-        return f"{speed}; {failed}" if self.failed else speed
-
-
-def _last_line(error: object) -> str:
-    """What a request failed of: the last line of a traceback, or the reason of an HTTP status."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return without_secrets(lines[-1])[:200] if lines else "no reason was given"
-
-
-def _refusal(server: Server, workload: Workload) -> str | None:
-    """What the server says to a request as long as the workload's longest; None if it answers it.
-
-    The load generator keeps the status of a request that failed, not what the server said.
-    """
-    prompt, answer = example(workload)
-    body = {"prompt": prompt, "max_tokens": answer, "temperature": 0, "ignore_eos": True, "repetition_penalty": 1.0}
-    try:
-        server.ask("/v1/completions", body, timeout=60)
-    except client.BadStatus as error:
-        return error.whole
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
 
 
 def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server]) -> int:
@@ -220,20 +143,6 @@ def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server]) 
                 one.require_running()
             time.sleep(0.1)
     return code
-
-
-def example(workload: Workload) -> tuple[str | list[int], int]:
-    """A prompt as long as the workload's longest (text, or token ids), and how many tokens answer it."""
-    output = longest(workload.output_len)
-    if workload.prompts is None:
-        return [1] * longest(workload.input_len), output
-    path = Path(workload.prompts.path)
-    if workload.prompts.format == "jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-        row = max(rows, key=lambda row: len(row["prompt"]))
-        return row["prompt"], output or row["output_tokens"]
-    said = [talk["conversations"][0]["value"] for talk in atomic.read_json(path) if talk.get("conversations")]
-    return max(said, key=len), output or 16
 
 
 def prompts_of(workload: Workload) -> list[str]:

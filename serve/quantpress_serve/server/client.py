@@ -43,11 +43,12 @@ class NoAnswer(OSError):  # noqa: N818 -- what happened, not a fault of the code
 
 
 class BadStatus(NoAnswer):
-    """A server answered with another status than 2xx. `said` is the reason that it gave, as far as it gave one; `url`
-    is the one that answered after any redirects."""
+    """A server answered with another status than 2xx. `reason` is what HTTP calls it, `said` what the server wrote, as
+    far as it did, and `url` the one that answered after any redirects."""
 
     def __init__(self, code: int, reason: str, body: str, url: str) -> None:
-        super().__init__(f"HTTP Error {code}: {without_secrets(reason)}")
+        self.reason = without_secrets(reason)
+        super().__init__(f"HTTP Error {code}: {self.reason}")
         self.code = code
         self.url = url
         self.said = without_secrets(_said(body))
@@ -113,10 +114,10 @@ def _said(body: str) -> str:
     try:
         found = json.loads(body)
     except ValueError:
-        return _kind_of(body.encode()) if body.lstrip().startswith("<") else body.strip()[:400]
+        return _kind_of(body.encode()) if body.lstrip().startswith("<") else " ".join(body.split())[:400]
     for name in ("error", "message", "detail"):
         found = found.get(name, found) if isinstance(found, dict) else found
-    return (found if isinstance(found, str) else json.dumps(found))[:400]
+    return " ".join((found if isinstance(found, str) else json.dumps(found)).split())[:400]
 
 
 def _kind_of(body: bytes) -> str:

@@ -14,8 +14,9 @@ from quantpress.artifact.throughput import Cell, ServerFacts, Throughput
 from quantpress.errors import CapabilityError, StageError
 from quantpress.report import throughput_table
 from quantpress.runtime import console
-from quantpress_serve.bench import load, summary
-from quantpress_serve.bench.load import Generator, Outcome, Turn
+from quantpress_serve.bench import summary
+from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.outcome import Outcome, example
 from quantpress_serve.server import foreign
 from quantpress_serve.server.foreign import Address
 from quantpress_serve.server.server import Server
@@ -58,6 +59,17 @@ def test_a_cell_without_an_answer_fails_with_the_servers_own_reason(tmp_path: Pa
         measured(written(0, 6, ["Internal Server Error"] * 6), tmp_path, stand_in)
     assert caught.value.exit_code == 1
     assert stand_in.seen[-1][2]["prompt"] == [1] * 8
+    assert "raise its engine.max_model_len" in caught.value.render()
+
+
+def test_some_that_failed_have_the_servers_own_reason_too(tmp_path: Path) -> None:
+    errors = ["", "", "Internal Server Error", "Internal Server Error", TRACEBACK, ""]
+    cell = measured(written(3, 3, errors), tmp_path, StandIn(failing=lambda number, body: True, said="too long"))
+    assert cell.errors == {
+        "HTTP Error 500: Internal Server Error: too long": 2,
+        "aiohttp.ClientOSError: [Errno 104] Connection reset by peer": 1,
+    }
+    assert measured(written(3, 3, errors), tmp_path, StandIn()).errors["Internal Server Error"] == 2
 
 
 def test_a_reason_that_passes_is_that_of_the_load_generator(tmp_path: Path) -> None:
@@ -122,7 +134,7 @@ def test_the_example_is_the_longest_prompt_of_a_file(form: str, tmp_path: Path) 
     more = "" if form == "jsonl" else "output_len: 7\n"
     workload = f"name: w\ndescription: d\n{more}prompts: {{format: {form}, path: asked.{form}}}\n"
     (tmp_path / "w.yaml").write_text(f"{workload}engine: {{max_model_len: 64}}\nconcurrency: [1]\nrequests: 2\n")
-    assert load.example(load_workload(str(tmp_path / "w.yaml"))) == ("Why, then?", 7)
+    assert example(load_workload(str(tmp_path / "w.yaml"))) == ("Why, then?", 7)
 
 
 def test_vllms_own_load_generator_brings_the_key_past_a_proxy_and_tells_what_failed(
@@ -150,7 +162,8 @@ def test_vllms_own_load_generator_brings_the_key_past_a_proxy_and_tells_what_fai
         cell = Generator(vllm, LOAD, tmp_path, tmp_path / "log").measure(found, Turn("candidate", LOAD.levels[0], 0))
     failed = int(cell.figures["failed"])
     assert failed
-    assert cell.errors == {"Internal Server Error": failed}
+    assert sum(cell.errors.values()) == failed
+    assert all("Internal Server Error" in why for why in cell.errors)
     assert cell.figures["completed"] == 6 - failed
     assert cell.command
     for kept in (cell.model_dump_json(), (tmp_path / "log").read_text()):
