@@ -26,7 +26,7 @@ _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # at the end of a name
 # that must not share anything, or write files.
 _OTHERS = {
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("PROMETHEUS_MULTIPROC_DIR", "SAVE_TO_PYTORCH_BENCHMARK_FORMAT"),
+    *("PROMETHEUS_MULTIPROC_DIR", "SAVE_TO_PYTORCH_BENCHMARK_FORMAT", "WEB_CONCURRENCY"),
 }
 KEY = "OPENAI_API_KEY"  # where vLLM's load generator looks for the key of the server that it asks
 # The first is the Makefile's. We say that nobody is told of this vLLM, and where its processes meet (see `sockets`).
@@ -64,16 +64,18 @@ def without_words() -> list[str]:
     return ["env", *(word for name in names for word in ("-u", name))] if names else []
 
 
-def of_server(settings: Mapping[str, str], keeps_its_key: bool = False) -> dict[str, str | None]:
+def of_server(settings: Mapping[str, str], for_people: bool = False) -> dict[str, str | None]:
     """The changes to our environment for a server of ours with these settings; what is left out is said once.
 
-    `keeps_its_key`: VLLM_API_KEY guards it. Raises CapabilityError if there is no folder for its sockets.
+    `for_people`: they ask it, so that VLLM_API_KEY may guard it, and read what it prints. Raises CapabilityError if
+    there is no folder for its sockets.
     """
     left_out = withheld()
-    if keeps_its_key:
+    if for_people:
         left_out.pop("VLLM_API_KEY", None)
     _say_once(tuple(left_out))
-    return {**settings, **sockets(), **direct(), **left_out, KEY: None}
+    plain = {} if for_people else {"NO_COLOR": "1"}  # with FORCE_COLOR, its log would have to be read through colours
+    return {**settings, **plain, **sockets(), **direct(), **left_out, KEY: None}
 
 
 def of_load_generator(settings: Mapping[str, str], host: str, key: str | None) -> dict[str, str | None]:

@@ -29,7 +29,7 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
         kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record.bytes.checkpoint),
     )
     # People ask this server, not we: the key by which they guard it is theirs to set.
-    changes = surroundings.of_server(launch.environment(), keeps_its_key=True)
+    changes = surroundings.of_server(launch.environment(), for_people=True)
     guarded = " with the key in VLLM_API_KEY" if os.environ.get("VLLM_API_KEY") else ""
     console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1{guarded} (Ctrl-C stops it)")
     with process.guarded(launch.command(port), None, changes) as running:

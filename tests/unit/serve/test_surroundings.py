@@ -24,7 +24,13 @@ OTHER_SERVERS = {
     **{"VLLM_SERVICE_HOST": "10.0.0.1", "VLLM_PORT_8000_TCP_ADDR": "10.0.0.1", "VLLM_DP_SIZE": "2"},
     **{"VLLM_LOGGING_CONFIG_PATH": "/nowhere", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "x"},
     **{"VLLM_USE_RUST_BENCH": "1", "VLLM_USE_MODELSCOPE": "1", "VLLM_SERVER_DEV_MODE": "1"},
-    **{"MASTER_PORT": "1", "WORLD_SIZE": "8", "RANK": "3", "PROMETHEUS_MULTIPROC_DIR": "/nowhere"},
+    **{
+        "MASTER_PORT": "1",
+        "WORLD_SIZE": "8",
+        "RANK": "3",
+        "WEB_CONCURRENCY": "auto",
+        "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+    },
 }
 TUNING = {"VLLM_USE_DEEP_GEMM": "0", "VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD": "64", "VLLM_CPU_KVCACHE_SPACE": "3"}
 
@@ -32,7 +38,11 @@ TUNING = {"VLLM_USE_DEEP_GEMM": "0", "VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("VLLM") or name.lower().endswith("_proxy") or name == "OPENAI_API_KEY":
+        if (
+            name.startswith("VLLM")
+            or name.lower().endswith("_proxy")
+            or name in (*surroundings._OTHERS, "OPENAI_API_KEY")
+        ):
             monkeypatch.delenv(name)
     surroundings._say_once.cache_clear()
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -78,9 +88,11 @@ def test_nothing_is_said_where_nothing_is_left_out(capsys: pytest.CaptureFixture
 def test_a_server_for_people_keeps_the_key_that_guards_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "sesame")
     monkeypatch.setenv("VLLM_PORT", "77")
-    given = environment_of(surroundings.of_server({}, keeps_its_key=True), tmp_path)
+    given = environment_of(surroundings.of_server({}, for_people=True), tmp_path)
     assert given["VLLM_API_KEY"] == "sesame"
     assert "VLLM_PORT" not in given
+    assert "NO_COLOR" not in given
+    assert surroundings.of_server({})["NO_COLOR"] == "1"
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"])
@@ -128,7 +140,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_replaced(
     assert "export TMPDIR=" in caught.value.render()
 
 
-def test_the_command_by_hand_leaves_out_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_the_caller_binds_stay_bound_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     launch = Launch(vllm=Path("vllm"), path=tmp_path, name="m", engine=Engine(), model_len=64)
     assert launch.environment()["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
