@@ -79,7 +79,7 @@ def columns_of(task: str, scored: Scored) -> Columns:
     both = list(pairs(task, scored.baseline, scored.candidate))
     metric, whole = scored.metric, scored.out_of
     for side in (scored.baseline, scored.candidate):
-        if why := metrics.obstacle(metric, side):
+        if why := metrics.lacking(metric, side):
             raise StageError(f"{task} cannot be compared: {why}", hint="name another metric of the task in the suite")
     if metric in PERPLEXITIES:
         lost = [float(base[metric][0]) - float(own[metric][0]) for base, own in both]

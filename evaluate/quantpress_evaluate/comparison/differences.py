@@ -9,7 +9,7 @@ from typing import Any
 
 from quantpress.artifact.accuracy import Difference
 from quantpress_evaluate.comparison.asked import NOTHING, Asked
-from quantpress_evaluate.comparison.samples import Sample, Samples, common
+from quantpress_evaluate.comparison.samples import Sample, Samples, common, has_choices, is_same_document
 
 _SHOWN = 60
 
@@ -24,14 +24,16 @@ class Logged:
 
 def between(task: str, baseline: Logged, candidate: Logged, metric: str, filter_name: str | None) -> list[Difference]:
     """Everything that was not the same, of samples of one filter; empty for runs that can be compared."""
-    return [
-        Difference(task=task, what=what, baseline=one, candidate=other, documents=documents)
-        for what, one, other, documents in (
-            *_documents(baseline.samples, candidate.samples),
-            *_questions(baseline.samples, candidate.samples),
-            *_settings(baseline.asked, candidate.asked, metric, filter_name),
-        )
-    ]
+    found: dict[str, Difference] = {}
+    for what, one, other, documents in (
+        *_documents(baseline.samples, candidate.samples),
+        *_questions(baseline.samples, candidate.samples),
+        *_settings(baseline.asked, candidate.asked, metric, filter_name),
+    ):
+        # What the samples show is not said again because the settings tell it too.
+        difference = Difference(task=task, what=what, baseline=one, candidate=other, documents=documents)
+        found.setdefault(what.removesuffix(" asked for"), difference)
+    return list(found.values())
 
 
 # What differs, both sides in words, and in how many documents (None: it is a setting of the whole task).
@@ -46,18 +48,21 @@ def _documents(baseline: Samples, candidate: Samples) -> Found:
     changed = [number for number in one if one[number]["doc_hash"] != other[number]["doc_hash"]]
     if changed:
         first = f"document {_cut(str(changed[0]), 20)} with hash"
-        hashes = [f"{first} {_cut(str(side[changed[0]]['doc_hash']), 12)}" for side in (one, other)]
+        hashes = [f"{first} {_cut(side[changed[0]]['doc_hash'], 12)}" for side in (one, other)]
         yield "documents", hashes[0], hashes[1], len(changed)
         return
-    choices = [n for n in one if len(one[n]["filtered_resps"]) != len(other[n]["filtered_resps"])]
-    if choices:
-        counts = [f"{len(side[choices[0]]['filtered_resps'])} answers" for side in (one, other)]
-        yield "choices", counts[0], counts[1], len(choices)
+    answers = [number for number in one if not is_same_document(one[number], other[number])]
+    if answers:
+        yield "answers", _answers(one[answers[0]]), _answers(other[answers[0]]), len(answers)
+
+
+def _answers(sample: Sample) -> str:
+    return f"{len(sample['filtered_resps'])} {'choices' if has_choices(sample) else 'answers'}"
 
 
 def _range(samples: Samples) -> str:
     numbers = [_cut(str(sample["doc_id"]), 20) for sample in samples]
-    return f"{len(numbers)}, {numbers[0]} to {numbers[-1]}" if numbers else "none"
+    return f"{len(numbers)} ({numbers[0]} to {numbers[-1]})" if numbers else "none"
 
 
 def _questions(baseline: Samples, candidate: Samples) -> Found:

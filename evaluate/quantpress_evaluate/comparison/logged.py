@@ -43,7 +43,7 @@ def read(path: Path) -> Samples:
     seen: dict[tuple[Any, str], int] = {}
     for number, line in _lines(path):
         sample = _sample_in(line, f"{path}, line {number}")
-        name = sample["doc_id"], str(sample.get("filter", "none"))
+        name = sample["doc_id"], sample["filter"]
         if name in seen:
             raise InputError(
                 f"{path}, line {number}: document {name[0]} is there twice, first in line {seen[name]}",
@@ -107,21 +107,27 @@ def _plain(sample: Sample) -> Sample:
         arguments = [list(part.values()) if isinstance(part, dict) else part for part in arguments.values()]
     if not isinstance(arguments, list) or not all(isinstance(part, list) for part in arguments):
         raise ValueError(f"document {shown(number)}: arguments {shown(arguments)} are none of lm-eval's")
-    kept = {name: value for name, value in sample.items() if name not in _UNUSED} | {"arguments": arguments}
+    kept = {name: value for name, value in sample.items() if name not in _UNUSED}
+    _require_shallow(kept)
+    kept |= {"arguments": arguments, "filter": str(sample.get("filter", "none"))}
     return kept | ({"target": str(sample["target"])} if "target" in sample else {})
+
+
+def _require_shallow(value: Any, levels: int = 50) -> None:
+    """Raises ValueError for what is nested deeper than anything of lm-eval's, which Python could not compare."""
+    if isinstance(value, list | dict):
+        if levels == 0:
+            raise ValueError("nested too deeply")
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_shallow(item, levels - 1)
 
 
 def _require_sound(sample: Sample) -> None:
     """Raises ValueError, or what strange values raise, for answers that cannot be compared."""
-    if not sample.get("doc_hash"):
-        raise ValueError("doc_hash is missing")
-    if "target" not in sample:
-        raise ValueError("target is missing")
+    _require_question(sample)
     responses = sample["filtered_resps"]
     if not isinstance(responses, list) or not responses:
         raise ValueError(f"filtered_resps is {shown(responses)}")
-    if not sample["arguments"] and not sample.get("prompt_hash"):
-        raise ValueError("neither prompt_hash nor arguments tells what was asked")
     for metric in PERPLEXITIES:
         if metric in sample:
             _require_perplexity(metric, sample[metric])
@@ -129,8 +135,18 @@ def _require_sound(sample: Sample) -> None:
         _require_choices(sample)
     elif {"acc", "acc_norm"} & sample.keys() and sample["arguments"] and len(sample["arguments"]) != len(responses):
         raise ValueError(f"{len(responses)} answers to {len(sample['arguments'])} requests")
-    json.dumps(sample["arguments"])  # raises RecursionError for what could not be compared either
     answer(sample, "acc")
+
+
+def _require_question(sample: Sample) -> None:
+    """Raises ValueError for a sample that does not tell which document it answers, and what was asked."""
+    for name in ("doc_hash", "prompt_hash", "target_hash"):
+        if not isinstance(sample.get(name) or "", str):
+            raise ValueError(f"{name} is {shown(sample[name])}, not a text")
+    if not sample.get("doc_hash") or "target" not in sample:
+        raise ValueError("doc_hash or target is missing")
+    if not sample["arguments"] and not sample.get("prompt_hash"):
+        raise ValueError("neither prompt_hash nor arguments tells what was asked")
 
 
 def _require_perplexity(metric: str, value: Any) -> None:

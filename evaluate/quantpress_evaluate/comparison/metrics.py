@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from quantpress_evaluate.comparison.asked import NOTHING, Asked
+from quantpress_evaluate.comparison.asked import Asked
 from quantpress_evaluate.comparison.samples import PERPLEXITIES, Sample, Samples
 
 # The first one that both sides have is compared unless one is named; others come after these.
@@ -40,16 +40,21 @@ def number(value: Any) -> float | None:
         return None
 
 
-def obstacle(metric: str, samples: Samples, asked: Asked = NOTHING) -> str | None:
-    """Why a metric of these samples cannot be compared document by document; None where it can."""
+def lacking(metric: str, samples: Samples) -> str | None:
+    """What the samples lack that the metric's figures are made from; None where they have it."""
     if metric in PERPLEXITIES:
         return None
-    if any(number(sample[metric]) is None for sample in samples):
+    if any(number(sample.get(metric)) is None for sample in samples):
         return f"{metric} is no number of each document"
     if metric == "acc_norm" and any(_lacks_choices(sample) for sample in samples):
         return "acc_norm needs the choices' texts (arguments), which were not logged"
-    if metric in METRICS:
-        return None
+    return None
+
+
+def obstacle(metric: str, samples: Samples, asked: Asked) -> str | None:
+    """Why a metric of these samples cannot be compared document by document; None where it can."""
+    if metric in METRICS or lacking(metric, samples):
+        return lacking(metric, samples)
     if asked.higher_is_better.get(metric, metric not in _LOWER) is not True:
         return f"less {metric} is better, and only what is better when higher is compared"
     aggregation = asked.aggregations.get(metric, "mean")

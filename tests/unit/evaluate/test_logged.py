@@ -73,7 +73,7 @@ def test_compare_on_the_command_line(tmp_path: Path, quantpress: Callable[..., A
         (["base", "empty"], "holds no samples"),
         (["base", "damaged"], "does not hold lm-eval's samples"),
         (["base", "another"], "boolq: only the candidate has it"),
-        (["base", "fewer"], "documents (1 documents): 4, 0 to 3 in the baseline, 3, 0 to 2 in the candidate"),
+        (["base", "fewer"], "documents (1 documents): 4 (0 to 3) in the baseline, 3 (0 to 2) in the candidate"),
         (["base", "base", "--metric", "acc_norm"], "was not scored by acc_norm"),
         (["base", "base", "--gate", "boolq:recovery>=1"], "not a task of the suite"),
     ],
