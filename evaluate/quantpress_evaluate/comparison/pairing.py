@@ -117,10 +117,9 @@ def _filter(task: str, baseline: Samples, candidate: Samples, wanted: Wanted) ->
     sides = f"baseline: {', '.join(one)}; candidate: {', '.join(other)}"
     if wanted.differing and not wanted.filter:
         raise _LeftOutError(f"the two have no filter in common ({sides})")
-    raise InputError(
-        f"{task} has no {what} on both sides ({sides})",
-        hint="score both sides with the same filters, or name one that both have with --filter",
-    )
+    both = [other_name for other_name in one if other_name in other]
+    hint = f"name one that both have: --filter {both[0]}" if both else "score both sides through the same filters"
+    raise InputError(f"{task} has no {what} on both sides ({sides})", hint=hint)
 
 
 def _metric(baseline: Logged, candidate: Logged, wanted: str | None) -> str:
