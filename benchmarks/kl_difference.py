@@ -13,14 +13,16 @@ from pathlib import Path
 
 from quantpress_evaluate.comparison.compare import columns_of
 from quantpress_evaluate.comparison.figures import Columns, figure
-from quantpress_evaluate.comparison.logged import paired, read
+from quantpress_evaluate.comparison.pairing import Wanted, paired
+from quantpress_evaluate.comparison.runs import one_run
 
 
 def main() -> None:
-    baseline, *others = (read(Path(name)) for name in sys.argv[1:4])
+    baseline, *others = (one_run(Path(name)) for name in sys.argv[1:4])
+    sides = [paired(baseline, other, Wanted()).scored for other in others]
     tasks = []
-    for task in sorted(baseline):
-        one, other = (columns_of(task, paired(task, baseline[task], side[task], None, None)) for side in others)
+    for task in sorted(set(sides[0]) & set(sides[1])):
+        one, other = (columns_of(task, side[task]) for side in sides)
         print(f"{task}: {one.kl.mean():.4f} {other.kl.mean():.4f}")
         tasks.append(Columns(1.0, base=other.kl, own=one.kl))
     means = [sum(getattr(task, side).mean() for task in tasks) / len(tasks) for side in ("own", "base")]

@@ -100,7 +100,7 @@ def evaluate(job: ScoreJob) -> Scores:
         results = _task_results(lm, task, manager, job)
         _write_samples(job.output, results.pop("samples"))
         _merge(merged, results)
-    _write_results(merged, job)
+    _write_results(merged, job, lm.chat_template(True) if job.chat_template else None)
     report_progress("likelihoods of the fixed text that servers are compared by")
     counts = {task.task: merged["n-samples"][task.task]["effective"] for task in job.tasks}
     return Scores(
@@ -150,7 +150,7 @@ def _write_samples(output: Path, samples: dict[str, Samples]) -> None:
                 stream.write(json.dumps(item, default=handle_non_serializable, ensure_ascii=False) + "\n")
 
 
-def _write_results(results: Results, job: ScoreJob) -> None:
+def _write_results(results: Results, job: ScoreJob, template: str | None) -> None:
     """lm-eval writes its results_<time>.json itself, below a folder with the model's name."""
     from lm_eval.loggers import EvaluationTracker
 
@@ -159,7 +159,7 @@ def _write_results(results: Results, job: ScoreJob) -> None:
         model_source="local-completions" if job.server else "hf",
         model_args=f"pretrained={job.model}",
         system_instruction="",
-        chat_template="",
+        chat_template=template,
         fewshot_as_multiturn=job.chat_template,
     )
     tracker.save_results_aggregated(results=results)

@@ -10,17 +10,18 @@ from quantpress.artifact import manifest, truth
 from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY, Accuracy, Comparison, Gate, Run
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
-from quantpress.errors import GateError
+from quantpress.errors import GateError, StageError
 from quantpress.model.source import Model
 from quantpress.runtime import console, digests, environment
 from quantpress_evaluate import scoring
-from quantpress_evaluate.comparison import compare, gates, samples
+from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
+from quantpress_evaluate.comparison.differences import Logged
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
 # Raise this when compare.py or figures.py makes other figures of the same scores.
-COMPARISON = 3
+COMPARISON = 4
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
 
@@ -147,7 +148,10 @@ def _key(request: Request, runs: dict[str, Run]) -> str:
 
 
 def _compared(request: Request, folders: dict[str, Path], side: str, confidence: float = CONFIDENCE) -> Comparison:
-    """The baseline's scores against those of a side, on every task."""
+    """The baseline's scores against those of a side, on every task.
+
+    Raises StageError for scores that were kept of other documents or questions than the other side's.
+    """
     tasks = {
         task.task: Scored(
             metric=task.metric,
@@ -158,7 +162,20 @@ def _compared(request: Request, folders: dict[str, Path], side: str, confidence:
         )
         for task in request.tasks
     }
+    for name, task in tasks.items():
+        _require_alike(name, task.selected(), [folders["baseline"], folders[side]])
     return compare.compare_suite(tasks, confidence, request.count_no_signal)
+
+
+def _require_alike(name: str, task: Scored, folders: list[Path]) -> None:
+    """Raises StageError for a task that both models were not asked alike."""
+    one, other = Logged(task.baseline), Logged(task.candidate)
+    found = differences.between(name, one, other, task.metric, task.filter)
+    if found:
+        raise StageError(
+            "\n       ".join(["the two were not scored alike:", *differences.in_words(found)]),
+            hint=f"delete {folders[0]} and {folders[1]}, and evaluate again",
+        )
 
 
 def _decided(request: Request, folders: dict[str, Path], look: Look, result: Comparison) -> list[Gate]:
@@ -169,8 +186,11 @@ def _decided(request: Request, folders: dict[str, Path], look: Look, result: Com
     return [gates.decide(gate, result).model_copy(update=about) for gate in request.gates]
 
 
-def require_gates(decided: Mapping[str, list[Gate]]) -> None:
-    """Raises GateError naming every gate, by recipe, that was not passed."""
+EXTEND = "the results are there; --extend takes more documents until an inconclusive gate is decided"
+
+
+def require_gates(decided: Mapping[str, list[Gate]], hint: str = EXTEND) -> None:
+    """Raises GateError naming every gate, by recipe, that was not passed; `hint` says what to do about it."""
     missed = [
         f"{name}: {gate.gate} {_verdict(gate)}"
         for name, of_recipe in decided.items()
@@ -178,15 +198,14 @@ def require_gates(decided: Mapping[str, list[Gate]]) -> None:
         if gate.decision != "pass"
     ]
     if missed:
-        raise GateError(
-            "\n       ".join(missed),
-            hint="the results are there; --extend takes more documents until an inconclusive gate is decided",
-        )
+        raise GateError("\n       ".join(missed), hint=hint)
 
 
 def _verdict(gate: Gate) -> str:
     if gate.decision == TRANSFORMERS_ONLY:
         return "was passed for transformers only: the engine does not compute what was scored (see the report)"
+    if gate.reason:
+        return f"is inconclusive: {gate.reason}"
     if gate.interval is None:
         return "cannot be decided: there is no figure"
     low, high = gate.interval

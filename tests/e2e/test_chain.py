@@ -100,10 +100,11 @@ def test_accuracy_is_lm_evals_own(artifact: Path) -> None:
 
 
 def test_the_command_by_hand_gives_the_same_scores(artifact: Path, tmp_path: Path, real: Run) -> None:
-    command = read(artifact / "accuracy.json")["runs"]["candidate"]["command"].replace("OUT", str(tmp_path))
+    scored = read(artifact / "accuracy.json")["runs"]["candidate"]
+    command = scored["command"].replace("OUT", str(tmp_path))
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-ec", command], check=True, capture_output=True, timeout=300, env=env)
-    done = real("compare", str(artifact / "scores"), str(tmp_path), "--json", "--gate", "flips<=0")
+    done = real("compare", str(artifact / "scores" / scored["folder"]), str(tmp_path), "--json", "--gate", "flips<=0")
     tasks = json.loads(done.stdout)["tasks"]
     assert len(tasks) == 4
     assert all(row["kl"] < 1e-9 and row["difference"] == 0 for row in tasks.values())

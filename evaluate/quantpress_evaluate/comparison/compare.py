@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quantpress.artifact.accuracy import CONFIDENCE, Comparison, Mean, Overall, TaskRow
+from quantpress.errors import StageError
+from quantpress_evaluate.comparison import metrics
 from quantpress_evaluate.comparison.figures import Columns, figures
 from quantpress_evaluate.comparison.samples import (
     PERPLEXITIES,
     Sample,
     Samples,
     answer,
+    common_filter,
     filtered,
     guessing,
     has_choices,
@@ -25,18 +28,21 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Scored:
-    """One task as both models answered it. `filter` is one of lm-eval's, for tasks that log several."""
+    """One task as both models answered it. `filter` is one of lm-eval's (None: one that both have); the metric's values
+    are `out_of` 1 or 100."""
 
     metric: str
     baseline: Samples
     candidate: Samples
     filter: str | None = None
     weight: float = 1.0
+    out_of: int = 1
 
     def selected(self) -> Scored:
         """With the samples of its filter alone."""
+        name = self.filter or common_filter(self.baseline, self.candidate)
         return replace(
-            self, baseline=filtered(self.baseline, self.filter), candidate=filtered(self.candidate, self.filter)
+            self, baseline=filtered(self.baseline, name), candidate=filtered(self.candidate, name), filter=name
         )
 
 
@@ -51,7 +57,7 @@ def compare_suite(
     """Every task's comparison, and the figures over those that carry a signal, by their weights.
 
     `confidence` is that of all intervals; `count_no_signal` lets the other tasks count too. No gates are decided.
-    Raises StageError for different documents.
+    Raises StageError for different documents, and for a metric that is no number of each document.
     """
     chosen = {task: scored.selected() for task, scored in tasks.items()}
     columns = {task: columns_of(task, scored) for task, scored in chosen.items()}
@@ -67,11 +73,14 @@ def compare_suite(
 
 
 def columns_of(task: str, scored: Scored) -> Columns:
-    """Both models' answers, document by document. Raises StageError for different documents."""
+    """Both models' answers, document by document. Raises StageError for different documents or what is no number."""
     import numpy
 
     both = list(pairs(task, scored.baseline, scored.candidate))
-    metric = scored.metric
+    metric, whole = scored.metric, scored.out_of
+    for side in (scored.baseline, scored.candidate):
+        if why := metrics.lacking(metric, side):
+            raise StageError(f"{task} cannot be compared: {why}", hint="name another metric of the task in the suite")
     if metric in PERPLEXITIES:
         lost = [float(base[metric][0]) - float(own[metric][0]) for base, own in both]
         count = [float(base[metric][1]) for base, _ in both]
@@ -79,8 +88,8 @@ def columns_of(task: str, scored: Scored) -> Columns:
     choices = all(has_choices(base) for base, _ in both)
     return Columns(
         scored.weight,
-        base=numpy.array([float(base[metric]) for base, _ in both]),
-        own=numpy.array([float(own[metric]) for _, own in both]),
+        base=numpy.array([float(base[metric]) / whole for base, _ in both]),
+        own=numpy.array([float(own[metric]) / whole for _, own in both]),
         flips=numpy.array([float(answer(base, metric) != answer(own, metric)) for base, own in both]),
         kl=numpy.array([_divergence(base, own) for base, own in both]) if choices else None,
     )
@@ -95,23 +104,25 @@ def _divergence(base: Sample, own: Sample) -> float:
 
 
 def _row(scored: Scored, columns: Columns, confidence: float) -> TaskRow:
-    """Both models on one task; every model has a perplexity, so there is always a signal in those."""
-    metric, mean = scored.metric, _perplexity if scored.metric in PERPLEXITIES else _mean_metric
+    """Both models on one task; every model has a perplexity, so there is always a signal in those, and what a guess
+    would have of a fraction is not known."""
+    metric = scored.metric
+    sides = scored.baseline, scored.candidate
+    if metric in PERPLEXITIES:
+        baseline, candidate = (_perplexity(samples, metric) for samples in sides)
+    else:
+        baseline, candidate = float(columns.base.mean()), float(columns.own.mean())
     row = TaskRow(
         metric=metric,
+        filter=None if scored.filter in (None, "none") else scored.filter,
+        out_of=scored.out_of,
         documents=columns.size,
         weight=scored.weight,
-        baseline=mean(scored.baseline, metric),
-        candidate=mean(scored.candidate, metric),
+        baseline=baseline,
+        candidate=candidate,
         **dict(figures([columns], confidence)),
     )
-    return row if metric in PERPLEXITIES else _tested(row, columns, guessing(scored.baseline))
-
-
-def _mean_metric(samples: Samples, metric: str) -> float:
-    import numpy
-
-    return float(numpy.mean([float(sample[metric]) for sample in samples]))
+    return _tested(row, columns, guessing(scored.baseline)) if columns.is_right_or_wrong else row
 
 
 def _perplexity(samples: Samples, metric: str) -> float:
@@ -148,8 +159,12 @@ def _overall(rows: list[TaskRow], columns: list[Columns], confidence: float) -> 
     """The figures over tasks, and McNemar's test on the documents of all together, whatever their weights."""
     if not rows:
         return None
-    lost, gained = sum(row.lost or 0 for row in rows), sum(row.gained or 0 for row in rows)
-    return Overall(**dict(figures(columns, confidence)), lost=lost, gained=gained, p_value=_mcnemar(lost, gained))
+    found = Overall(**dict(figures(columns, confidence)))
+    tested = [(row.lost, row.gained) for row in rows if row.lost is not None and row.gained is not None]
+    if not tested:
+        return found
+    lost, gained = (sum(side) for side in zip(*tested, strict=True))
+    return found.model_copy(update={"lost": lost, "gained": gained, "p_value": _mcnemar(lost, gained)})
 
 
 def _mcnemar(lost: int, gained: int) -> float:

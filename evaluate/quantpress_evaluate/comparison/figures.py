@@ -36,6 +36,11 @@ class Columns:
         column: Array = self.lost if self.base is None else self.base
         return len(column)
 
+    @property
+    def is_right_or_wrong(self) -> bool:
+        """Whether the metric says of every document that it is right or wrong, and nothing between."""
+        return self.base is not None and all(((column == 0) | (column == 1)).all() for column in (self.base, self.own))
+
 
 def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures:
     """Each figure of NAMES over tasks that count by their weight, with its interval at `confidence`.

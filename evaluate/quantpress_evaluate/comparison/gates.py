@@ -43,18 +43,30 @@ def parse(text: str, tasks: list[str]) -> Requirement:
 def decide(gate: Requirement, comparison: Comparison) -> Gate:
     """`pass` or `fail` where the whole interval is on one side of the limit, else `inconclusive`.
 
-    A figure that could not be computed (no task with a signal, a baseline with nothing right) is inconclusive.
+    A figure that could not be computed (no task with a signal, a baseline with nothing right) is inconclusive, and so
+    is what was not scored alike or lacks a task that was left out.
     """
-    figures = comparison.tasks[gate.task] if gate.task else comparison.overall
+    figures = comparison.tasks.get(gate.task) if gate.task else comparison.overall
     figure, interval = (figures.value(gate.metric), figures.interval(gate.metric)) if figures else (None, None)
     decision: Decision = "inconclusive"
-    if interval is not None:
+    reason = _obstacle(gate, comparison)
+    if interval is not None and reason is None:
         low, high = interval
         if METRICS[gate.metric] == ">=":
             decision = "pass" if low >= gate.limit else "fail" if high < gate.limit else decision
         else:
             decision = "pass" if high <= gate.limit else "fail" if low > gate.limit else decision
-    return Gate(gate=gate.text, figure=figure, interval=interval, decision=decision)
+    return Gate(gate=gate.text, figure=figure, interval=interval, decision=decision, reason=reason)
+
+
+def _obstacle(gate: Requirement, comparison: Comparison) -> str | None:
+    """Why the gate cannot be decided, whatever its figure is."""
+    out = [item for item in comparison.left_out if gate.task in (None, item.task)]
+    if out:
+        first = "; ".join(f"{item.task}: {item.reason}" for item in out[:3])
+        return f"left out: {first}" + (f"; and {len(out) - 3} more" if len(out) > 3 else "")
+    unlike = sorted({item.what for item in comparison.differences if gate.task in (None, item.task)})
+    return f"the two were not scored alike: other {', '.join(unlike)}" if unlike else None
 
 
 def is_below_the_noise(gate: Requirement, floor: Figures | None) -> bool:

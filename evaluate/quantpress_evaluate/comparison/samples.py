@@ -31,13 +31,21 @@ def read_samples(folder: Path, task: str) -> Samples:
 
 
 def filters_of(samples: Samples) -> list[str]:
-    """The names of lm-eval's filters in the samples: each document is logged once for every one."""
-    return list(dict.fromkeys(str(sample.get("filter", "none")) for sample in samples))
+    """The names of lm-eval's filters in the samples, sorted: each document is logged once for every one."""
+    return sorted({str(sample.get("filter", "none")) for sample in samples})
+
+
+def common_filter(baseline: Samples, candidate: Samples) -> str | None:
+    """The filter by which both are compared where none is named: one that both have, None where there is none.
+
+    Of several a strict one, then none at all, then the first of the alphabet: the order of the files decides nothing.
+    """
+    both = set(filters_of(baseline)) & set(filters_of(candidate))
+    return min(both, key=lambda name: ("strict" not in name, name != "none", name), default=None)
 
 
 def filtered(samples: Samples, name: str | None) -> Samples:
-    """The samples of one filter; of the first one where none is named."""
-    name = name or next(iter(filters_of(samples)), None)
+    """The samples of one filter."""
     return [sample for sample in samples if str(sample.get("filter", "none")) == name]
 
 
@@ -51,20 +59,31 @@ def has_choices(sample: Sample) -> bool:
     )
 
 
+def is_same_document(one: Sample, other: Sample) -> bool:
+    """Whether two samples of one id are answers to one document, with as many choices."""
+    return (
+        one["doc_hash"] == other["doc_hash"]
+        and len(one["filtered_resps"]) == len(other["filtered_resps"])
+        and has_choices(one) == has_choices(other)
+    )
+
+
+def common(baseline: Samples, candidate: Samples) -> list[tuple[Sample, Sample]]:
+    """Both models' samples of each document that both have, in the baseline's order."""
+    others = {sample["doc_id"]: sample for sample in candidate}
+    both = ((sample, others[sample["doc_id"]]) for sample in baseline if sample["doc_id"] in others)
+    return [pair for pair in both if is_same_document(*pair)]
+
+
 def pairs(task: str, baseline: Samples, candidate: Samples) -> Iterator[tuple[Sample, Sample]]:
     """Both models' samples of each document. Raises StageError if they were not scored on the same documents."""
-    others = {sample["doc_id"]: sample for sample in candidate}
-    if len(baseline) != len(others) or any(
-        others.get(sample["doc_id"], {}).get("doc_hash") != sample["doc_hash"]
-        or len(others[sample["doc_id"]]["filtered_resps"]) != len(sample["filtered_resps"])
-        for sample in baseline
-    ):
+    both = common(baseline, candidate)
+    if not len(both) == len(baseline) == len(candidate):
         raise StageError(
             f"{task}: baseline and candidate were scored on different documents",
             hint="delete both score folders and evaluate again",
         )
-    for sample in baseline:
-        yield sample, others[sample["doc_id"]]
+    yield from both
 
 
 def likelihoods(sample: Sample) -> list[float]:
@@ -78,7 +97,8 @@ def answer(sample: Sample, metric: str) -> Any:
     """
     if not has_choices(sample):
         first = sample["filtered_resps"][0]
-        return first[1] if isinstance(first, list | tuple) else str(first)
+        about_one = isinstance(first, list | tuple) and len(first) == 2 and str(first[1]) in ("True", "False")
+        return str(first[1]) if about_one else str(first)
     values = likelihoods(sample)
     if metric == "acc_norm":
         lengths = [len(continuation.lstrip()) for _, continuation in sample["arguments"]]

@@ -56,12 +56,17 @@ class Figures(Record):
 class TaskRow(Figures):
     """One task. `baseline` and `candidate` are the mean metric (0 to 1), or the perplexity.
 
+    `filter` is the one of lm-eval's that the answers went through (None: no filter). lm-eval's own values of the metric
+    are `out_of` 1 or 100.
+
     Of the documents that only one of both has right, the candidate has `lost` or `gained` them; `p_value` is McNemar's
     of the two, `significant` at 5%. `guessing` is the accuracy of a guess, and there is `no_signal` where the baseline
-    is not better. None where the metric is a perplexity.
+    is not better. None where the metric is a perplexity, or a fraction of a document.
     """
 
     metric: str
+    filter: str | None = None
+    out_of: int = 1
     documents: int
     weight: float | None = None  # of results of earlier versions
     baseline: float
@@ -75,7 +80,8 @@ class TaskRow(Figures):
 
 
 class Overall(Figures):
-    """Over the tasks that count, by their weights; `lost`, `gained` and `p_value` over all their documents alike."""
+    """Over the tasks that count, by their weights; `lost`, `gained` and `p_value` over the documents that are right or
+    wrong, all alike."""
 
     lost: int | None = None
     gained: int | None = None
@@ -93,7 +99,8 @@ class Mean(Record):
 class Gate(Record):
     """A gate as it was written, the figure that it asks for with its interval at `confidence`, and the decision.
 
-    `look` counts how often it was decided on more and more documents.
+    `reason` says why it cannot be decided whatever the figure is. `look` counts how often it was decided on more and
+    more documents.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -102,15 +109,36 @@ class Gate(Record):
     figure: float | None = None
     interval: Interval | None = None
     decision: Decision
+    reason: str | None = None
     confidence: float | None = None
     documents: int | None = None
     look: int | None = None
 
 
+class Difference(Record):
+    """What, besides the model, was not the same on both sides of a task, in words; where the samples show it, in so
+    many `documents`."""
+
+    task: str
+    what: str
+    baseline: str
+    candidate: str
+    documents: int | None = None
+
+
+class TaskLeftOut(Record):
+    """A task that is not compared, and why."""
+
+    task: str
+    reason: str
+
+
 class Comparison(Record):
     """Two models' answers to the same documents, by task and over the tasks that count.
 
-    `overall` is None where no task counts, which one without a signal does not unless `counts_no_signal`.
+    `overall` is None where no task counts, which one without a signal does not unless `counts_no_signal`. No gate
+    passes on tasks that have `differences`, nor over all tasks where some are `left_out`. `notes` say what was taken
+    where there was a choice, and what is not known.
     """
 
     tasks: dict[str, TaskRow]
@@ -119,6 +147,9 @@ class Comparison(Record):
     confidence: float = CONFIDENCE
     counts_no_signal: bool = False
     gates: list[Gate] = Field(default_factory=list)
+    differences: list[Difference] = Field(default_factory=list)
+    left_out: list[TaskLeftOut] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
     @property
     def documents(self) -> int:

@@ -27,7 +27,8 @@ def write(folder: Path, report: Report) -> Path:
 
 def accuracy_table(name: str, result: Comparison) -> str:
     """The result of `evaluate` or `compare` as the report would show it."""
-    return markdown.markdown_table(tables.accuracy([(name, score_of(result))]))
+    scored = [(name, score_of(result))]
+    return "\n\n".join([markdown.markdown_table(tables.accuracy(scored)), *markdown.not_alike(scored)])
 
 
 def throughput_table(name: str, result: Throughput) -> str:

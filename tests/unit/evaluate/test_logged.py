@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from quantpress.errors import InputError
-from quantpress_evaluate.comparison import logged as results
+from quantpress_evaluate.comparison import logged
+from quantpress_evaluate.comparison.runs import one_run
 
 
 def sample(number: int, right: bool) -> dict[str, Any]:
@@ -46,27 +47,22 @@ def lm_evals(folder: Path, task: str, rights: str, time: str = "2026-01-01T00-00
 
 
 def test_both_kinds_of_files_hold_the_same(tmp_path: Path) -> None:
-    one = results.read(ours(tmp_path / "a", "arc_easy", "rwr"))
-    two = results.read(lm_evals(tmp_path / "b", "arc_easy", "rwr"))
+    one = one_run(ours(tmp_path / "a", "arc_easy", "rwr")).tasks["arc_easy"]
+    two = one_run(lm_evals(tmp_path / "b", "arc_easy", "rwr")).tasks["arc_easy"]
     assert one == two
-    assert [row["acc"] for row in one["arc_easy"]] == [1.0, 0.0, 1.0]
-
-
-def test_the_newest_run_counts(tmp_path: Path) -> None:
-    lm_evals(tmp_path, "piqa", "rrr", "2026-02-01T00-00-00.000001")
-    lm_evals(tmp_path, "piqa", "www", "2026-01-01T00-00-00.000001")
-    assert [row["acc"] for row in results.read(tmp_path)["piqa"]] == [1.0, 1.0, 1.0]
+    assert [row["acc"] for row in one.samples] == [1.0, 0.0, 1.0]
 
 
 def test_compare_on_the_command_line(tmp_path: Path, quantpress: Callable[..., Any]) -> None:
     ours(tmp_path / "base", "piqa", "r" * 40 + "w" * 10)
     lm_evals(tmp_path / "own", "piqa", "r" * 30 + "w" * 20)
-    ours(tmp_path / "own", "other", "r" * 5)
-    done = quantpress("compare", "base", "own", "--json", "--gate", "recovery>=0.99")
+    lm_evals(tmp_path / "own", "other", "r" * 5)
+    done = quantpress("compare", "base", "own", "--json", "--gate", "piqa:recovery>=0.99")
     assert done.returncode == 3
-    assert "own: recovery>=0.99 failed: 0.75" in done.stderr
+    assert "own: piqa:recovery>=0.99 failed: 0.75" in done.stderr
     result = json.loads(done.stdout)
     assert set(result["tasks"]) == {"piqa"}
+    assert result["left_out"] == [{"task": "other", "reason": "only the candidate has it"}]
     assert (result["tasks"]["piqa"]["lost"], result["tasks"]["piqa"]["gained"]) == (10, 0)
 
 
@@ -76,8 +72,8 @@ def test_compare_on_the_command_line(tmp_path: Path, quantpress: Callable[..., A
         (["nowhere", "base"], "nowhere is not a folder"),
         (["base", "empty"], "holds no samples"),
         (["base", "damaged"], "does not hold lm-eval's samples"),
-        (["base", "another"], "have no task in common"),
-        (["base", "fewer"], "different documents"),
+        (["base", "another"], "boolq: only the candidate has it"),
+        (["base", "fewer"], "documents (1 documents): 4 (0 to 3) in the baseline, 3 (0 to 2) in the candidate"),
         (["base", "base", "--metric", "acc_norm"], "was not scored by acc_norm"),
         (["base", "base", "--gate", "boolq:recovery>=1"], "not a task of the suite"),
     ],
@@ -98,9 +94,10 @@ def test_what_cannot_be_compared(
 
 
 def test_a_damaged_file_is_wrong_input(tmp_path: Path) -> None:
-    (tmp_path / "samples_piqa.jsonl.gz").write_bytes(b"not gzip")
+    path = tmp_path / "samples_piqa.jsonl.gz"
+    path.write_bytes(b"not gzip")
     with pytest.raises(InputError, match="does not hold"):
-        results.read(tmp_path)
+        logged.read(path)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +115,7 @@ def test_a_damaged_file_is_wrong_input(tmp_path: Path) -> None:
 )
 def test_rows_that_cannot_be_compared(change: dict[str, Any], tmp_path: Path) -> None:
     rows = [sample(0, True), sample(1, True) | change]
-    (tmp_path / "samples_piqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "samples_piqa.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=r"can be compared|there twice"):
-        results.read(tmp_path)
+        logged.read(path)

@@ -230,6 +230,27 @@ def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
     assert "### Gates" not in rendered(tmp_path, accuracy={**ACCURACY, "gates": []})
 
 
+def test_what_was_not_asked_alike_and_what_is_left_out_are_in_every_view(tmp_path: Path) -> None:
+    unlike = {"task": "piqa", "what": "prompts", "baseline": "'a'", "candidate": "'b'", "documents": 7}
+    out = {"task": "rouge", "reason": "only the baseline has it"}
+    gate = {"gate": "recovery>=0.9", "decision": "inconclusive", "reason": "left out: rouge"}
+    accuracy = {**ACCURACY, "differences": [unlike], "left_out": [out], "gates": [gate], "notes": ["of 2 runs"]}
+    data = collected(tmp_path, accuracy=accuracy)
+    text, html = markdown.render(data), page.render(data)
+    assert "| r4 | piqa | prompts | 7 | 'a' | 'b' |" in text
+    assert "| r4 | rouge | only the baseline has it |" in text
+    assert "inconclusive: left out: rouge" in text
+    assert "- **r4**: of 2 runs" in text
+    assert all(words in html for words in ("prompts", "only the baseline has it", "inconclusive: left out: rouge"))
+    report.write(tmp_path, data)
+    assert Report.load(tmp_path / "report.json") == data
+
+
+def test_metrics_are_shown_with_filter_and_unit() -> None:
+    row = {**ROW, "metric": "rougeL_max", "filter": "strict-match", "out_of": 100}
+    assert "| rougeL_max (strict-match) / 100 |" in report.accuracy_table("r4", scored(tasks={"t": row}))
+
+
 def test_the_noise_floor_is_a_row() -> None:
     floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "flips": 0.01, "kl": 0.0023}
     text = report.accuracy_table("r4", scored(noise_floor=floor))

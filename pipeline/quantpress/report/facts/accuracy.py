@@ -30,6 +30,9 @@ def score_of(result: Comparison) -> Score:
         noise_floor=_paired(floor) if floor else None,
         gates=[_gate(gate) for gate in result.gates],
         commands={side: run.command for side, run in scored.runs.items()} if scored else {},
+        differences=result.differences,
+        left_out=result.left_out,
+        notes=result.notes,
     )
 
 
@@ -38,6 +41,8 @@ def _task(name: str, row: TaskRow) -> Task:
     return Task(
         task=name,
         metric=row.metric,
+        filter=row.filter,
+        out_of=row.out_of,
         documents=row.documents,
         baseline=row.baseline,
         candidate=row.candidate,
@@ -79,4 +84,5 @@ def _gate(gate: Decided) -> Gate:
         confidence=gate.confidence,
         documents=gate.documents,
         decision=gate.decision,
+        reason=gate.reason,
     )

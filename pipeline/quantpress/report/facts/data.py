@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from quantpress.artifact.accuracy import Difference, TaskLeftOut
 from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
@@ -68,6 +69,8 @@ class Task(Record):
 
     task: str
     metric: str | None
+    filter: str | None = None
+    out_of: int = 1
     documents: int | None
     baseline: float | None
     candidate: float | None
@@ -109,10 +112,12 @@ class Gate(Record):
     confidence: float | None
     documents: int | None
     decision: str
+    reason: str | None = None
 
 
 class Score(Record):
-    """What evaluate (or compare, which names no suite) found on one suite. `commands` are by side."""
+    """What evaluate (or compare, which names no suite) found on one suite. `commands` are by side; `differences`,
+    `left_out` and `notes` are those of the comparison."""
 
     suite: str | None
     backend: str | None
@@ -129,6 +134,9 @@ class Score(Record):
     noise_floor: Paired | None
     gates: list[Gate]
     commands: dict[str, str | None]
+    differences: list[Difference] = Field(default_factory=list)
+    left_out: list[TaskLeftOut] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
 
 def load_in_words(concurrency: int | None, request_rate: float | None) -> str:

@@ -15,7 +15,8 @@ DUMMY = (
 ABOUT = {
     "accuracy": (
         "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "
-        "p is the exact McNemar test: above 0.05 the difference is within what chance does. "
+        "p is the exact McNemar test: above 0.05 the difference is within what chance does. A metric that is a "
+        "fraction of each document has none. "
         "No signal: the unquantized model itself is not better than guessing there, so the task says nothing "
         "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
         "at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the model's, with its 95% interval "

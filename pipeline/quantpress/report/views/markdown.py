@@ -63,7 +63,23 @@ def _section(made: Table, name: str) -> list[str]:
 def accuracy(scored: list[Scored]) -> list[str]:
     """What figures of accuracy mean, the figures, and the gates."""
     gates = tables.gates(scored)
-    return _section(tables.accuracy(scored), "accuracy") + (["### Gates", markdown_table(gates)] if gates.rows else [])
+    return [
+        *_section(tables.accuracy(scored), "accuracy"),
+        *not_alike(scored),
+        *(["### Gates", markdown_table(gates)] if gates.rows else []),
+    ]
+
+
+def not_alike(scored: list[Scored]) -> list[str]:
+    """What was not the same on both sides, and what is left out; nothing where there is none of it."""
+    parts = []
+    for title, made in (
+        ("### Not asked alike: no gate passes", tables.differences(scored)),
+        ("### Left out: no gate on all tasks passes", tables.left_out(scored)),
+    ):
+        parts += [title, markdown_table(made)] if made.rows else []
+    noted = "\n".join(f"- **{escaped(name)}**: {escaped(note)}" for name, score in scored for note in score.notes)
+    return [*parts, noted] if noted else parts
 
 
 def speed(measured: list[Measured]) -> list[str]:

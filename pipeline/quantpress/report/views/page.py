@@ -83,6 +83,8 @@ def _laid_out(report: Report) -> dict[str, Any]:
         "scored": scored,
         "measured_speed": tables.all_speeds(report),
         "gates": tables.gates(scored),
+        "unlike": tables.differences(scored),
+        "left_out": tables.left_out(scored),
         "served": tables.served(compared),
         "answers": tables.answers(compared),
         "missing": tables.missing(report),

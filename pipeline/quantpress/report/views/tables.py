@@ -176,7 +176,13 @@ def _task(task: Task) -> list[str]:
     if task.significant is False:
         change += ", within chance"
     sides = [_number(task.baseline), _number(task.candidate)]
-    return [label, str(task.documents or ""), task.metric or "", *sides, change, chance]
+    return [label, str(task.documents or ""), _metric(task), *sides, change, chance]
+
+
+def _metric(task: Task) -> str:
+    """The metric, with the filter that the answers went through and lm-eval's own unit where it is another one."""
+    filtered = f" ({task.filter})" if task.filter else ""
+    return f"{task.metric or ''}{filtered}{f' / {task.out_of}' if task.out_of != 1 else ''}"
 
 
 def _difference(row: Task | Together) -> list[str]:
@@ -194,6 +200,22 @@ def _paired(row: Paired | Task) -> list[str]:
     ]
 
 
+def differences(scored: list[Scored]) -> Table:
+    """What, besides the model, was not the same on both sides."""
+    rows = [
+        [name, item.task, item.what, str(item.documents or "all"), item.baseline, item.candidate]
+        for name, score in _with_suites(scored)
+        for item in score.differences
+    ]
+    return Table(["recipe", "task", "not the same", "documents", "model", "checkpoint"], rows, 6)
+
+
+def left_out(scored: list[Scored]) -> Table:
+    """Tasks that are not compared, each with the reason."""
+    rows = [[name, item.task, item.reason] for name, score in _with_suites(scored) for item in score.left_out]
+    return Table(["recipe", "task", "left out because"], rows, 3)
+
+
 def gates(scored: list[Scored]) -> Table:
     """How every gate was decided."""
     rows = [[name, gate.gate, *_decided(gate)] for name, score in _with_suites(scored) for gate in score.gates]
@@ -202,11 +224,12 @@ def gates(scored: list[Scored]) -> Table:
 
 def _decided(gate: Gate) -> list[str]:
     documents = str(gate.documents or "")
+    decision = f"{gate.decision}: {gate.reason}" if gate.reason else gate.decision
     if gate.interval is None or gate.value is None:
-        return ["none", "none", documents, gate.decision]
+        return ["none", "none", documents, decision]
     low, high = gate.interval
     confidence = f" at {gate.confidence:.4g}" if gate.confidence else ""
-    return [f"{gate.value:.4g}", f"{low:.4g} to {high:.4g}{confidence}", documents, gate.decision]
+    return [f"{gate.value:.4g}", f"{low:.4g} to {high:.4g}{confidence}", documents, decision]
 
 
 def served(measured: list[Measured]) -> Table:
