@@ -10,7 +10,8 @@ from quantpress.runtime.records import Record
 class Identity(Record):
     """Which model it was: `source` is what the user named (a folder by its whole path), `digest` covers its files.
 
-    `revision` is a hub model's commit or a GGUF file's sha256; `notes` are facts that a report must repeat.
+    `revision` is a hub model's commit or a GGUF file's sha256; `notes` are facts that a report must repeat;
+    `dequantized_from` says how the source's weights were quantized that were dequantized first.
     """
 
     name: str
@@ -18,3 +19,4 @@ class Identity(Record):
     revision: str | None = None
     digest: str
     notes: list[str] = Field(default_factory=list)
+    dequantized_from: str | None = None
