@@ -34,7 +34,7 @@ class Source:
         from safetensors import safe_open
 
         self.headers = headers.read_folder(folder)
-        opened = [safe_open(path, "pt") for path in headers.weight_files(folder)]
+        opened: list[Any] = [safe_open(path, "pt") for path in headers.weight_files(folder)]
         self.files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 -- not a mapping
         self.used: set[str] = set()
 
@@ -122,7 +122,7 @@ def _compressed(source: Source, said: dict[str, Any], dtype: Any) -> Made:
             continue
         if f"{module}.weight_g_idx" in source.files:
             raise StageError(
-                f"{module} is stored with weight_g_idx, an order of its columns that compressed-tensors 0.19 cannot undo",
+                f"{module} is stored with weight_g_idx, an order of columns that compressed-tensors 0.19 cannot undo",
                 hint="start from the unquantized model",
             )
         if source.headers[name].dtype in ("BF16", "F16", "F32"):  # saved uncompressed: its scales are advice

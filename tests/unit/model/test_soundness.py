@@ -94,7 +94,8 @@ def test_an_ordinary_model_is_let_through(tmp_path: Path) -> None:
 
 FP8 = Tensor("F8_E4M3", (8, 8), 64)
 GROUP = {"config_groups": {"group_0": {}}, "quant_method": "compressed-tensors"}
-UNDONE = {
+MXFP4 = {"quant_method": "mxfp4"}
+UNDONE: dict[str, tuple[dict[str, object], dict[str, Tensor], str | None]] = {
     "by its tensors alone, FP8": ({}, {"a.weight": FP8, "a.weight_scale_inv": FLOAT}, "fp8"),
     "by its tensors alone, MXFP4": ({}, {"a_blocks": Tensor("U8", (2, 8, 4, 16), 1024), "a_scales": FLOAT}, "mxfp4"),
     "integers of which nothing is said": ({}, {"a.weight": Tensor("I8", (8, 8), 64), "a.weight_scale": FLOAT}, None),
@@ -104,11 +105,7 @@ UNDONE = {
     "ModelOpt NVFP4": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, {}, None),
     "ModelOpt FP8": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}, {}, "fp8"),
     "bitsandbytes": ({"text_config": {"quantization_config": {"quant_method": "bitsandbytes"}}}, {}, None),
-    "deep in the config": (
-        {"thinker_config": {"text_config": {"compression_config": {"quant_method": "mxfp4"}}}},
-        {},
-        "mxfp4",
-    ),
+    "deep in the config": ({"a_config": {"text_config": {"compression_config": MXFP4}}}, {}, "mxfp4"),
 }
 
 
