@@ -53,6 +53,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: BaseException) -> str:
+    """All that an error's message says, its lines joined and cut at 400 characters; its class where it says nothing."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return shortened_text(text) or type(error).__name__
+
+
+def shortened_text(text: str, longest: int = 400) -> str:
+    """The text, cut where it is too long to be shown."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
 class StageError(QuantpressError):
     """A stage started and failed."""
 
@@ -87,12 +98,12 @@ def of_the_environment(error: BaseException) -> CapabilityError | None:
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or any(sign in text for sign in _NO_SPACE):
-        return CapabilityError(first_line(error), hint="free some space, or write elsewhere with --out")
+        return CapabilityError(one_line(error), hint="free some space, or write elsewhere with --out")
     if number in (errno.EACCES, errno.EPERM):
-        return CapabilityError(first_line(error), hint="change the permissions, or work elsewhere with --out")
+        return CapabilityError(one_line(error), hint="change the permissions, or work elsewhere with --out")
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _NO_MEMORY):
         return CapabilityError(
-            f"too little memory: {first_line(error)}",
+            f"too little memory: {one_line(error)}",
             hint="use a machine with more memory, or a smaller calibration.batch_size",
         )
     return None

@@ -55,6 +55,15 @@ Observer = (
 )  # the last two search scales above the greatest value too, and are for NVFP4
 IMATRIX = ("imatrix_mse", "nvfp4_expanded_imatrix")
 NVFP4_ONLY = ("nvfp4_expanded_mse", "nvfp4_expanded_imatrix")
+FallbackLimit = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="The share of its layers that may be rounded without calibration, because their activations "
+        "overflow or tell too little, before the stage fails; left out: 0.6.",
+    ),
+]
 ActOrder = Literal["static", "weight"]
 
 
@@ -333,6 +342,7 @@ class Gptq(Quantizes):
     batched_quantization: Literal["auto", "none"] | Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Layers of one shape at a time, a matter of memory; llmcompressor's own: auto."
     )
+    fallback_limit: FallbackLimit = None
 
     @property
     def needs_data(self) -> bool:
@@ -372,6 +382,7 @@ class Awq(Quantizes):
     offload_device: Literal["cpu"] | None = Field(
         default=None, description="Where activations wait; llmcompressor's own: cpu for experts, else nowhere."
     )
+    fallback_limit: FallbackLimit = None
 
     def _may_be_bare(self) -> bool:
         return self.targets == ["Linear"] and self.ignore == ["lm_head"] and self.ignore_if_present is None

@@ -136,11 +136,9 @@ def test_what_no_scale_explains_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_an_order_of_columns_that_cannot_be_undone_is_refused(tmp_path: Path) -> None:
     import torch
 
-    order = {f"{LAYER}.weight_g_idx": torch.arange(64)}
-    tensors = {
-        f"{LAYER}.weight_packed": torch.zeros(4, 8, dtype=torch.int32),
-        f"{LAYER}.weight_scale": torch.ones(4, 2),
-    }
+    packed, scale = torch.zeros(4, 8, dtype=torch.int32), torch.ones(4, 2)
+    tensors = {f"{LAYER}.weight_packed": packed, f"{LAYER}.weight_scale": scale}
+    tensors[f"{LAYER}.weight_g_idx"] = torch.arange(64)
     with pytest.raises(StageError, match=f"{LAYER} is stored with weight_g_idx"):
         said = _said("pack-quantized", num_bits=4, strategy="group", group_size=32)
         _undone(tmp_path, tensors, "compressed-tensors", said)
