@@ -49,17 +49,19 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its class where it has none; all of it where that line ends in a colon,
+    which promises that the reason follows."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error) if first.rstrip().endswith(":") else first
 
 
 def one_line(error: BaseException) -> str:
     """All that an error's message says, its lines joined and cut at 400 characters; its class where it says nothing."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return shortened_text(text) or type(error).__name__
+    return bounded(text) or type(error).__name__
 
 
-def shortened_text(text: str, longest: int = 400) -> str:
+def bounded(text: str, longest: int = 400) -> str:
     """The text, cut where it is too long to be shown."""
     return text if len(text) <= longest else text[: longest - 3] + "..."
 

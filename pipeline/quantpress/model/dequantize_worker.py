@@ -183,6 +183,8 @@ def scaled(name: str, weight: Any, scale: Any, block: tuple[int, ...], dtype: An
         pairs = zip(weight, scale, strict=True)
         return torch.stack([scaled(name, one, its, block, dtype) for one, its in pairs])
     rows = weight.shape[-2] if weight.ndim > 1 else 1
+    if scale.ndim == 4 and scale.shape[1::2] == (1, 1):  # ModelOpt's blocks
+        scale = scale.reshape(scale.shape[::2])
     if scale.numel() == 1:
         scale = scale.reshape(1, 1)
     elif scale.ndim == 1 and len(scale) == rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from math import prod
 from typing import Any
 
@@ -27,14 +28,16 @@ class ExpertCounter:
         self.routed: dict[str, int] = {}
         self._hooks = HooksMixin()
         for name in self.seen:
-            self._hooks.register_hook(model.get_submodule(name), self._see(name), "forward_pre")
+            self._hooks.register_hook(model.get_submodule(name), self._see(name), "forward_pre", with_kwargs=True)
         for name, module in get_linearized_moes(model):
+            if "top_k_index" not in signature(module.forward).parameters:  # Llama 4 sends every token everywhere
+                continue
             self.routed |= {f"{name}.{number}": 0 for number in range(module.num_experts)}
             self._hooks.register_hook(module, self._route(name), "forward_pre", with_kwargs=True)
 
     def _see(self, name: str) -> Any:
-        def hook(module: Any, inputs: Any) -> None:
-            self.seen[name] += prod(inputs[0].shape[:-1])
+        def hook(module: Any, inputs: Any, named: Any) -> None:
+            self.seen[name] += prod(next(iter([*inputs, *named.values()])).shape[:-1])
 
         return hook
 

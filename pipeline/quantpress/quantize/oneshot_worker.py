@@ -81,7 +81,8 @@ def require_all_loaded(model: Any, info: Any) -> None:
         raise InputError(
             f"{type(model).__name__} needs {len(missing)} tensors that the model's files do not hold: "
             f"{remarks.shortened(missing)}",
-            hint="fetch the model again; its config must be that of its weights",
+            hint="fetch the model again; its config must be that of its weights, and experts that were dequantized one by "
+            "one must be so in the model's own files",
         )
 
 
@@ -89,7 +90,8 @@ def require_finite(model: Any, layers: Collection[str]) -> list[str]:
     """Raises InputError naming the layers to quantize whose weights hold NaN or infinity; warns of other tensors."""
     import torch
 
-    broken = [name for name, tensor in model.named_parameters() if not torch.stack(tensor.aminmax()).isfinite().all()]
+    numbers = ((name, tensor) for name, tensor in model.named_parameters() if tensor.numel())
+    broken = [name for name, tensor in numbers if not torch.stack(tensor.aminmax()).isfinite().all()]
     if touched := [name for name in broken if name.rpartition(".")[0] in layers]:
         raise InputError(
             f"{len(touched)} tensors of layers that are to be quantized hold NaN or infinity: "

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
-from quantpress.errors import shortened_text
+from quantpress.errors import bounded
 from quantpress.runtime import guard
 from quantpress.runtime.secrets import scrub
 
@@ -89,10 +89,10 @@ def errors_in(log: Path) -> list[str]:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     found = {number: match["error"] for number, line in enumerate(lines) if (match := _EXCEPTION.match(line))}
     if not found:
-        return [shortened_text(lines[-1]) if lines else "it printed nothing"]
+        return [bounded(lines[-1]) if lines else "it printed nothing"]
     last = max(found)
     more = takewhile(lambda line: not _NO_MESSAGE.match(line), lines[last + 1 : last + 1 + _MESSAGE_LINES])
-    return [shortened_text(text) for text in (*list(found.values())[:-1], " ".join([found[last], *more]))]
+    return [bounded(text) for text in (*list(found.values())[:-1], " ".join([found[last], *more]))]
 
 
 def last_error(log: Path) -> str:

@@ -86,11 +86,15 @@ def test_floats_in_blocks_that_do_not_divide_the_weight(tmp_path: Path) -> None:
     import torch
 
     weight, scale = torch.randn(160, 72).to(torch.float8_e4m3fn), torch.rand(2, 1)
+    other, its = torch.randn(160, 300).to(torch.float8_e4m3fn), torch.rand(2, 1, 3, 1)
     experts, scales = torch.randn(2, 128, 256).to(torch.float8_e4m3fn), torch.rand(2, 1, 2)
     tensors = {f"{LAYER}.weight": weight, f"{LAYER}.weight_scale_inv": scale}
+    tensors |= {"modelopt.weight": other, "modelopt.weight_scale": its}
     tensors |= {"mtp.experts.up_proj": experts, "mtp.experts.up_proj_scale_inv": scales}
     made = _undone(tmp_path, tensors, "fp8", {"weight_block_size": [128, 128]})
-    assert set(made) == {f"{LAYER}.weight", "mtp.experts.up_proj"}
+    assert set(made) == {f"{LAYER}.weight", "modelopt.weight", "mtp.experts.up_proj"}
+    spread = its[:, 0, :, 0].repeat_interleave(128, 0)[:160].repeat_interleave(128, 1)[:, :300]
+    assert _equal(made["modelopt.weight"], other.float() * spread)
     assert _equal(made[f"{LAYER}.weight"], weight.float() * scale.repeat_interleave(128, 0)[:160])
     assert _equal(made["mtp.experts.up_proj"], experts.float() * scales.repeat_interleave(128, 2))
 

@@ -7,6 +7,7 @@ import pytest
 from quantpress.artifact.manifest import Calibrated, ExpertTokens, Filled
 from quantpress.errors import InputError, StageError
 from quantpress.quantize import oneshot_worker, remarks
+from quantpress.recipe.modifiers import Awq, Gptq
 from quantpress.recipe.recipe import Recipe
 
 
@@ -42,6 +43,11 @@ def test_half_of_the_layers_is_a_warning_and_two_thirds_a_failure() -> None:
     assert "gptq.fallback_limit: 1" in str(caught.value.hint)
     with pytest.raises(StageError, match="20% are allowed"):
         remarks.of_fallbacks(_recipe(fallback_limit=0.2), _gptq_said(7, 14))
+
+
+def test_the_reference_states_the_limit() -> None:
+    for body in (Gptq, Awq):
+        assert f"left out: {remarks.FALLBACK_LIMIT}." in str(body.model_fields["fallback_limit"].description)
 
 
 def _awq_said(skipped: int, done: int) -> list[str]:

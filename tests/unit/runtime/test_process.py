@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.runtime import guard, process, worker
 from quantpress.runtime.console import last_activity
 
@@ -191,3 +191,17 @@ def test_the_last_exception_in_a_log_brings_its_message(after: str, more: str, t
 def test_what_a_log_says_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("ValueError: a\n" + "b" * 5000)
     assert len(process.last_error(tmp_path / "log")) == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("one\ntwo", "one"),
+        ("it is invalid:\n- a\n\n- b", "it is invalid: - a - b"),
+        ("", "ValueError"),
+        (":\n" + "x" * 999, None),
+    ],
+)
+def test_a_line_that_promises_a_reason_brings_it(text: str, wanted: str | None) -> None:
+    found = first_line(ValueError(text))
+    assert found == wanted if wanted else len(found) == 400
