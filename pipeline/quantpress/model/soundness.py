@@ -125,13 +125,14 @@ def _understood(said: dict[str, Any], tensors: dict[str, Tensor]) -> Quantizatio
 
 
 def _compressed_tensors(said: dict[str, Any]) -> Quantization:
-    stored = str(said.get("format") or "unknown format")[:60]
+    stored, sparse = said.get("format"), said.get("sparsity_config")
+    name = f"compressed-tensors, {stored}"[:60] if stored else "compressed-tensors"
     if _groups(said.get("transform_config")):
-        return Quantization(f"compressed-tensors, {stored}, with rotations that run while serving")
-    sparse = said.get("sparsity_config")
+        return Quantization(f"{name}, with rotations that run while serving")
     if isinstance(sparse, dict) and sparse.get("format") not in (None, "dense"):
-        return Quantization(f"compressed-tensors, {str(sparse['format'])[:60]}")
-    return Quantization(f"compressed-tensors, {stored}", "compressed-tensors" if stored in _FORMATS else None, said)
+        return Quantization(f"compressed-tensors, {sparse['format']}"[:60])
+    known = stored in _FORMATS or (stored is None and _groups(said))
+    return Quantization(name, "compressed-tensors" if known else None, said)
 
 
 def _groups(said: Any) -> bool:

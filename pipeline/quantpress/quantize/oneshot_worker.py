@@ -81,8 +81,8 @@ def require_all_loaded(model: Any, info: Any) -> None:
         raise InputError(
             f"{type(model).__name__} needs {len(missing)} tensors that the model's files do not hold: "
             f"{remarks.shortened(missing)}",
-            hint="fetch the model again; its config must be that of its weights, and experts that were dequantized one by "
-            "one must be so in the model's own files",
+            hint="fetch the model again; its config must be that of its weights, and experts that were dequantized one "
+            "by one must be so in the model's own files",
         )
 
 
