@@ -55,7 +55,7 @@ def test_integers_times_scales_are_calibrated_and_what_went_wrong_is_said(
     source = tmp_path / "first" / "model" / "w8a8-dynamic" / "checkpoint"
     options = [word for text in SETTINGS for word in ("--set", text)]
     made = _quantized(real, "gptq-w4a16", source, tmp_path / "second", "--dequantize", *options)
-    assert made["model"]["dequantized_from"] == "compressed-tensors, int-quantized"
+    assert made["model"]["dequantized"]["stored"] == "compressed-tensors, int-quantized"
     assert "dequantized from compressed-tensors, int-quantized to float16" in made["model"]["notes"][-1]
     counted = made["calibration"]["experts"]
     assert (counted["experts"], counted["all_experts"]) == (4, False)

@@ -111,8 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _understood(said: dict[str, Any], tensors: dict[str, Tensor]) -> Quantization:
     """A quantizer's statement: its method's name, and whether that can be undone."""
-    inner = said.get("quantization", said)
-    inner = inner if isinstance(inner, dict) else said
+    wrapped = [said.get(key) for key in ("quantization", *SAID_IN_CONFIG)]  # ModelOpt's, and older releases
+    inner = next((part for part in wrapped if isinstance(part, dict) and part), said)
     algorithm, kind = inner.get("quant_algo"), inner.get("quant_method")
     if kind == "compressed-tensors" or (kind is None and "config_groups" in inner):
         return _compressed_tensors(inner)

@@ -24,7 +24,7 @@ from quantpress.model.soundness import (
 )
 from quantpress.runtime import atomic, console, digests, disk, locks
 from quantpress.runtime.cache import cache_folder, digest_cache
-from quantpress.runtime.identity import Identity
+from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.worker import Job, Result, Worker
 
 EMBEDDED = "embedded"
@@ -51,7 +51,7 @@ _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revisio
 @dataclass(frozen=True)
 class Model:
     """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat;
-    `dequantized_from` says how the source's weights were quantized that were dequantized into this folder."""
+    `dequantized` says what the source was whose weights were dequantized into this folder."""
 
     name: str
     path: Path
@@ -60,7 +60,7 @@ class Model:
     revision: str | None = None
     notes: tuple[str, ...] = field(default=())
     trust_remote_code: bool = False
-    dequantized_from: str | None = None
+    dequantized: Dequantized | None = None
 
     def deciding_files(self) -> list[Path]:
         """Every file that decides the model's output."""
@@ -79,7 +79,7 @@ class Model:
             revision=self.revision,
             digest=digests.sha256_json(self.digests()),
             notes=list(self.notes),
-            dequantized_from=self.dequantized_from,
+            dequantized=self.dequantized,
         )
 
 
@@ -96,18 +96,20 @@ def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = 
         model = _dequantized(model, found)
     elif found:
         raise already_quantized(model.path, found)
+    elif dequantize:
+        console.say(f"  {model.name} is not quantized: --dequantize has nothing to do")
     return replace(model, trust_remote_code=trust_remote_code)
 
 
 def _dequantized(model: Model, found: Quantization) -> Model:
     """The same model in the folder of its dequantized weights."""
-    path = dequantized(model.path, model.config, found, digests.sha256_json(model.digests()))
+    was = Dequantized(stored=found.said, dtype=dtype_of(model.config), digest=digests.sha256_json(model.digests()))
+    path = dequantized(model.path, model.config, found, was.digest)
     note = (
-        f"The weights were dequantized from {found.said} to {dtype_of(model.config)}: they lie on that format's grid, "
-        "so what a recipe loses here is not what it loses on the model before it was quantized."
+        f"The weights were dequantized from {was.stored} to {was.dtype}: they lie on that format's grid, so what a "
+        "recipe loses here is not what it loses on the model before it was quantized."
     )
-    config, notes = read_config(path), (*model.notes, note)
-    return replace(model, path=path, config=config, notes=notes, dequantized_from=found.said)
+    return replace(model, path=path, config=read_config(path), notes=(*model.notes, note), dequantized=was)
 
 
 def _resolve(source: str, trust_remote_code: bool) -> Model:

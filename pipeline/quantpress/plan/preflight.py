@@ -52,7 +52,10 @@ def too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
             f"calibration.max_sequence_length {wanted}: the model has {longest} positions ({learned})",
             hint=f"--set calibration.max_sequence_length={longest}",
         )
-    return [f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for"]
+    return [
+        f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for: what it "
+        "computes beyond them, and is calibrated on, may mean nothing"
+    ]
 
 
 def _check_depth(structure: Layers, config: Config) -> None:

@@ -181,7 +181,10 @@ def test_a_dequantized_model_says_what_it_was(make_model: Callable[..., Path], i
     model = find_model(str(folder), dequantize=True)
     assert in_this_process == ["dequantizing tiny (hf_quant_config.json: ModelOpt FP8) to bfloat16"]
     assert model.name == "tiny"
-    assert model.identity().dequantized_from == "hf_quant_config.json: ModelOpt FP8"
+    was = model.identity().dequantized
+    assert was is not None
+    assert (was.stored, was.dtype) == ("hf_quant_config.json: ModelOpt FP8", "bfloat16")
+    assert model.path.name == f"tiny-{was.digest[:12]}-dequantized"
     assert "dequantized from hf_quant_config.json: ModelOpt FP8 to bfloat16" in model.identity().notes[-1]
     names = {path.name for path in model.path.iterdir()}
     assert {"config.json", "processor_config.json", "tokenizer.json"} < names

@@ -100,6 +100,11 @@ UNDONE: dict[str, tuple[dict[str, object], dict[str, Tensor], str | None]] = {
     "by its tensors alone, MXFP4": ({}, {"a_blocks": Tensor("U8", (2, 8, 4, 16), 1024), "a_scales": FLOAT}, "mxfp4"),
     "integers of which nothing is said": ({}, {"a.weight": Tensor("I8", (8, 8), 64), "a.weight_scale": FLOAT}, None),
     "packed": ({"quantization_config": GROUP | {"format": "pack-quantized"}}, {}, "compressed-tensors"),
+    "as older releases wrap it": (
+        {"compression_config": {"quantization_config": GROUP | {"format": "int-quantized"}}},
+        {},
+        "compressed-tensors",
+    ),
     "sparse": ({"quantization_config": GROUP | {"format": "marlin-24"}}, {}, None),
     "rotated": ({"quantization_config": GROUP | {"format": "int-quantized", "transform_config": GROUP}}, {}, None),
     "ModelOpt NVFP4": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, {}, None),
