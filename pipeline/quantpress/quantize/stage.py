@@ -149,14 +149,13 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
         raise
+    warnings = _warned([*too_long(plan.recipe, plan.structure, model.config), *result.warnings])
+
     # Is it whole, is it what the plan says, and can it be sound?
     _require_written(checkpoint)
     account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
-    warnings = too_long(plan.recipe, plan.structure, model.config) + result.warnings
-    warnings += integrity.check_scales(checkpoint)
-    for warning in warnings:
-        console.warn(warning)
+    warnings += _warned(integrity.check_scales(checkpoint))
     size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
     if plan.checkpoint_bytes < plan.weight_bytes:  # a KV cache in 8 bits and a pruned model leave weights their size
         integrity.check_size(size, plan.weight_bytes)
@@ -190,6 +189,13 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         inputs=inputs,
         model=model.identity(),
     )
+
+
+def _warned(warnings: list[str]) -> list[str]:
+    """The same, which a person has seen now: also where a later check fails."""
+    for warning in warnings:
+        console.warn(warning)
+    return warnings
 
 
 def _require_written(checkpoint: Path) -> None:
