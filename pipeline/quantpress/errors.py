@@ -49,8 +49,21 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its class where it has none; all of it where that line ends in a colon,
+    which promises that the reason follows."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error) if first.rstrip().endswith(":") else first
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error's message says, its lines joined and cut at 400 characters; its class where it says nothing."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return bounded(text) or type(error).__name__
+
+
+def bounded(text: str, longest: int = 400) -> str:
+    """The text, cut where it is too long to be shown."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 class StageError(QuantpressError):
@@ -87,12 +100,12 @@ def of_the_environment(error: BaseException) -> CapabilityError | None:
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or any(sign in text for sign in _NO_SPACE):
-        return CapabilityError(first_line(error), hint="free some space, or write elsewhere with --out")
+        return CapabilityError(one_line(error), hint="free some space, or write elsewhere with --out")
     if number in (errno.EACCES, errno.EPERM):
-        return CapabilityError(first_line(error), hint="change the permissions, or work elsewhere with --out")
+        return CapabilityError(one_line(error), hint="change the permissions, or work elsewhere with --out")
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _NO_MEMORY):
         return CapabilityError(
-            f"too little memory: {first_line(error)}",
+            f"too little memory: {one_line(error)}",
             hint="use a machine with more memory, or a smaller calibration.batch_size",
         )
     return None

@@ -31,10 +31,26 @@ class Filled(Record):
     sequences: int
 
 
+class ExpertTokens(Record):
+    """The calibration tokens of a mixture's `experts`: the `fewest` that one computed with, and the `fewest_routed`
+    that a router sent to one (None where that was not seen).
+
+    With `all_experts` each computes with all tokens. `few` names the experts with too few: of their own where all
+    compute with all, otherwise at all (quantpress.quantize.remarks states the number); `without` of them had none.
+    """
+
+    experts: int
+    all_experts: bool
+    fewest: int
+    fewest_routed: int | None
+    few: list[str]
+    without: int
+
+
 class Calibrated(Record):
     """The calibration data as it went in: `sequences` of `sequence_length` tokens, `tokens` in all.
 
-    `fingerprint` is the sha256 of all token ids in their order.
+    `fingerprint` is the sha256 of all token ids in their order; `experts` says what each expert saw of them.
     """
 
     sources: list[Filled]
@@ -43,6 +59,7 @@ class Calibrated(Record):
     sequence_length: int
     tokens: int
     fingerprint: str
+    experts: ExpertTokens | None = None
 
 
 class DataSource(Record):
@@ -69,6 +86,7 @@ class Data(Record):
     max_sequence_length: int
     seed: int
     batch_size: int
+    all_experts: bool | None = None
     sources: list[DataSource]
 
 

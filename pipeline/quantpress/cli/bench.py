@@ -70,7 +70,7 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     from quantpress_serve.bench import dummy
 
     work, serving = options.work, options.serving
-    model = replace(described_model(work.model), trust_remote_code=work.trust_remote_code)
+    model = replace(described_model(work.model, work.dequantize), trust_remote_code=work.trust_remote_code)
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)

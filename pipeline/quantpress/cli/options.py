@@ -34,6 +34,7 @@ class Work:
     target: str | None
     compute_dtype: str
     trust_remote_code: bool
+    dequantize: bool
 
 
 def add_stage(commands: Commands, name: str, text: str, several: str | None = None) -> argparse.ArgumentParser:
@@ -64,6 +65,7 @@ def add_stage(commands: Commands, name: str, text: str, several: str | None = No
     parser.add_argument("--model", default="embedded", help=MODEL + " (%(default)s)")
     add_out(parser)
     add_trust(parser)
+    add_dequantize(parser)
     add_flags(parser)
     return parser
 
@@ -76,6 +78,15 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """--trust-remote-code."""
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings")
+
+
+def add_dequantize(parser: argparse.ArgumentParser) -> None:
+    """--dequantize."""
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="of a model that is quantized already, make 16 bits first (compressed-tensors, FP8, MXFP4); kept",
+    )
 
 
 def add_vllm(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_flags, add_vllm
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_vllm
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class Options:
     recipe: str
     set: list[str]
     model: str
+    dequantize: bool
     ask_vllm: bool
     vllm: str | None
     target: str | None
@@ -30,6 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field")
     parser.add_argument("--model", default="embedded", help=MODEL + "; a folder needs no more than a config.json")
+    add_dequantize(parser)
     parser.add_argument("--ask-vllm", action="store_true", help="ask the installed vLLM too (seconds, the first time)")
     add_vllm(parser)
     parser.add_argument("--target", help=TARGET + "; exit code 4 if it cannot serve the result")
@@ -52,7 +54,7 @@ def run(options: Options) -> None:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
     target = hardware.target_of(options.target) if options.target else None
     recipe = load_recipe(options.recipe, options.set)
-    model = described_model(options.model)
+    model = described_model(options.model, options.dequantize)
     plan = plan_of(recipe, model)
     if recipe.calibration:
         calibration_data.check_sources(recipe.calibration)

@@ -33,12 +33,12 @@ class Planned:
 
 def loaded_model(work: Work, recipes: Sequence[Recipe] = (), target: str = "any", vllm: str | None = None) -> Model:
     """The model. Of one on the hub, whether the target serves the recipes is found before its weights are fetched."""
-    if recipes and is_on_the_hub(work.model):
+    if recipes and is_on_the_hub(work.model) and not work.dequantize:
         light = described_model(work.model)
         for recipe in recipes:
             with suppress(InputError):  # what a config alone does not tell is found when the weights are there
                 inexactness(plan_of(recipe, light), target_of(work, target), vllm)
-    return find_model(work.model, work.trust_remote_code)
+    return find_model(work.model, work.trust_remote_code, work.dequantize)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:

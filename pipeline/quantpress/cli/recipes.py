@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_flags
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,12 @@ class Options:
     model: str
     target: str
     goal: str
+    dequantize: bool
 
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("recipes", help="list, show and validate recipes")
-    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="")
+    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="", dequantize=False)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the shipped recipes")
     show = actions.add_parser("show", help="print a recipe's file")
@@ -39,6 +40,7 @@ def add(commands: Commands) -> None:
         default="latency",
         help="what counts most (%(default)s)",
     )
+    add_dequantize(suggest)
     for action in (listing, show, validate, schema, suggest):
         add_flags(action)
 
@@ -85,5 +87,5 @@ def _suggest(options: Options) -> None:
     from quantpress.runtime.console import show
 
     target = hardware.target_of(options.target)
-    ranked = suggest.suggestions(described_model(options.model), target, options.goal)
+    ranked = suggest.suggestions(described_model(options.model, options.dequantize), target, options.goal)
     show([row.dump() for row in ranked], suggest.text(ranked, target, options.goal))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpress.cli.options import MODEL, Commands, add_flags, add_out, add_trust
+from quantpress.cli.options import MODEL, Commands, add_dequantize, add_flags, add_out, add_trust
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Options:
     mlflow: str | None
     against: Path | None
     trust_remote_code: bool
+    dequantize: bool
 
 
 def add(commands: Commands) -> None:
@@ -40,6 +41,7 @@ def add(commands: Commands) -> None:
         "--against", type=Path, metavar="REPORT", help="an older report.json: say what moved since, beyond noise"
     )
     add_trust(parser)
+    add_dequantize(parser)
     add_flags(parser)
 
 
@@ -82,7 +84,8 @@ def _of_all(options: Options) -> list[Made]:
 def _of_named(options: Options, older: Report | None) -> list[Made]:
     from quantpress.model.source import find_model
 
-    models = [find_model(name, options.trust_remote_code) for name in options.model or ["embedded"]]
+    named = options.model or ["embedded"]
+    models = [find_model(name, options.trust_remote_code, options.dequantize) for name in named]
     if options.layer_errors:
         for model in models:
             _measure_layers(options.out / model.name, model)

@@ -13,10 +13,18 @@ from pathlib import Path
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
 from quantpress.model.config import Config
-from quantpress.model.soundness import ADAPTER, require_unquantized, require_whole, stored_tensors
+from quantpress.model.dequantize import dequantized, dtype_of
+from quantpress.model.soundness import (
+    ADAPTER,
+    Quantization,
+    already_quantized,
+    quantization,
+    require_whole,
+    stored_tensors,
+)
 from quantpress.runtime import atomic, console, digests, disk, locks
 from quantpress.runtime.cache import cache_folder, digest_cache
-from quantpress.runtime.identity import Identity
+from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.worker import Job, Result, Worker
 
 EMBEDDED = "embedded"
@@ -42,7 +50,8 @@ _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revisio
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat."""
+    """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat;
+    `dequantized` says what the source was whose weights were dequantized into this folder."""
 
     name: str
     path: Path
@@ -51,6 +60,7 @@ class Model:
     revision: str | None = None
     notes: tuple[str, ...] = field(default=())
     trust_remote_code: bool = False
+    dequantized: Dequantized | None = None
 
     def deciding_files(self) -> list[Path]:
         """Every file that decides the model's output."""
@@ -69,16 +79,37 @@ class Model:
             revision=self.revision,
             digest=digests.sha256_json(self.digests()),
             notes=list(self.notes),
+            dequantized=self.dequantized,
         )
 
 
-def find_model(source: str, trust_remote_code: bool = False) -> Model:
+def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = False) -> Model:
     """Finds the model, and makes it ready where that is needed (fetch, convert), once.
 
-    `trust_remote_code` lets the stages run Python files that the model brings. Raises InputError if `source` names
-    nothing usable, CapabilityError if it cannot be fetched.
+    `trust_remote_code` lets the stages run Python files that the model brings; `dequantize` makes 16 bits of a model
+    that is quantized already. Raises InputError if `source` names nothing usable, CapabilityError if it cannot be
+    fetched.
     """
-    return replace(_resolve(source, trust_remote_code), trust_remote_code=trust_remote_code)
+    model = _resolve(source, trust_remote_code)
+    found = quantization(model.path, model.config, headers.read_folder(model.path))
+    if found and dequantize and found.method:
+        model = _dequantized(model, found)
+    elif found:
+        raise already_quantized(model.path, found)
+    elif dequantize:
+        console.say(f"  {model.name} is not quantized: --dequantize has nothing to do")
+    return replace(model, trust_remote_code=trust_remote_code)
+
+
+def _dequantized(model: Model, found: Quantization) -> Model:
+    """The same model in the folder of its dequantized weights."""
+    was = Dequantized(stored=found.said, dtype=dtype_of(model.config), digest=digests.sha256_json(model.digests()))
+    path = dequantized(model.path, model.config, found, was.digest)
+    note = (
+        f"The weights were dequantized from {was.stored} to {was.dtype}: they lie on that format's grid, so what a "
+        "recipe loses here is not what it loses on the model before it was quantized."
+    )
+    return replace(model, path=path, config=read_config(path), notes=(*model.notes, note), dequantized=was)
 
 
 def _resolve(source: str, trust_remote_code: bool) -> Model:
@@ -105,7 +136,6 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     if not any((path / file).is_file() for file in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     require_whole(path)
-    require_unquantized(path, config, headers.read_folder(path))
     if (path / ADAPTER).is_file():
         path, notes = _without_adapter(path), (*notes, f"The adapter in {path} ({ADAPTER}) is no part of the model.")
     return Model(slug(name), path, source, config, revision, notes)
@@ -125,7 +155,7 @@ def _without_adapter(path: Path) -> Path:
 
 
 def read_config(path: Path) -> Config:
-    """The folder's config.json. Raises InputError unless it is one of a model that is not quantized yet."""
+    """The folder's config.json. Raises InputError unless there is one that can be read."""
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
@@ -135,7 +165,6 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")
-    require_unquantized(path, config)
     return config
 
 
@@ -248,11 +277,14 @@ def _snapshot(source: str, patterns: list[str]) -> Path:
         ) from error
 
 
-def described_model(source: str) -> Model:
+def described_model(source: str, dequantize: bool = False) -> Model:
     """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
 
-    Raises what `resolve` raises.
+    With `dequantize`, weights of a model that is quantized already are read and made ready. Raises what `find_model`
+    raises.
     """
+    if dequantize:
+        return find_model(source, dequantize=True)
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
     elif is_on_the_hub(source):
@@ -261,7 +293,8 @@ def described_model(source: str) -> Model:
         return find_model(source)
     config = read_config(folder)
     require_whole(folder)
-    require_unquantized(folder, config, stored_tensors(folder))
+    if found := quantization(folder, config, stored_tensors(folder)):
+        raise already_quantized(folder, found)
     return Model(slug(name), folder, source, config)
 
 

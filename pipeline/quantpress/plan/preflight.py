@@ -31,7 +31,7 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
             "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
             hint='add "re:.*experts" to `ignore`, or take a model of another family',
         )
-    notes = _too_long(recipe, structure, config)
+    notes = too_long(recipe, structure, config)
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:
@@ -39,7 +39,7 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     return notes
 
 
-def _too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
+def too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
     """Calibration sequences against the positions that the model has: learned ones end, rotary ones only fade."""
     longest, calibration = positions(config), recipe.calibration
     if calibration is None or not longest or calibration.max_sequence_length <= longest:
@@ -50,7 +50,10 @@ def _too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
             f"calibration.max_sequence_length {wanted}: the model has {longest} positions ({learned})",
             hint=f"--set calibration.max_sequence_length={longest}",
         )
-    return [f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for"]
+    return [
+        f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for: what it "
+        "computes beyond them, and is calibrated on, may mean nothing"
+    ]
 
 
 def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:

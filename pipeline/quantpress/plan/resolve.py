@@ -80,6 +80,7 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
             left = preflight.experts_left(modifier.body, config)
             tensors, structure = preflight.without_experts(tensors, structure, left)
     _require_linear(structure)
+    recipe, absent = _without_absent(recipe, structure)
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
     notes = preflight.check(resolved, schemes, structure, config)
@@ -98,7 +99,7 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         schemes=schemes,
         labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
         structure=structure,
-        notes=(*_left_alone(resolved, structure), *notes),
+        notes=(*_left_alone(resolved, structure), *absent, *notes),
     )
 
 
@@ -123,6 +124,25 @@ def _left_alone(recipe: Recipe, structure: Layers) -> list[str]:
         f"left in 16 bits: {patterns[0]}{f' and {len(patterns) - 1} more' if len(patterns) > 1 else ''} ({reason})"
         for reason, patterns in reasons.items()
     ]
+
+
+def _without_absent(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[str]]:
+    """The recipe with what its `ignore_if_present` name on this model in `ignore`, and notes on what they do not."""
+    modifiers, notes = [], []
+    for modifier in recipe.modifiers:
+        body, named = modifier.body, getattr(modifier.body, "ignore_if_present", None)
+        if named is not None:
+            present = [name for name in named if _CLASS.match(name) or matching(name, structure.names)]
+            absent = [name for name in named if name not in present]
+            if absent:
+                listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+                notes.append(f"{modifier.name}.ignore_if_present: nothing here is named {listed}")
+            if isinstance(body, Quantizes):
+                body = _with_default_ignore(body, structure)
+            update = {"ignore": [*(getattr(body, "ignore", None) or []), *present], "ignore_if_present": None}
+            modifier = Modifier.model_validate({modifier.name: body.model_copy(update=update)})
+        modifiers.append(modifier)
+    return recipe.model_copy(update={"modifiers": modifiers}), notes
 
 
 def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantpress.errors import StageError
 from quantpress.model import headers
+from quantpress.model.dequantize import side_files
 from quantpress.model.headers import Tensor
 from quantpress.model.source import Model
 from quantpress.model.structure import structure_of
@@ -19,8 +20,6 @@ from quantpress.runtime import atomic
 
 INDEX = "model.safetensors.index.json"
 NOT_LOADED = "model-not-loaded.safetensors"
-# Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".lock")
 _CODE = ".py"
 
 
@@ -76,12 +75,8 @@ def keep_side_files(source: Path, checkpoint: Path, trust_remote_code: bool) -> 
     """
     missing = [
         path
-        for path in sorted(source.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and not path.name.endswith(_WEIGHTS)
-        and (trust_remote_code or path.suffix != _CODE)
-        and not (checkpoint / path.name).exists()
+        for path in side_files(source)
+        if (trust_remote_code or path.suffix != _CODE) and not (checkpoint / path.name).exists()
     ]
     for path in missing:
         shutil.copyfile(path, checkpoint / path.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.model import headers
-from quantpress.model.patterns import matching
+from quantpress.model.dequantize_worker import scheme_of
 from quantpress.quantize.workers import DISTANCE, Distance, DistanceJob, DistanceResult
 
 # Relative RMS difference of a layer's weights after decompression. Rounding to 4 bits in groups moves weights by about
@@ -29,14 +29,6 @@ def tensors_of(folder: Path) -> dict[str, dict[str, Any]]:
                 module, _, local = name.rpartition(".")
                 found.setdefault(module, {})[local] = opened.get_tensor(name)
     return found
-
-
-def scheme_of(module: str, config: Any) -> tuple[Any, Any]:
-    """The scheme that quantizes the module, and the format that it is stored in."""
-    groups = [g for g in config.config_groups.values() if any(matching(target, [module]) for target in g.targets)]
-    narrow = [group for group in groups if "Linear" not in group.targets]
-    scheme = (narrow or groups)[0]
-    return scheme, scheme.format or config.format
 
 
 def distances(job: DistanceJob) -> DistanceResult:

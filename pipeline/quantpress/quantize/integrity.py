@@ -7,20 +7,32 @@ from pathlib import Path
 
 from quantpress.errors import StageError
 from quantpress.model import headers
+from quantpress.quantize.remarks import shortened
 
 # Where a float of 16 bits or 32 has its exponent: all ones there is infinity or no number.
 _EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
+_AT_THE_LIMIT = "at the limit of its type"
 
 
-def check_scales(folder: Path) -> None:
-    """Raises StageError naming the first layers whose scales are infinite, no number, or zero."""
-    broken = [f"{name} ({what})" for name, what in _broken_scales(folder)]
+def check_scales(folder: Path) -> list[str]:
+    """Warnings of scales at the limit of their type.
+
+    Raises StageError naming the first layers whose scales are infinite, no number, or zero.
+    """
+    found = list(_odd_scales(folder))
+    broken = [f"{name} ({what})" for name, what in found if what != _AT_THE_LIMIT]
     if broken:
         raise StageError(
             f"{len(broken)} layers have scales that cannot be: {', '.join(broken[:3])}; the checkpoint is broken",
             hint="look for NaN in the model's weights and for layers that the calibration data never reaches; "
             "ignore such layers, or calibrate with other data",
         )
+    if not found:
+        return []
+    return [
+        f"{len(found)} scales are at the limit of their type ({shortened([name for name, _ in found])}): what is "
+        "larger is cut off, so these layers compute something else; look for weights and activations that overflow"
+    ]
 
 
 def check_size(checkpoint_bytes: int, model_bytes: int) -> None:
@@ -32,7 +44,7 @@ def check_size(checkpoint_bytes: int, model_bytes: int) -> None:
         )
 
 
-def _broken_scales(folder: Path) -> Iterator[tuple[str, str]]:
+def _odd_scales(folder: Path) -> Iterator[tuple[str, str]]:
     for name, dtype, _, raw in headers.contents(folder, lambda name: name.endswith("_scale")):
         if what := _problem(dtype, raw):
             yield name, what
@@ -46,9 +58,14 @@ def _problem(dtype: str, raw: bytes) -> str | None:
         bits = numpy.frombuffer(raw, kind)
         sign = 1 << (8 * bits.itemsize - 1)
         infinite, zero = (bits & exponent) == exponent, (bits & ~numpy.array(sign, kind)) == 0
+        # The largest number lies below infinity. Of 8-bit scales (NVFP4) one in each tensor is the largest by design.
+        limit = (bits & ~numpy.array(sign, kind)) == exponent - 1
     elif dtype == "F8_E4M3":
         bits = numpy.frombuffer(raw, "u1") & 0x7F
-        infinite, zero = bits == 0x7F, bits == 0
+        infinite, zero, limit = bits == 0x7F, bits == 0, bits > 0x7F
+    elif dtype in ("U8", "F8_E8M0"):  # exponents alone (MXFP4): all ones are no number
+        bits = numpy.frombuffer(raw, "u1")
+        infinite, zero, limit = bits == 0xFF, bits > 0xFF, bits == 0xFE
     else:
         return None
-    return "not finite" if infinite.any() else "zero" if zero.any() else None
+    return "not finite" if infinite.any() else "zero" if zero.any() else _AT_THE_LIMIT if limit.any() else None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +13,11 @@ from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
 from quantpress.model.whole_model_worker import whole_model
 from quantpress.plan.products_worker import float32_products
-from quantpress.quantize import calibration_data
+from quantpress.quantize import calibration_data, remarks
+from quantpress.quantize.expert_tokens import ExpertCounter
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import ONESHOT, OneshotJob, OneshotResult
-from quantpress.recipe.recipe import Calibration
+from quantpress.recipe.recipe import Calibration, Recipe
 from quantpress.runtime import digests
 
 
@@ -75,44 +75,40 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, C
     return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
 
 
-def data_warnings(about: Calibrated, largest_input: int) -> list[str]:
-    """What is wrong with the calibration data, each with its consequence."""
-    warnings = [
-        f"{source.dataset} fills {source.sequences} of {source.requested_sequences} sequences: "
-        "the recipe calibrates on less data than it asks for"
-        for source in about.sources
-        if source.sequences < source.requested_sequences
-    ]
-    if about.tokens < largest_input:
-        warnings.append(
-            f"{about.tokens} calibration tokens are fewer than the {largest_input} input features of the widest "
-            "layer: GPTQ's Hessian cannot have full rank there, and activation ranges are guesses"
+def require_all_loaded(model: Any, info: Any) -> None:
+    """Raises InputError for weights that the files lack: transformers would make them up, with a line in its log."""
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{type(model).__name__} needs {len(missing)} tensors that the model's files do not hold: "
+            f"{remarks.shortened(missing)}",
+            hint="fetch the model again; its config must be that of its weights, and experts that were dequantized one "
+            "by one must be so in the model's own files",
         )
-    if about.distinct_sequences < about.sequences / 2:
-        warnings.append(
-            f"only {about.distinct_sequences} of {about.sequences} calibration sequences are distinct: "
-            "one document repeated teaches no more than once"
+
+
+def require_finite(model: Any, layers: Collection[str]) -> list[str]:
+    """Raises InputError naming the layers to quantize whose weights hold NaN or infinity; warns of other tensors."""
+    import torch
+
+    numbers = ((name, tensor) for name, tensor in model.named_parameters() if tensor.numel())
+    broken = [name for name, tensor in numbers if not torch.stack(tensor.aminmax()).isfinite().all()]
+    if touched := [name for name in broken if name.rpartition(".")[0] in layers]:
+        raise InputError(
+            f"{len(touched)} tensors of layers that are to be quantized hold NaN or infinity: "
+            f"{remarks.shortened(touched)}",
+            hint="fetch the model again; if its publisher made it so, add these layers to `ignore`",
         )
-    return warnings
-
-
-_FALLBACK = re.compile(r"Hessian inversion failed for (\d+)/(\d+) modules.*Affected modules: (.*)", re.DOTALL)
-
-
-def fallback_warnings(said: Sequence[str]) -> list[str]:
-    """Of llmcompressor's own warnings: the layers that GPTQ gave up on, with the consequence."""
-    found = [match for message in said if (match := _FALLBACK.search(message))]
+    if not broken:
+        return []
     return [
-        f"GPTQ could not invert the Hessians of {match[1]} of {match[2]} layers ({_shortened(match[3])}): these were "
-        "rounded to nearest, without calibration; look for activations that overflow, raise gptq.dampening_frac, or "
-        "calibrate on more data"
-        for match in found
+        f"{len(broken)} tensors of the model hold NaN or infinity ({remarks.shortened(broken)}): they are kept as they "
+        "are, and what the model answers may be nothing"
     ]
 
 
-def _shortened(names: str) -> str:
-    listed = names.strip().split(", ")
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+def calibrates_all_experts(recipe: Recipe) -> bool:
+    """Whether each expert computes with all calibration tokens: llmcompressor's default, unless the recipe says no."""
+    return recipe.calibration is None or recipe.calibration.all_experts is not False
 
 
 def set_aside_invalid_generation_config(model: Any) -> bool:
@@ -151,6 +147,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
+    from llmcompressor.modeling.moe.linearize import linearize_moe
     from loguru import logger
     from transformers import AutoConfig, AutoTokenizer
 
@@ -164,13 +161,17 @@ def quantize(job: OneshotJob) -> OneshotResult:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
-    model = whole_model(source, trust, dtype="auto")
+    model, info = whole_model(source, trust, dtype="auto", output_loading_info=True)
+    require_all_loaded(model, info)
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
     modifiers = modifiers_of(recipe, model)
+    linearize_moe(model)  # as oneshot would: so each expert has its name, and can be counted
+    warnings = require_finite(model, set(job.layers))
+    counter, all_experts = ExpertCounter(model), calibrates_all_experts(recipe)
     set_aside = set_aside_invalid_generation_config(model)
     said: list[str] = []
-    logger.add(said.append, level="WARNING", format="{message}")
+    logger.add(said.append, level="DEBUG", format="{message}", filter=remarks.is_kept)
     with float32_products(job.compute_dtype == "float32"):
         oneshot(
             model=model,
@@ -179,6 +180,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
             dataset=data,
             output_dir=str(job.common.output),
             trust_remote_code_model=trust,
+            moe_calibrate_all_experts=all_experts,
         )
     if set_aside:
         (job.common.output / "generation_config.json").unlink(missing_ok=True)
@@ -186,10 +188,14 @@ def quantize(job: OneshotJob) -> OneshotResult:
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
     note = f"{about.tokens} calibration tokens" if about else "no calibration data needed"
+    warnings += remarks.of_fallbacks(recipe, said) + remarks.of_llmcompressor(said)
+    if about:
+        about = about.model_copy(update={"experts": counter.counted(all_experts)})
+        warnings += remarks.of_data(about, job.largest_input) + remarks.of_experts(about.experts)
     return OneshotResult(
         modifiers=[type(modifier).__name__ for modifier in modifiers],
         calibration=about,
-        warnings=(data_warnings(about, job.largest_input) if about else []) + fallback_warnings(said),
+        warnings=warnings,
         threads=torch.get_num_threads(),
         note=note,
     )

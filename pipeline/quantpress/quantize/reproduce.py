@@ -51,7 +51,7 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
     known = artifact.finished()
 
     # The inputs again, and whether they are the same.
-    model = find_model(_source(known.model), trust_remote_code)
+    model = find_model(_source(known.model), trust_remote_code, known.model.dequantized is not None)
     plan = quantizing.prepared(
         plan_of(_recipe_of(artifact, known), model), model, known.inputs.compute_dtype or "stored"
     )

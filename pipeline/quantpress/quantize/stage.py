@@ -15,6 +15,7 @@ from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
+from quantpress.plan.preflight import too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
 from quantpress.quantize.workers import ONESHOT, OneshotJob, recipe_job
@@ -135,6 +136,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     log.unlink(missing_ok=True)
     job = OneshotJob(
         common=recipe_job(plan, model, checkpoint),
+        layers=list(plan.layers),
         largest_input=plan.largest_input,
         compute_dtype=plan.compute_dtype,
         deciding_files=model.deciding_files(),
@@ -147,14 +149,13 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
         raise
-    for warning in result.warnings:
-        console.warn(warning)
+    warnings = _warned([*too_long(plan.recipe, plan.structure, model.config), *result.warnings])
 
     # Is it whole, is it what the plan says, and can it be sound?
     _require_written(checkpoint)
     account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
-    integrity.check_scales(checkpoint)
+    warnings += _warned(integrity.check_scales(checkpoint))
     size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
     if plan.checkpoint_bytes < plan.weight_bytes:  # a KV cache in 8 bits and a pruned model leave weights their size
         integrity.check_size(size, plan.weight_bytes)
@@ -176,7 +177,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         compute_dtype=plan.compute_dtype,
         modifiers=result.modifiers,
         calibration=result.calibration,
-        warnings=result.warnings,
+        warnings=warnings,
         threads=result.threads,
         note=result.note,
         bytes=Sizes(model=plan.weight_bytes, checkpoint=size),
@@ -188,6 +189,13 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         inputs=inputs,
         model=model.identity(),
     )
+
+
+def _warned(warnings: list[str]) -> list[str]:
+    """The same, which a person has seen now: also where a later check fails."""
+    for warning in warnings:
+        console.warn(warning)
+    return warnings
 
 
 def _require_written(checkpoint: Path) -> None:

@@ -61,7 +61,7 @@ def _modifier_class(name: str) -> Any:
 def _options(body: modifiers.Body) -> dict[str, Any]:
     """A modifier's own fields, by the names that llmcompressor knows; what is left out is left to it."""
     shared = set(Quantizes.model_fields) if isinstance(body, Quantizes) else set()
-    options = body.model_dump(exclude_none=True, exclude=shared)
+    options = body.model_dump(exclude_none=True, exclude={*shared, "fallback_limit"})
     if isinstance(body, Awq) and "mappings" in options:
         from llmcompressor.modifiers.transform.awq import AWQMapping
 

@@ -38,12 +38,13 @@ def recipe_job(plan: Plan, model: Model, output: Path) -> RecipeJob:
 
 
 class OneshotJob(Job):
-    """What to quantize, with `largest_input`, the input features of the widest layer.
+    """What to quantize: the names of the `layers`, with `largest_input`, the input features of the widest one.
 
     `deciding_files` are hashed meanwhile and remembered in the file `digest_cache`; None where nobody asks for them.
     """
 
     common: RecipeJob
+    layers: list[str] = Field(default_factory=list)
     largest_input: int
     compute_dtype: ComputeDtype
     deciding_files: list[Path] = Field(default_factory=list)

@@ -41,6 +41,13 @@ SchemeName = Annotated[str, AfterValidator(_known_scheme), Field(json_schema_ext
 Name = Annotated[str, AfterValidator(_clean_name), Field(max_length=1000)]
 Names = Annotated[list[Name], Field(max_length=10000)]
 GroupSize = Literal["auto"] | Annotated[int, Field(ge=16, le=1024)]
+IfPresent = Annotated[
+    Names | None,
+    Field(
+        description="More of `ignore`, of which what matches nothing is a note and no error: for a list that serves "
+        "several models."
+    ),
+]
 PowerOfTwo = Annotated[int, Field(ge=2, le=65536), AfterValidator(_power_of_two)]
 ActivationObserver = Literal["minmax", "static_minmax", "memoryless_minmax", "mse", "memoryless_mse"]
 Observer = (
@@ -48,6 +55,15 @@ Observer = (
 )  # the last two search scales above the greatest value too, and are for NVFP4
 IMATRIX = ("imatrix_mse", "nvfp4_expanded_imatrix")
 NVFP4_ONLY = ("nvfp4_expanded_mse", "nvfp4_expanded_imatrix")
+FallbackLimit = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="The share of its layers that may be rounded without calibration, because their activations "
+        "overflow or tell too little, before the stage fails; left out: 0.6.",
+    ),
+]
 ActOrder = Literal["static", "weight"]
 
 
@@ -252,6 +268,7 @@ class Quantizes(SchemeArgs, Body):
         default=["lm_head"],
         description="The same, for layers to leave alone; the default also leaves alone what `plan` lists.",
     )
+    ignore_if_present: IfPresent = None
     kv_cache: KvCache | None = Field(default=None, description="Quantize the KV cache too; {} takes the defaults.")
 
     @model_validator(mode="after")
@@ -325,6 +342,7 @@ class Gptq(Quantizes):
     batched_quantization: Literal["auto", "none"] | Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Layers of one shape at a time, a matter of memory; llmcompressor's own: auto."
     )
+    fallback_limit: FallbackLimit = None
 
     @property
     def needs_data(self) -> bool:
@@ -364,9 +382,10 @@ class Awq(Quantizes):
     offload_device: Literal["cpu"] | None = Field(
         default=None, description="Where activations wait; llmcompressor's own: cpu for experts, else nowhere."
     )
+    fallback_limit: FallbackLimit = None
 
     def _may_be_bare(self) -> bool:
-        return self.targets == ["Linear"] and self.ignore == ["lm_head"]
+        return self.targets == ["Linear"] and self.ignore == ["lm_head"] and self.ignore_if_present is None
 
     @property
     def needs_data(self) -> bool:
@@ -406,6 +425,7 @@ class SmoothQuant(Body):
 
     smoothing_strength: float = Field(default=0.5, ge=0, le=1, description="0 leaves activations as they are.")
     ignore: Names | None = Field(default=None, description="A mapping is left out if all its layers are ignored.")
+    ignore_if_present: IfPresent = None
     mappings: list[Mapping] | None = Field(
         default=None, min_length=1, description="llmcompressor's own: those of the model's architecture."
     )
@@ -452,6 +472,7 @@ class Quip(Rotation):
     transform_block_size: PowerOfTwo | None = Field(default=None, description="Left out: the whole width.")
     targets: Names = Field(default=["Linear"], min_length=1)
     ignore: Names = Field(default=["lm_head"])
+    ignore_if_present: IfPresent = None
 
     @property
     def rotates_online(self) -> bool:
@@ -469,6 +490,7 @@ class Prunes(Body):
     )
     targets: Names = Field(default=["Linear"], min_length=1)
     ignore: Names = Field(default=["lm_head"])
+    ignore_if_present: IfPresent = None
 
     @model_validator(mode="after")
     def _mask_agrees(self) -> Prunes:
@@ -500,6 +522,7 @@ class Reap(Body):
 
     sparsity: float = Field(gt=0, lt=1, description="The share of experts to take out of each layer.")
     ignore: Names | None = Field(default=None, description="re:PATTERN or names of expert layers to leave whole.")
+    ignore_if_present: IfPresent = None
 
 
 # The roles by name, for data that is not valid yet; awq without a scheme prepares.

@@ -49,6 +49,11 @@ class Calibration(Strict):
     max_sequence_length: int = Field(default=512, ge=16)
     seed: int = Field(default=42, ge=0, lt=2**63)
     batch_size: int = Field(default=8, ge=1)
+    all_experts: bool | None = Field(
+        default=None,
+        description="Of a mixture of experts: whether each is calibrated on all tokens, or on those that its router "
+        "sends it; llmcompressor's own: true.",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Calibration:

@@ -8,14 +8,23 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
+from quantpress.errors import bounded
 from quantpress.runtime import guard
 from quantpress.runtime.secrets import scrub
 
 _guards: set[int] = set()  # process ids of the guards that are up
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
 _EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b.*)$")
+
+# What may follow an exception and is no part of its message: vLLM's lines, other logs' times, progress bars, Python's
+# next traceback and its warnings at exit.
+_NO_MESSAGE = re.compile(
+    r"^(\(.*?\] ?|\[|\d{2,4}[-:]\d\d|(INFO|WARNING|ERROR|DEBUG)\b|Traceback|During handling|.*\d%\||/\S+:\d+:)"
+)
+_MESSAGE_LINES = 8
 
 
 @contextmanager
@@ -74,10 +83,17 @@ def run(command: Sequence[str], log: Path, env: Mapping[str, str | None] | None 
 
 
 def errors_in(log: Path) -> list[str]:
-    """The lines of a log that look like exceptions (with vLLM's prefixes cut off), or its last line."""
+    """The lines of a log that look like exceptions (with vLLM's prefixes cut off), or its last line.
+
+    The last exception brings the lines after it that belong to its message.
+    """
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    found = [match["error"][:400] for line in lines if (match := _EXCEPTION.match(line))]
-    return found or [lines[-1][:400] if lines else "it printed nothing"]
+    found = {number: match["error"] for number, line in enumerate(lines) if (match := _EXCEPTION.match(line))}
+    if not found:
+        return [bounded(lines[-1]) if lines else "it printed nothing"]
+    last = max(found)
+    more = takewhile(lambda line: not _NO_MESSAGE.match(line), lines[last + 1 : last + 1 + _MESSAGE_LINES])
+    return [bounded(text) for text in (*list(found.values())[:-1], " ".join([found[last], *more]))]
 
 
 def last_error(log: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment, one_line
 from quantpress.runtime import atomic, console, environment
 from quantpress.runtime.console import Step, last_activity
 from quantpress.runtime.process import last_error, run
@@ -155,10 +155,11 @@ def worker_main(work: Any) -> int:
     except QuantpressError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     except Exception as error:
-        known = of_the_environment(error)
-        if known is None:
-            raise
         traceback.print_exc()  # into the log
+        known = of_the_environment(error) or StageError(
+            f"the {Path(sys.argv[0]).stem} failed: {type(error).__name__}: {one_line(error)}",
+            hint="read the log; its end holds the traceback",
+        )
         result = {"error": type(known).__name__, "message": known.message, "hint": known.hint}
     try:
         atomic.write_json(result_file, result)

@@ -57,7 +57,7 @@ def test_weights_that_transformers_would_not_find(name: str, make_model: Make) -
 def test_what_another_quantizer_says_of_itself(file: str, content: object, make_model: Make) -> None:
     folder = make_model()
     (folder / file).write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"already quantized \\({file}: (FP8|gptq)"):
+    with pytest.raises(InputError, match=f"already quantized \\({file}: (ModelOpt FP8|gptq)"):
         find_model(str(folder))
 
 
@@ -84,10 +84,39 @@ STORED = {
 
 @pytest.mark.parametrize("case", STORED)
 def test_tensors_that_only_a_quantized_model_has(case: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="already quantized"):
-        soundness.require_unquantized(tmp_path, {}, STORED[case])
+    assert soundness.quantization(tmp_path, {}, STORED[case]) is not None
 
 
 def test_an_ordinary_model_is_let_through(tmp_path: Path) -> None:
     ordinary = {"a.weight": FLOAT, "a.logit_scale": FLOAT, "a.A_log": FLOAT, "ids": Tensor("I64", (8,), 64)}
-    soundness.require_unquantized(tmp_path, {"quantization_config": None}, ordinary)
+    assert soundness.quantization(tmp_path, {"quantization_config": None}, ordinary) is None
+
+
+FP8 = Tensor("F8_E4M3", (8, 8), 64)
+GROUP = {"config_groups": {"group_0": {}}, "quant_method": "compressed-tensors"}
+MXFP4 = {"quant_method": "mxfp4"}
+UNDONE: dict[str, tuple[dict[str, object], dict[str, Tensor], str | None]] = {
+    "by its tensors alone, FP8": ({}, {"a.weight": FP8, "a.weight_scale_inv": FLOAT}, "fp8"),
+    "by its tensors alone, MXFP4": ({}, {"a_blocks": Tensor("U8", (2, 8, 4, 16), 1024), "a_scales": FLOAT}, "mxfp4"),
+    "integers of which nothing is said": ({}, {"a.weight": Tensor("I8", (8, 8), 64), "a.weight_scale": FLOAT}, None),
+    "packed": ({"quantization_config": GROUP | {"format": "pack-quantized"}}, {}, "compressed-tensors"),
+    "as older releases wrap it": (
+        {"compression_config": {"quantization_config": GROUP | {"format": "int-quantized"}}},
+        {},
+        "compressed-tensors",
+    ),
+    "sparse": ({"quantization_config": GROUP | {"format": "marlin-24"}}, {}, None),
+    "rotated": ({"quantization_config": GROUP | {"format": "int-quantized", "transform_config": GROUP}}, {}, None),
+    "ModelOpt NVFP4": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, {}, None),
+    "ModelOpt FP8": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}, {}, "fp8"),
+    "bitsandbytes": ({"text_config": {"quantization_config": {"quant_method": "bitsandbytes"}}}, {}, None),
+    "deep in the config": ({"a_config": {"text_config": {"compression_config": MXFP4}}}, {}, "mxfp4"),
+}
+
+
+@pytest.mark.parametrize("case", UNDONE)
+def test_which_quantizations_can_be_undone(case: str, tmp_path: Path) -> None:
+    config, tensors, method = UNDONE[case]
+    found = soundness.quantization(tmp_path, config, tensors)
+    assert found is not None
+    assert found.method == method

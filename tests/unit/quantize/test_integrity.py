@@ -32,7 +32,21 @@ def bf16(*values: float) -> bytes:
     ],
 )
 def test_ordinary_scales_pass(dtype: str, raw: bytes, tmp_path: Path) -> None:
-    integrity.check_scales(checkpoint(tmp_path, dtype, raw))
+    assert integrity.check_scales(checkpoint(tmp_path, dtype, raw)) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "raw"),
+    [
+        ("BF16", bytes([0x7F, 0x7F])),
+        ("F16", numpy.array([1, 65504], "<f2").tobytes()),
+        ("F32", numpy.array([numpy.finfo("<f4").max], "<f4").tobytes()),
+        ("U8", bytes([127, 254])),
+    ],
+)
+def test_scales_at_the_limit_are_a_warning(dtype: str, raw: bytes, tmp_path: Path) -> None:
+    [warning] = integrity.check_scales(checkpoint(tmp_path, dtype, raw))
+    assert warning.startswith("1 scales are at the limit of their type (model.layers.0.mlp.up_proj.weight_scale)")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +61,7 @@ def test_ordinary_scales_pass(dtype: str, raw: bytes, tmp_path: Path) -> None:
         ("F32", numpy.array([1, 0], "<f4").tobytes(), "zero"),
         ("F8_E4M3", bytes([0x38, 0xFF]), "not finite"),
         ("F8_E4M3", bytes([0x80]), "zero"),
+        ("U8", bytes([127, 255]), "not finite"),
     ],
 )
 def test_scales_that_cannot_be(dtype: str, raw: bytes, words: str, tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quantpress.errors import InputError, QuantpressError, StageError
-from quantpress.model.source import Model
-from quantpress.plan.resolve import Plan
+from quantpress.model import headers
+from quantpress.model.source import Model, find_model
+from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import stage
-from quantpress.quantize.workers import OneshotJob, recipe_job
+from quantpress.quantize.workers import OneshotJob, OneshotResult, recipe_job
 from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import worker
 
@@ -49,3 +51,39 @@ def test_a_job_arrives_as_it_was_sent(plan: Plan, tmp_path: Path) -> None:
     job = OneshotJob(common=recipe_job(plan, model, tmp_path / "out"), largest_input=64, compute_dtype="float32")
     assert OneshotJob.model_validate(job.dump()) == job
     assert job.dump()["common"]["recipe"] == plan.recipe.dump()  # without nulls
+
+
+def test_every_warning_reaches_the_screen_and_the_manifest(
+    make_model: Callable[..., Path],
+    safetensors: Callable[[Path, dict[str, tuple[int, ...]]], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the worker says, what the sequences are, and what the written scales are: here the largest of bf16."""
+    folder = make_model()
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = find_model(str(folder))
+    data = {"name": "r", "description": "d", "modifiers": [{"gptq": {"scheme": "W8A8"}}], "calibration": {}}
+    made = plan_of(Recipe.model_validate(data), model)
+
+    def working(module: str, job: Mapping[str, Any], where: Path, title: str, log: Path) -> Any:
+        output, path = Path(job["common"]["output"]), Path(job["common"]["output"]) / "model.safetensors"
+        kept = {name: tensor.shape for name, tensor in headers.read_folder(folder).items()}
+        kept = {name: shape for name, shape in kept.items() if name.removesuffix(".weight") not in job["layers"]}
+        safetensors(path, kept | {f"{name}.weight_scale": (1,) for name in job["layers"]})
+        raw = path.read_bytes()
+        path.write_bytes(raw.rstrip(b"\0") + b"\x7f" * (len(raw) - len(raw.rstrip(b"\0"))))
+        (output / "config.json").write_text("{}")
+        result = OneshotResult(modifiers=[], calibration=None, warnings=["the worker's own"], threads=1)
+        return result.dump()
+
+    monkeypatch.setattr(worker, "call_worker", working)
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "staged").mkdir()
+    manifest = stage.make_checkpoint(made, model, tmp_path / "staged", tmp_path / "log")
+    starts = ("calibration sequences of 512 tokens are longer", "the worker's own", "14 scales are at the limit")
+    assert [text.startswith(start) for text, start in zip(manifest.warnings, starts, strict=True)] == [True] * 3
+    shown = " ".join(capsys.readouterr().err.split())
+    assert all(f"warning: {start}" in shown for start in starts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError, first_line
 from quantpress.runtime import guard, process, worker
 from quantpress.runtime.console import last_activity
 
@@ -91,7 +91,7 @@ def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
 
 def _worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> object:
     (tmp_path / "fake_worker.py").write_text(f"from quantpress.runtime.worker import worker_main\n{body}\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return worker.call_worker("fake_worker", {"x": 1}, tmp_path, "working", tmp_path / "log")
 
 
@@ -161,3 +161,47 @@ def test_the_guard_needs_nothing_installed() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", guard.__file__, "true"], stdin=subprocess.PIPE, check=False)
     assert done.returncode == 0
     assert os.path.exists(guard.__file__)  # noqa: PTH110 -- the path is a plain string here
+
+
+def test_an_exception_of_several_lines_keeps_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "GenerationConfig is invalid: \n- `temperature`: 0.6\n\n- `top_p`"
+    with pytest.raises(StageError, match=r"ValueError: GenerationConfig is invalid: - `temperature`: 0.6 - `top_p`$"):
+        _worker(
+            tmp_path, monkeypatch, f"def work(job): raise ValueError({said!r})\nraise SystemExit(worker_main(work))"
+        )
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("after", "more"),
+    [
+        ("- `temperature`: 0.6\n\n- `top_p`: 0.9\n", " - `temperature`: 0.6 - `top_p`: 0.9"),
+        ("Traceback (most recent call last):\n", ""),
+        ("(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] over\n", ""),
+        ("loading:  50%|#####     |\n", ""),
+        ("2026-11-27T11:42:14 | f | WARNING - something\n", ""),
+    ],
+)
+def test_the_last_exception_in_a_log_brings_its_message(after: str, more: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"KeyError: 'a'\nmore\nValueError: it is invalid:\n{after}")
+    assert process.errors_in(log) == ["KeyError: 'a'", f"ValueError: it is invalid:{more}"]
+
+
+def test_what_a_log_says_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("ValueError: a\n" + "b" * 5000)
+    assert len(process.last_error(tmp_path / "log")) == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("one\ntwo", "one"),
+        ("it is invalid:\n- a\n\n- b", "it is invalid: - a - b"),
+        ("", "ValueError"),
+        (":\n" + "x" * 999, None),
+    ],
+)
+def test_a_line_that_promises_a_reason_brings_it(text: str, wanted: str | None) -> None:
+    found = first_line(ValueError(text))
+    assert found == wanted if wanted else len(found) == 400

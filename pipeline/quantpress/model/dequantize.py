@@ -1,0 +1,98 @@
+"""A model that is quantized already, as an ordinary folder in 16 bits: a step of its own, made once and kept."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import slug
+from quantpress.model import headers
+from quantpress.model.config import Config, text_config
+from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
+from quantpress.runtime import atomic, disk, locks
+from quantpress.runtime.cache import cache_folder
+from quantpress.runtime.worker import Job, Result, Worker
+
+DTYPES = ("bfloat16", "float16", "float32")
+# Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".lock")
+
+
+class DequantizeJob(Job):
+    """The quantized model's folder, the method that undoes it, its `quantization` as the config or another file has
+    it (empty where nothing says), the type of the weights that come of it, and the folder that they go into."""
+
+    model: Path
+    method: Method
+    quantization: dict[str, Any]
+    dtype: str
+    output: Path
+
+
+class DequantizeResult(Result):
+    """How many weights were dequantized, and how many tensors copied as they are."""
+
+    dequantized: int
+    copied: int
+
+
+DEQUANTIZE = Worker("quantpress.model.dequantize_worker", DequantizeJob, DequantizeResult)
+
+
+def dequantized(folder: Path, config: Config, found: Quantization, digest: str) -> Path:
+    """The folder, in the cache under `digest`, of the same model with weights in the type that its config names.
+
+    Everything else is copied. Raises StageError naming the tensors that cannot be dequantized, CapabilityError for
+    lack of space.
+    """
+    assert found.method is not None
+    final = cache_folder() / "models" / f"{slug(folder.name)}-{digest[:12]}-dequantized"
+    if (final / "config.json").is_file():
+        return final.resolve()
+    disk.require_space(final, 2 * sum(_numbers(tensor) for tensor in headers.read_folder(folder).values()))
+    with locks.lock(final), atomic.staging(final) as staged:
+        job = DequantizeJob(
+            model=folder.resolve(),
+            method=found.method,
+            quantization=found.details,
+            dtype=dtype_of(config),
+            output=staged.resolve(),
+        )
+        log = cache_folder() / "logs" / f"{final.name}.log"
+        DEQUANTIZE.run(job, staged, f"dequantizing {folder.name} ({found.said}) to {job.dtype}", log)
+        for path in side_files(folder):
+            if path.name not in ("config.json", *SAID_ELSEWHERE):
+                (staged / path.name).write_bytes(path.read_bytes())
+        atomic.write_json(staged / "config.json", without_quantization(config))
+        atomic.publish(staged, final)
+    return final.resolve()
+
+
+def _numbers(tensor: headers.Tensor) -> int:
+    """How many weights a tensor may hold: a byte holds two of 4 bits, and 32 bits eight of them."""
+    return prod(tensor.shape) * {"I32": 8, "U8": 2}.get(tensor.dtype, 1)
+
+
+def dtype_of(config: Config) -> str:
+    """The type that the config names for the model's numbers."""
+    named = [part.get(key) for part in (config, text_config(config)) for key in ("dtype", "torch_dtype")]
+    return next((str(name) for name in named if name in DTYPES), DTYPES[0])
+
+
+def without_quantization(config: Config) -> Config:
+    """The config of the same model, in which no part says that it is quantized."""
+    return {
+        key: without_quantization(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in SAID_IN_CONFIG
+    }
+
+
+def side_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that are no weights: config, tokenizer, processors, templates, licence, code."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(WEIGHTS)
+    ]
