@@ -13,13 +13,6 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|p
 _ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe)\.(gate|router)$")
 _EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
 
-# Projections that vLLM runs as one: all of them take one scheme, or none is quantized.
-_FUSED = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("q_a_proj", "kv_a_proj_with_mqa"),
-)
 Shape = tuple[int, int]
 
 
@@ -74,27 +67,6 @@ def asked(structure: Structure) -> Layers:
         stored={name: linear.stored for name, linear in structure.linears.items() if linear.stored != name},
         left_alone=structure.left_alone,
     )
-
-
-def fused_sets(names: list[str]) -> list[list[str]]:
-    """The layers of `names` that vLLM runs as one: fused projections, and all experts of a layer."""
-    present = set(names)
-    sets = []
-    for name in names:
-        parent, _, last = name.rpartition(".")
-        for projections in _FUSED:
-            if last == projections[0]:
-                sets.append([f"{parent}.{other}" for other in projections if f"{parent}.{other}" in present])
-    return [together for together in sets if len(together) > 1] + expert_sets(names)
-
-
-def expert_sets(names: list[str]) -> list[list[str]]:
-    """The projections of all routed experts of a layer, which vLLM runs as one fused MoE layer."""
-    experts: dict[str, list[str]] = {}
-    for name in names:
-        if match := _EXPERT.match(name):
-            experts.setdefault(match["layer"], []).append(name)
-    return list(experts.values())
 
 
 def is_router(tensor: str) -> bool:

@@ -67,4 +67,4 @@ def structure_of(folder: Path, config: Config, trust_remote_code: bool = False) 
     return STRUCTURE.answer(kept, job, f"asking transformers what a {config.get('model_type')} is made of")
 
 
-_ANSWER = 1  # raise this when the worker answers otherwise
+_ANSWER = 2  # raise this when the worker answers otherwise

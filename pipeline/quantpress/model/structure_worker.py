@@ -43,6 +43,7 @@ def structure(job: StructureJob) -> Structure:
     loaded = {name: stored_names(model, name, tensor) for name, tensor in tensors.items()}
     fused = [stored for name in _fused_experts(model) for stored in loaded[name]]
     _linearize(model)
+    keep_expert_names(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     stored = {name: stored_names(model, f"{name}.weight", module.weight)[0] for name, module in linears.items()}
     tied = _tied(model, linears)
@@ -76,6 +77,38 @@ def stored_names(model: Any, name: str, tensor: Any) -> list[str]:
         return list(revert_weight_conversion(model, {name: tensor})) or [name]
     except Exception:  # a conversion that needs the other parts too: the files hold it under the model's name
         return [name]
+
+
+_ONE_BY_ONE = re.compile(r"\.experts\.\*\.(?P<name>\w+)\.weight$")
+_EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+
+
+def keep_expert_names(model: Any) -> None:
+    """Has experts saved under the names that the files of their family give them one by one, such as Mixtral's w1.
+
+    transformers' conversion says of which parts it makes its tensors of experts. llmcompressor 0.14 takes these apart
+    into gate_proj, up_proj and down_proj, and would save them so.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
+
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is None:  # as transformers itself does for a model that was built from a config
+        known = get_model_conversion_mapping(model, add_legacy=False)
+        conversions = [one for one in known if not isinstance(one, PrefixChange)]
+    renamed: dict[str, str] = {}
+    for one in conversions:
+        parts = _EXPERT_PARTS.get(one.target_patterns[0].rpartition(".")[2], ())
+        found = [match["name"] for pattern in one.source_patterns if (match := _ONE_BY_ONE.search(pattern))]
+        if isinstance(one, WeightConverter) and len(found) == len(parts):
+            renamed |= dict(zip(found, parts, strict=True))
+    renamings = [
+        WeightRenaming(rf"\.experts\.(\d+)\.{theirs}", rf".experts.\1.{ours}")
+        for theirs, ours in renamed.items()
+        if theirs != ours
+    ]
+    if renamings:
+        model._weight_conversions = [*conversions, *renamings]
 
 
 def _has_weight(module: Any) -> bool:

@@ -11,7 +11,8 @@ from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
-from quantpress.plan import mappings
+from quantpress.plan import fused, mappings
+from quantpress.plan.fused import Packing
 from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
@@ -23,17 +24,11 @@ _LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
-def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
+def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config, packing: Packing) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_depth(structure, config)
-    _check_fused(schemes, structure)
-    _check_routing(schemes)
-    if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
-        raise InputError(
-            "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
-            hint='add "re:.*experts" to `ignore`, or take a model of another family',
-        )
-    notes = _too_long(recipe, structure, config)
+    fused.check(schemes, structure, packing)
+    notes = fused.notes(fused.architecture(config)) + _too_long(recipe, structure, config)
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:
@@ -63,34 +58,6 @@ def _check_depth(structure: Layers, config: Config) -> None:
         raise InputError(
             f"the config counts {wanted} layers, the weights hold {len(found)}", hint="fetch the model again"
         )
-
-
-def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:
-    for together in layers.fused_sets(list(structure.linears)):
-        first = together[0]
-        for other in together[1:]:
-            if schemes.get(first) != schemes.get(other):
-                raise InputError(
-                    f"{first} and {other} are treated differently ({_name(schemes.get(first))}, "
-                    f"{_name(schemes.get(other))}), but vLLM runs them as one layer and refuses to load them",
-                    hint="target or ignore all of q_proj, k_proj and v_proj, of gate_proj and up_proj, of the experts",
-                )
-
-
-def _name(scheme: Scheme | None) -> str:
-    if scheme is None:
-        return "not quantized"
-    reach = f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
-    return f"{scheme.weight_bits} bits, {reach}"
-
-
-def _check_routing(schemes: dict[str, Scheme]) -> None:
-    for name in schemes:
-        if name.endswith(".shared_expert_gate"):
-            raise InputError(
-                f"{name} decides how much an expert counts; vLLM keeps it in 16 bits and cannot load it quantized",
-                hint='add "re:.*shared_expert_gate$" to `ignore`',
-            )
 
 
 def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:

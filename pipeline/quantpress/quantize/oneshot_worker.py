@@ -12,7 +12,7 @@ from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
-from quantpress.model.structure_worker import whole_class
+from quantpress.model.structure_worker import keep_expert_names, whole_class
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data
 from quantpress.quantize.to_llmcompressor import modifiers_of
@@ -166,6 +166,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
     kind = whole_class(config) or AutoModelForCausalLM
     model = kind.from_pretrained(source, dtype="auto", use_safetensors=True, trust_remote_code=trust)
+
+    keep_expert_names(model)
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
     modifiers = modifiers_of(recipe, model)
