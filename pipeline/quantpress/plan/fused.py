@@ -181,6 +181,20 @@ def check(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> No
         )
 
 
+def expert_notes(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> list[str]:
+    """Whether vLLM looks for quantized experts under other names than those that a checkpoint will have."""
+    known = packing.experts or []
+    for name in schemes:
+        if known and _EXPERT.match(name):
+            stored = structure.stored_name(name)
+            if not {_last(stored), _last(packing.vllm_name(stored))} & set(known):
+                return [
+                    f"vLLM {table_version()}'s {packing.name} calls an expert's projections {', '.join(known)}, and "
+                    f"the checkpoint will have {stored}: serve it before you rely on it, or ignore re:.*experts"
+                ]
+    return []
+
+
 def left_alone(structure: Layers, packing: Packing) -> Layers:
     """The layers with those that vLLM keeps in 16 bits among what a default `ignore` has."""
     kept = [name for name in structure.linears if _kept_in_16_bits(name, structure, packing)]
@@ -198,6 +212,10 @@ def _kept_in_16_bits(name: str, structure: Layers, packing: Packing) -> str | No
     return next((_last_two(one) for one in [theirs, *packed] if _last_two(one) in packing.unquantized), None)
 
 
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _last_two(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
@@ -205,7 +223,7 @@ def _last_two(name: str) -> str:
 def _listed(together: list[str]) -> str:
     if _EXPERT.match(together[0]):
         return f"the {len(together)} projections of the experts (re:.*experts)"
-    parts = [name.rpartition(".")[2] for name in together]
+    parts = [_last(name) for name in together]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

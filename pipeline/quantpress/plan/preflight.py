@@ -28,7 +28,8 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
     _check_depth(structure, config)
     fused.check(schemes, structure, packing)
-    notes = fused.notes(fused.architecture(config)) + _too_long(recipe, structure, config)
+    notes = fused.notes(fused.architecture(config)) + fused.expert_notes(schemes, structure, packing)
+    notes += _too_long(recipe, structure, config)
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from quantpress.errors import CapabilityError
 from quantpress.plan import hardware
-from quantpress.plan.fused import fused_sets, unserved
+from quantpress.plan.fused import expert_sets, fused_sets, unserved
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
 from quantpress.runtime import cpu
 from quantpress.runtime.records import Record
 
 _INT4_STEP = 32  # features; the CPU's kernel for 4-bit weights takes multiples
+# Of a CPU, to multiply quantized experts (vLLM 0.32, experts/cpu_moe.py: _is_amx_tile_supported).
+_EXPERTS_NEED = "amx_tile"
 # Marlin's group sizes (vLLM 0.32, marlin_utils.MARLIN_SUPPORTED_GROUP_SIZES); Machete takes fewer.
 _MARLIN_GROUPS = (None, 32, 64, 128)
 _GROUPED = ("W4A16", "W4A16 asymmetric", "W8A16", "W4A8")
@@ -37,6 +39,11 @@ def require_served(plan: Plan, target: str) -> None:
         raise CapabilityError(
             f"{odd}: vLLM refuses to load it fused with the layers beside it",
             hint="add those layers to `ignore`, or use fp8-dynamic, which has no blocks",
+        )
+    if target not in hardware.GPUS and expert_sets(plan.layers) and _EXPERTS_NEED not in cpu.features(target):
+        raise CapabilityError(
+            f"vLLM's CPU kernels for quantized experts need AMX, which {target} ({cpu.described(target)}) lacks",
+            hint='add "re:.*experts" to `ignore`: experts in 16 bits are served on every CPU',
         )
     if target not in hardware.GPUS and (odd := _odd_for_int4(plan)):
         raise CapabilityError(
