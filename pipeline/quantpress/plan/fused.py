@@ -95,6 +95,11 @@ def table_version() -> str:
     return str(_table()["vllm"])
 
 
+def known() -> dict[str, Packing]:
+    """Every architecture of the table."""
+    return {name: Packing.model_validate(row) for name, row in _table()["architectures"].items()}
+
+
 def architecture(config: Config) -> str | None:
     """The class that a config names."""
     named = config.get("architectures")
@@ -103,11 +108,11 @@ def architecture(config: Config) -> str | None:
 
 def packing_of(config: Config) -> Packing:
     """What vLLM's class for this model does, together with that for the language model inside; else `GENERIC`."""
-    known = _table()["architectures"]
-    if architecture(config) not in known:
+    rows = _table()["architectures"]
+    if architecture(config) not in rows:
         return GENERIC
-    found = Packing.model_validate(known[architecture(config)])
-    inner = [Packing.model_validate(known[name]) for name in [architecture(text_config(config))] if name in known]
+    found = Packing.model_validate(rows[architecture(config)])
+    inner = [Packing.model_validate(rows[name]) for name in [architecture(text_config(config))] if name in rows]
     if found.module == _BACKEND:
         inner.append(GENERIC)
     return found.model_copy(update={"packed": [pack for one in (found, *inner) for pack in one.packed]})
@@ -183,13 +188,13 @@ def check(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> No
 
 def expert_notes(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> list[str]:
     """Whether vLLM looks for quantized experts under other names than those that a checkpoint will have."""
-    known = packing.experts or []
+    theirs = packing.experts or []
     for name in schemes:
-        if known and _EXPERT.match(name):
+        if theirs and _EXPERT.match(name):
             stored = structure.stored_name(name)
-            if not {_last(stored), _last(packing.vllm_name(stored))} & set(known):
+            if not {_last(stored), _last(packing.vllm_name(stored))} & set(theirs):
                 return [
-                    f"vLLM {table_version()}'s {packing.name} calls an expert's projections {', '.join(known)}, and "
+                    f"vLLM {table_version()}'s {packing.name} calls an expert's projections {', '.join(theirs)}, and "
                     f"the checkpoint will have {stored}: serve it before you rely on it, or ignore re:.*experts"
                 ]
     return []
@@ -198,9 +203,9 @@ def expert_notes(schemes: dict[str, Scheme], structure: Layers, packing: Packing
 def left_alone(structure: Layers, packing: Packing) -> Layers:
     """The layers with those that vLLM keeps in 16 bits among what a default `ignore` has."""
     kept = [name for name in structure.linears if _kept_in_16_bits(name, structure, packing)]
-    known = structure.left_alone or {"lm_head": "the output head"}
-    reasons = {name: "vLLM keeps it in 16 bits" for name in kept if not any(matching(one, [name]) for one in known)}
-    return replace(structure, left_alone={**known, **reasons}) if reasons else structure
+    left = structure.left_alone or {"lm_head": "the output head"}
+    reasons = {name: "vLLM keeps it in 16 bits" for name in kept if not any(matching(one, [name]) for one in left)}
+    return replace(structure, left_alone={**left, **reasons}) if reasons else structure
 
 
 def _kept_in_16_bits(name: str, structure: Layers, packing: Packing) -> str | None:
