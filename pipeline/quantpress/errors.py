@@ -28,7 +28,7 @@ class QuantpressError(Exception):
         lines = [f"error: {self.message}"]
         if self.hint:
             lines.append(f"  next: {self.hint}")
-        if self.log:
+        if self.log and self.log.exists():
             lines.append(f"  log:  {self.log}")
         return printable("\n".join(lines))
 

@@ -18,7 +18,7 @@ from quantpress.errors import printable
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
-_HEARTBEAT_S = 30.0
+_HEARTBEAT_S = 10.0
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What loguru and vLLM put before a message.
 _PREFIX = re.compile(r"^(\S+ \| \w+ \| \w+ - |\(\w+ pid=\d+\) (\w+ [\d-]+ [\d:]+ \[[^\]]*\] )?)")

@@ -1,0 +1,69 @@
+"""The class that holds a whole checkpoint, for all workers that load one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+_ONE_BY_ONE = re.compile(r"\.experts\.\*\.(?P<name>\w+)\.weight$")
+_EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+
+
+def whole_class(config: Any) -> Any:
+    """The class of transformers that holds the whole checkpoint: the one that its config names.
+
+    AutoModelForCausalLM would load the language model of an image-text model alone, or nothing of it. Models with code
+    of their own are not in transformers, and None is returned.
+    """
+    import transformers
+
+    return next((found for name in config.architectures or [] if (found := getattr(transformers, name, None))), None)
+
+
+def whole_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> Any:
+    """The model in that class, from its folder; `options` are those of `from_pretrained`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    kind = whole_class(config) or AutoModelForCausalLM
+    return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True, **options)
+
+
+def empty_model(config: Any, trust_remote_code: bool) -> Any:
+    """The model on torch's meta device, where no tensor holds a number."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind = whole_class(config)
+    with torch.device("meta"):
+        return kind(config) if kind else AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def text_decoder(model: Any) -> Any:
+    """The text decoder of the model, which is all of a plain one."""
+    return model.get_decoder() if hasattr(model, "get_decoder") else model
+
+
+def keep_expert_names(model: Any) -> None:
+    """Has experts saved under the names that the files of their family give them one by one, such as Mixtral's w1.
+
+    transformers' conversion says of which parts it makes its tensors of experts. llmcompressor 0.14 takes these apart
+    into gate_proj, up_proj and down_proj, and would save them so.
+    """
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    conversions = getattr(model, "_weight_conversions", None) or []
+    renamed: dict[str, str] = {}
+    for one in conversions:
+        parts = _EXPERT_PARTS.get(one.target_patterns[0].rpartition(".")[2], ())
+        found = [match["name"] for pattern in one.source_patterns if (match := _ONE_BY_ONE.search(pattern))]
+        if isinstance(one, WeightConverter) and len(found) == len(parts):
+            renamed |= dict(zip(found, parts, strict=True))
+    renamings = [
+        WeightRenaming(rf"\.experts\.(\d+)\.{theirs}", rf".experts.\1.{ours}")
+        for theirs, ours in renamed.items()
+        if theirs != ours
+    ]
+    if renamings:
+        model._weight_conversions = [*conversions, *renamings]
