@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from quantpress.cli import main as cli
 from quantpress.language import shipped
-from quantpress.plan import hardware
+from quantpress.plan import fused, hardware
 from quantpress.plan.resolve import scheme_of
 from quantpress.recipe import modifiers
 from quantpress.recipe.loading import load_recipe
@@ -166,6 +166,21 @@ def _below(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     return list(actions[0].choices.values()) if actions else []
 
 
+def _fused() -> str:
+    """What is run as one in three architectures or more."""
+    table_of = fused.known()
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, packing in table_of.items():
+        for parts in {pack.of for pack in packing.packed}:
+            found.setdefault(parts, []).append(name)
+    rows = [
+        [", ".join(f"`{part}`" for part in parts), str(len(names)), ", ".join(f"`{name}`" for name in names[:3])]
+        for parts, names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        if len(names) > 2
+    ]
+    return table(["layers that vLLM runs as one", "architectures", "such as"], rows)
+
+
 PARTS = {
     "commands": _commands,
     "suites": _suites,
@@ -187,6 +202,7 @@ PARTS = {
     "schemes": lambda: ", ".join(f"`{name}`" for name in SCHEMES) + "\n",
     "shipped": _shipped,
     "hardware": _hardware,
+    "fused": _fused,
 }
 
 

@@ -75,11 +75,20 @@ def _predicts_ahead(folder: Path) -> None:
     save_file(tensors | ahead, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _experts_with_names(folder: Path) -> None:
+    """Experts that the files call by other names (w1, w2, w3) than llmcompressor does."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("mixtral", **TEXT, num_local_experts=4, num_experts_per_tok=2)
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+
+
 # What each is, which tensors have to be in the checkpoint as they were, and how many layers are quantized: 7 of a
 # language model's layer, 3 of each expert and of the shared one, 2 of a Mamba mixer.
 FAMILIES: dict[str, tuple[Callable[[Path], None], str, int]] = {
     "image and text": (_image_text, "visual.", 14),
     "experts in three dimensions": (_fused_experts, "norm", 2 + 4 + 2 * (4 * 3 + 2)),
+    "experts with names of their own": (_experts_with_names, "norm", 2 * (4 + 4 * 3)),
     "a layer for speculation": (_predicts_ahead, "model.layers.2.", 7 + 4 + 4 * 3 + 3),
 }
 
@@ -104,6 +113,8 @@ def test_nothing_is_lost_and_what_is_planned_is_made(
     untouched = [name for name in before if kept in name]
     assert untouched
     assert {name: after.get(name) for name in untouched} == {name: before[name] for name in untouched}
+    one_by_one = {name for name in before if ".experts.0." in name}
+    assert one_by_one <= after.keys(), "vLLM loads experts by the names of their family's files"
     was, now = (json.loads((path / "config.json").read_text()) for path in (folder, checkpoint))
     assert now["architectures"] == was["architectures"]
     assert {path.name for path in folder.iterdir()} <= {path.name for path in checkpoint.iterdir()}

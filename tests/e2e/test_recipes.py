@@ -278,8 +278,10 @@ def test_an_installed_vllm_is_asked_once(even_widths: Path, tmp_path: Path, real
     asked = json.loads(real(*arguments, "--json", env=env).stdout)["vllm"]["schemes"]
     assert asked["W4AFP8"]["sm_90"].startswith("Compressed")
     assert asked["W4AFP8"]["sm_80"].startswith("no")
-    (answer,) = (tmp_path / "vllm").glob("*.json")
-    by_preset = json.loads(answer.read_text())
+    answers = [json.loads(path.read_text()) for path in (tmp_path / "vllm").glob("*.json")]
+    (by_preset,) = (answer for answer in answers if "architectures" not in answer)
+    (by_architecture,) = (answer for answer in answers if "architectures" in answer)
+    assert list(by_architecture["architectures"]) == ["LlamaForCausalLM"]
     for preset, row in by_preset.items():
         kind = hardware.kind_of(schemes.SCHEMES[preset])
         for target, said in row.items():

@@ -80,4 +80,8 @@ def _asked(named: str | None, plan: Plan, target: str | None) -> Asked:
     presets = sorted(set(plan.labels.values()) & answer.keys())
     if target:
         asking.require_presets(answer, presets, target, vllm)
-    return Asked(version=vllm_version(vllm), schemes={preset: answer[preset] for preset in presets})
+    return Asked(
+        version=vllm_version(vllm),
+        schemes={preset: answer[preset] for preset in presets},
+        model=asking.said_of(plan.architecture, vllm),
+    )

@@ -64,18 +64,22 @@ def target_of(work: Work, target: str) -> str:
 def inexactness(plan: Plan, named: str, vllm: str | None = None) -> str | None:
     """Why the target computes something else than the plan says, or None; `any` is never asked.
 
-    Of this machine's CPU the vLLM that is installed is asked too. Raises CapabilityError if it cannot serve the plan.
+    Of this machine's CPU the vLLM that is installed is asked too. Raises CapabilityError if it cannot serve the plan,
+    InputError if it is of another version than our table and runs as one what the plan does not treat as one.
     """
     if named == "any":
         return None
     target = hardware.target_of(named)
     try:
         servable.require_served(plan, target)
-        here = _vllm_here(vllm) if target == cpu.THIS and not environment.gpus() else None
+        here = _vllm_here(vllm)
         if here is None:
             return servable.inexact(plan, target)
         from quantpress_serve.probes import asking
 
+        asking.require_fused(plan, here)
+        if target != cpu.THIS or environment.gpus():
+            return servable.inexact(plan, target)
         return asking.inexact_here(plan, here)
     except CapabilityError as error:
         raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error

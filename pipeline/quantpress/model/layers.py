@@ -9,13 +9,6 @@ from quantpress.model.structure import Asked, Rescalings, Structure
 
 _EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
 
-# Projections that vLLM runs as one: all of them take one scheme, or none is quantized.
-_FUSED = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("q_a_proj", "kv_a_proj_with_mqa"),
-)
 Shape = tuple[int, int]
 
 
@@ -64,27 +57,6 @@ def asked(structure: Structure) -> Layers:
         fused_experts=frozenset(structure.fused_experts),
         rescalings=tuple(structure.rescalings),
     )
-
-
-def fused_sets(names: list[str]) -> list[list[str]]:
-    """The layers of `names` that vLLM runs as one: fused projections, and all experts of a layer."""
-    present = set(names)
-    sets = []
-    for name in names:
-        parent, _, last = name.rpartition(".")
-        for projections in _FUSED:
-            if last == projections[0]:
-                sets.append([f"{parent}.{other}" for other in projections if f"{parent}.{other}" in present])
-    return [together for together in sets if len(together) > 1] + expert_sets(names)
-
-
-def expert_sets(names: list[str]) -> list[list[str]]:
-    """The projections of all routed experts of a layer, which vLLM runs as one fused MoE layer."""
-    experts: dict[str, list[str]] = {}
-    for name in names:
-        if match := _EXPERT.match(name):
-            experts.setdefault(match["layer"], []).append(name)
-    return list(experts.values())
 
 
 def without_experts(structure: Layers, left: int) -> Layers:

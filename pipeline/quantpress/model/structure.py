@@ -105,7 +105,7 @@ class Structure(Result):
 
 STRUCTURE = Worker("quantpress.model.structure_worker", StructureJob, Structure)
 _LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
-_ANSWER = 2  # raise this when the worker answers otherwise
+_ANSWER = 3  # raise this when the worker answers otherwise
 
 
 def structure_of(

@@ -12,7 +12,7 @@ from quantpress.errors import InputError, first_line
 from quantpress.model.headers import Tensor
 from quantpress.model.rescalings_worker import rescalings
 from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob, files_of
-from quantpress.model.whole_model_worker import empty_model
+from quantpress.model.whole_model_worker import empty_model, keep_expert_names
 
 _DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64"}  # others are counted in, not computed with
 
@@ -29,6 +29,7 @@ def structure(job: StructureJob) -> Structure:
         shapes = {name: list(files[name].shape) for name in belongs} or _shapes_saved(model)
         fused = [stored for name in _fused_experts(model) for stored in saved[name]]
         linearize(model)
+        keep_expert_names(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     tied = _tied(model, linears)
     _require_all(missing, tied, job.folder)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+_ONE_BY_ONE = re.compile(r"\.experts\.\*\.(?P<name>\w+)\.weight$")
+_EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
 
 
 def whole_class(config: Any) -> Any:
@@ -39,3 +43,27 @@ def empty_model(config: Any, trust_remote_code: bool) -> Any:
 def text_decoder(model: Any) -> Any:
     """The text decoder of the model, which is all of a plain one."""
     return model.get_decoder() if hasattr(model, "get_decoder") else model
+
+
+def keep_expert_names(model: Any) -> None:
+    """Has experts saved under the names that the files of their family give them one by one, such as Mixtral's w1.
+
+    transformers' conversion says of which parts it makes its tensors of experts. llmcompressor 0.14 takes these apart
+    into gate_proj, up_proj and down_proj, and would save them so.
+    """
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    conversions = getattr(model, "_weight_conversions", None) or []
+    renamed: dict[str, str] = {}
+    for one in conversions:
+        parts = _EXPERT_PARTS.get(one.target_patterns[0].rpartition(".")[2], ())
+        found = [match["name"] for pattern in one.source_patterns if (match := _ONE_BY_ONE.search(pattern))]
+        if isinstance(one, WeightConverter) and len(found) == len(parts):
+            renamed |= dict(zip(found, parts, strict=True))
+    renamings = [
+        WeightRenaming(rf"\.experts\.(\d+)\.{theirs}", rf".experts.\1.{ours}")
+        for theirs, ours in renamed.items()
+        if theirs != ours
+    ]
+    if renamings:
+        model._weight_conversions = [*conversions, *renamings]

@@ -12,6 +12,8 @@ from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
 from quantpress.model.structure import Algorithm, Asked, Mapping, Rescaled, Rescalings
+from quantpress.plan import fused
+from quantpress.plan.fused import Packing
 from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
@@ -22,16 +24,11 @@ _POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positio
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
-def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
+def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config, packing: Packing) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
-    _check_fused(schemes, structure)
-    _check_routing(schemes)
-    if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
-        raise InputError(
-            "llmcompressor 0.14 writes Mixtral's experts under names (gate_proj for w1) that vLLM does not load",
-            hint='add "re:.*experts" to `ignore`, or take a model of another family',
-        )
-    notes = too_long(recipe, structure, config)
+    fused.check(schemes, structure, packing)
+    notes = fused.notes(fused.architecture(config)) + fused.expert_notes(schemes, structure, packing)
+    notes += too_long(recipe, structure, config)
     for modifier in recipe.modifiers:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:
@@ -54,34 +51,6 @@ def too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
         f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for: what it "
         "computes beyond them, and is calibrated on, may mean nothing"
     ]
-
-
-def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:
-    for together in layers.fused_sets(list(structure.linears)):
-        first = together[0]
-        for other in together[1:]:
-            if schemes.get(first) != schemes.get(other):
-                raise InputError(
-                    f"{first} and {other} are treated differently ({_name(schemes.get(first))}, "
-                    f"{_name(schemes.get(other))}), but vLLM runs them as one layer and refuses to load them",
-                    hint="target or ignore all of q_proj, k_proj and v_proj, of gate_proj and up_proj, of the experts",
-                )
-
-
-def _name(scheme: Scheme | None) -> str:
-    if scheme is None:
-        return "not quantized"
-    reach = f"group of {scheme.group_size}" if scheme.group_size else scheme.strategy
-    return f"{scheme.weight_bits} bits, {reach}"
-
-
-def _check_routing(schemes: dict[str, Scheme]) -> None:
-    for name in schemes:
-        if name.endswith(".shared_expert_gate"):
-            raise InputError(
-                f"{name} decides how much an expert counts; vLLM keeps it in 16 bits and cannot load it quantized",
-                hint='add "re:.*shared_expert_gate$" to `ignore`',
-            )
 
 
 def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:

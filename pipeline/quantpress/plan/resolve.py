@@ -15,8 +15,9 @@ from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
 from quantpress.model.source import Model
 from quantpress.model.structure import structure_of, tensors_of
-from quantpress.plan import preflight, sizes
+from quantpress.plan import fused, preflight, sizes
 from quantpress.plan.arithmetic import ComputeDtype
+from quantpress.plan.fused import Packing
 from quantpress.recipe.modifiers import Group, Modifier, Quantizes, Reap
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
@@ -34,7 +35,8 @@ class Plan:
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
     `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored; `notes` what a person
-    should know; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
+    should know; `architecture` is the class that the config names, `packing` what vLLM makes of its layers;
+    `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
     """
 
     recipe: Recipe
@@ -48,6 +50,8 @@ class Plan:
     schemes: dict[str, Scheme] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     structure: Layers = field(default_factory=lambda: Layers({}))
+    packing: Packing = fused.GENERIC
+    architecture: str | None = None
     notes: tuple[str, ...] = ()
     compute_dtype: ComputeDtype = "stored"
 
@@ -79,11 +83,13 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         if isinstance(modifier.body, Reap):
             left = preflight.experts_left(modifier.body, config)
             tensors, structure = preflight.without_experts(tensors, structure, left)
+    packing = fused.packing_of(config)
+    structure = fused.left_alone(structure, packing)
     _require_linear(structure)
     recipe, absent = _without_absent(recipe, structure)
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
-    notes = preflight.check(resolved, schemes, structure, config)
+    notes = preflight.check(resolved, schemes, structure, config, packing)
     untouched = sum(tensor.nbytes for tensor in tensors.values())
     untouched -= sum(_own_bytes(name, structure, tensors) for name in schemes)
     untouched += _untied_bytes(resolved, structure, tensors)
@@ -99,6 +105,8 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         schemes=schemes,
         labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
         structure=structure,
+        packing=packing,
+        architecture=fused.architecture(config),
         notes=(*_left_alone(resolved, structure), *absent, *notes),
     )
 

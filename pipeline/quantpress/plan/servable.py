@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from quantpress.errors import CapabilityError
-from quantpress.model.layers import fused_sets
 from quantpress.plan import hardware
+from quantpress.plan.fused import expert_sets, fused_sets, unserved
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
 from quantpress.runtime import cpu
 from quantpress.runtime.records import Record
 
 _INT4_STEP = 32  # features; the CPU's kernel for 4-bit weights takes multiples
+# Of a CPU, to multiply quantized experts (vLLM 0.32, experts/cpu_moe.py: _is_amx_tile_supported).
+_EXPERTS_NEED = "amx_tile"
 # Marlin's group sizes (vLLM 0.32, marlin_utils.MARLIN_SUPPORTED_GROUP_SIZES); Machete takes fewer.
 _MARLIN_GROUPS = (None, 32, 64, 128)
 _GROUPED = ("W4A16", "W4A16 asymmetric", "W8A16", "W4A8")
@@ -30,11 +32,18 @@ def kinds_of(plan: Plan) -> list[str]:
 
 def require_served(plan: Plan, target: str) -> None:
     """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
+    if reason := unserved(plan.architecture):
+        raise CapabilityError(reason, hint="--target any makes the checkpoint for whatever else reads it")
     hardware.require(kinds_of(plan), target)
     if odd := _odd_for_blocks(plan):
         raise CapabilityError(
             f"{odd}: vLLM refuses to load it fused with the layers beside it",
             hint="add those layers to `ignore`, or use fp8-dynamic, which has no blocks",
+        )
+    if target not in hardware.GPUS and expert_sets(plan.layers) and _EXPERTS_NEED not in cpu.features(target):
+        raise CapabilityError(
+            f"vLLM's CPU kernels for quantized experts need AMX, which {target} ({cpu.described(target)}) lacks",
+            hint='add "re:.*experts" to `ignore`: experts in 16 bits are served on every CPU',
         )
     if target not in hardware.GPUS and (odd := _odd_for_int4(plan)):
         raise CapabilityError(
@@ -46,8 +55,8 @@ def require_served(plan: Plan, target: str) -> None:
 def _odd_for_blocks(plan: Plan) -> str | None:
     """The first part of a fused layer, but the last, whose rows end within a block (vLLM: validate_fp8_block_shape)."""
     blocks = {name: scheme.block for name, scheme in plan.schemes.items() if scheme.block}
-    for together in fused_sets(list(blocks)):
-        for name in together[:-1] if ".experts." not in together[0] else ():
+    for together in fused_sets(plan.packing, plan.structure):
+        for name in together[:-1] if together[0] in blocks else ():
             outputs, rows = plan.structure.linears[name][0], blocks[name][0]
             if outputs % rows:
                 return f"{name} has {outputs} output features, which blocks of {rows} rows do not divide"
@@ -67,7 +76,7 @@ def _odd_for_int4(plan: Plan) -> str | None:
         for name, scheme in plan.schemes.items()
         if hardware.kind_of(scheme) in ("W4A16", "W4A16 asymmetric", "W4A8")
     }
-    fused = [together for together in fused_sets(list(shapes)) if ".experts." not in together[0]]
+    fused = [together for together in fused_sets(plan.packing, plan.structure) if together[0] in shapes]
     single = [[name] for name in shapes.keys() - {name for together in fused for name in together}]
     for together in sorted(fused + single):
         outputs, inputs = sum(shapes[name][0] for name in together), shapes[together[0]][1]

@@ -40,10 +40,14 @@ class Memory(Record):
 
 
 class Asked(Record):
-    """What an installed vLLM says of each preset, by target: the class that takes it, or "no: ..." with its reason."""
+    """What an installed vLLM says of each preset, by target: the class that takes it, or "no: ..." with its reason.
+
+    `model` is what it says of the model's architecture.
+    """
 
     version: str
     schemes: dict[str, dict[str, str]]
+    model: str
 
 
 class Summary(Record):
@@ -133,14 +137,14 @@ def text(summary: Summary, asked: Asked | None) -> str:
 
 def _said(asked: Asked) -> list[str]:
     """For each preset the classes that vLLM picks, and where."""
-    lines = []
+    lines = [f"{asked.version}: {asked.model}"]
     for preset, row in asked.schemes.items():
         where: dict[str, list[str]] = {}
         for target, said in row.items():
             where.setdefault(said.partition(":")[0], []).append(target)
         said = "; ".join(f"{name} on {', '.join(targets)}" for name, targets in where.items())
         lines.append(f"{asked.version}: {preset}: {said}")
-    return lines or [f"{asked.version}: no preset to ask about"]
+    return lines
 
 
 def _listed(title: str, lines: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
-from quantpress.model.whole_model_worker import whole_model
+from quantpress.model.whole_model_worker import keep_expert_names, whole_model
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data, remarks
 from quantpress.quantize.expert_tokens import ExpertCounter
@@ -163,6 +163,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
     model, info = whole_model(source, trust, dtype="auto", output_loading_info=True)
     require_all_loaded(model, info)
+    keep_expert_names(model)
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
     modifiers = modifiers_of(recipe, model)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from quantpress.errors import CapabilityError
-from quantpress.plan import hardware, servable
+from quantpress.plan import fused, hardware, servable
+from quantpress.plan.fused import Packing
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import atomic, console, cpu, digests, process
@@ -30,14 +31,21 @@ class Operators(Record):
     int8_is_exact: bool | None
 
 
+class Architectures(Record):
+    """What a vLLM does with each architecture, and why it serves some no more."""
+
+    architectures: dict[str, Packing]
+    dropped: dict[str, str]
+
+
 def _script(what: str) -> Path:
     """A script that runs in vLLM's environment; it is not imported, since it imports vLLM."""
     return Path(__file__).with_name(f"{what}_probe.py")
 
 
-def _kept(vllm: Path, script: Path) -> Path:
+def _kept(vllm: Path, script: Path, words: list[str]) -> Path:
     machine = sorted(cpu.features())
-    known = digests.sha256_json([str(vllm), vllm_version(vllm), digests.sha256_file(script), machine])
+    known = digests.sha256_json([str(vllm), vllm_version(vllm), digests.sha256_file(script), machine, words])
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 
@@ -54,6 +62,44 @@ def arguments(vllm: Path) -> dict[str, Argument]:
     """
     answer = _answer(vllm, _script("arguments"), [], "for its arguments")
     return TypeAdapter(dict[str, Argument]).validate_python(answer)
+
+
+def architectures(vllm: Path, *names: str) -> Architectures:
+    """What this vLLM does with models of these architectures: seconds; without names of all, half a minute.
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    what = f"what it makes of {', '.join(names)}" if names else "for its architectures"
+    return Architectures.model_validate(_answer(vllm, _script("packing"), list(names), what))
+
+
+def said_of(architecture: str | None, vllm: Path) -> str:
+    """What this vLLM says of an architecture, in words. Raises CapabilityError if it cannot be asked."""
+    if architecture is None:
+        return "the model's config names no architecture"
+    answer = architectures(vllm, architecture)
+    if known := answer.architectures.get(architecture):
+        served = f"{architecture} is served by {known.module}"
+        return f"{served}, which cannot be imported here: {known.missing}" if known.missing else served
+    if architecture in answer.dropped:
+        return f"{architecture} is not served: {answer.dropped[architecture]}"
+    return f"{architecture} has no class of its own: its backend for models of transformers may serve it"
+
+
+def require_fused(plan: Plan, vllm: Path) -> None:
+    """Raises InputError for a plan that treats parts of one layer differently, by a vLLM that is not the table's.
+
+    Where it cannot be asked, the table has answered already.
+    """
+    version = vllm_version(vllm).partition("+")[0]
+    if version in (fused.table_version(), "unknown") or plan.architecture is None:
+        return
+    try:
+        answer = architectures(vllm, plan.architecture)
+    except CapabilityError:
+        return
+    if packing := answer.architectures.get(plan.architecture):
+        fused.check(plan.schemes, plan.structure, packing)
 
 
 def inexact_here(plan: Plan, vllm: Path) -> str | None:
@@ -82,7 +128,7 @@ def inexact_here(plan: Plan, vllm: Path) -> str | None:
 
 def _answer(vllm: Path, script: Path, words: list[str], what: str) -> Any:
     """The JSON object that a script printed in vLLM's environment, asked once for each vLLM."""
-    kept = _kept(vllm, script)
+    kept = _kept(vllm, script, words)
     if kept.is_file():
         return atomic.read_json(kept)
     log = kept.with_suffix(".log")
