@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
-from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Stored
+from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Requirement
@@ -20,7 +22,7 @@ from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.vllm import find_vllm
 
 # Raise this when a change here, in score_worker.py or in tasks_worker.py makes the same checkpoint score otherwise.
-STAGE = 3
+STAGE = 4
 # What of a task decides its scores. Metric, filter and weight choose among them and come after.
 _DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
 
@@ -90,7 +92,7 @@ class Request:
 class KnownTasks(Stored):
     """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
 
-    SCHEMA_VERSION = 1
+    SCHEMA_VERSION = 2
 
     tasks: list[ResolvedTask]
 
@@ -106,20 +108,23 @@ def checked(request: Request) -> Request:
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
     if not kept.is_file():
-        with atomic.staging(folder / kept.stem) as staged:
-            cache = (cache_folder() / "datasets").resolve()  # definitions name it
-            job = workers.TasksJob(tasks=request.tasks, output=staged.resolve(), cache=cache)
-            title, log = f"checking the tasks of {request.suite.name}", kept.with_suffix(".log")
-            try:
-                result = workers.TASKS.run(job, staged, title, log)
-            except InputError as error:
-                log.unlink(missing_ok=True)
-                raise InputError(error.message, hint=error.hint) from error  # without the log, which is gone
-            KnownTasks(tasks=result.tasks).save(kept)
-            log.unlink(missing_ok=True)
+        with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
+            if not kept.is_file():
+                _ask(request, kept, staged)
     known = replace(request, tasks=KnownTasks.load(kept).tasks)
     _require_gates_to_decide(known)
     return known
+
+
+def _ask(request: Request, kept: Path, staged: Path) -> None:
+    cache = (cache_folder() / "datasets").resolve()  # definitions name it
+    job = workers.TasksJob(tasks=request.tasks, output=staged.resolve(), cache=cache)
+    log = kept.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    with without_log_of_wrong_input(log):
+        result = workers.TASKS.run(job, staged, f"checking the tasks of {request.suite.name}", log)
+    KnownTasks(tasks=result.tasks).save(kept)
+    log.unlink(missing_ok=True)
 
 
 def _require_gates_to_decide(request: Request) -> None:

@@ -48,7 +48,7 @@ def run(options: Options) -> None:
     environment.versions(DECISIVE)
     plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
     for planned in plans:
-        check_data(planned.plan)
+        check_data(planned.plan, model)
     request = request.for_model(model)
 
     # The stages.
