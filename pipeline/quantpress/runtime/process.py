@@ -14,6 +14,8 @@ from quantpress.runtime import guard
 from quantpress.runtime.secrets import scrub
 
 _guards: set[int] = set()  # process ids of the guards that are up
+# A log is ours, and UTF-8: a library that prints a letter must not fail for the encoding of the caller's terminal.
+_INTO_FILES = {"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
 _EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b.*)$")
 
@@ -37,7 +39,7 @@ def guarded(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(_INTO_FILES if log else {}), **(env or {})},
             start_new_session=True,
         )
     _guards.add(process.pid)
@@ -74,7 +76,8 @@ def run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None)
 
 def errors_in(log: Path) -> list[str]:
     """The lines of a log that look like exceptions (with vLLM's prefixes cut off), or its last line."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [match["error"][:400] for line in lines if (match := _EXCEPTION.match(line))]
     return found or [lines[-1][:400] if lines else "it printed nothing"]
 
