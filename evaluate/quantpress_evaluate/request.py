@@ -50,7 +50,15 @@ class Request:
         return "cuda" if environment.gpus() else "cpu"
 
     def for_model(self, model: Model) -> Request:
-        """The same with the type in which transformers computes this model on this machine."""
+        """The same with the type in which transformers computes this model on this machine.
+
+        Raises InputError if questions are to be put as a chat, and the model has no chat template.
+        """
+        if self.suite.chat_template and not _has_chat_template(model.path):
+            raise InputError(
+                f"the suite {self.suite.name} puts questions as a chat, and {model.name} has no chat template",
+                hint="name another --suite, or set chat_template: false in it",
+            )
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
@@ -87,6 +95,14 @@ class Request:
             device=self.device,
             versions=backend.versions("vllm" if vllm else "hf", vllm),
         )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Whether a tokenizer's files hold one, in any of the places in which transformers looks for it."""
+    if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
+        return True
+    files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
+    return any(path.is_file() and "chat_template" in atomic.read_json(path) for path in files)
 
 
 class KnownTasks(Stored):

@@ -10,13 +10,14 @@ import errno
 import importlib
 import re
 import signal
+import sys
 from collections.abc import Container, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from quantpress import __version__
 from quantpress.cli.options import taken
-from quantpress.errors import InputError, QuantpressError, StageError, of_the_environment
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
 from quantpress.runtime import console
 
 _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing was written),
@@ -62,6 +63,8 @@ def _explained(error: Exception) -> QuantpressError:
         return known
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return InputError(str(error)[:300], hint="name a path that can exist")
+    if isinstance(error, ModuleNotFoundError):
+        return CapabilityError(f"{error.name} is not installed in {sys.prefix}", hint="make setup")
     if isinstance(error, OSError):
         return StageError(str(error), hint="check that the file is there and may be used")
     return StageError(
