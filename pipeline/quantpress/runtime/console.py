@@ -73,6 +73,10 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("quantpress", _in_plain_letters)
 
 
+def _is_utf_8(encoding: str | None) -> bool:
+    return (encoding or "").lower() in ("utf-8", "utf8")
+
+
 def take_any_text() -> None:
     """Makes standard output and standard error write every text, whatever their encoding (LANG=C, ascii)."""
     for stream in (sys.stdout, sys.stderr):
@@ -168,10 +172,8 @@ class Console:
 
     def show(self, result: Any, text: str) -> None:
         """What was made stays made if this cannot be written: that a reader has gone (`| head`) is no error."""
-        stream = sys.stdout
-        is_utf_8 = stream is None or (stream.encoding or "").lower() in ("utf-8", "utf8")
-        said = json.dumps(result, indent=2, ensure_ascii=not is_utf_8) if self.as_json else printable(text)
-        self._print(said)
+        only_ascii = sys.stdout is not None and not _is_utf_8(sys.stdout.encoding)
+        self._print(json.dumps(result, indent=2, ensure_ascii=only_ascii) if self.as_json else printable(text))
 
     def _print(self, text: str) -> None:
         try:
@@ -240,7 +242,7 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        spinner = Spinner("dots")
+        spinner = Spinner("dots" if _is_utf_8(self._rich.encoding) else "line")
 
         def render() -> Table:
             grid = Table.grid(padding=(0, 1))
