@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
+from quantpress.quantize.stage import try_template
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Stored
@@ -52,13 +54,15 @@ class Request:
     def for_model(self, model: Model) -> Request:
         """The same with the type in which transformers computes this model on this machine.
 
-        Raises InputError if questions are to be put as a chat, and the model has no chat template.
+        Raises InputError if questions are to be put as a chat, and the model's chat template does not take them.
         """
         if self.suite.chat_template and not _has_chat_template(model.path):
             raise InputError(
                 f"the suite {self.suite.name} puts questions as a chat, and {model.name} has no chat template",
                 hint="name another --suite, or set chat_template: false in it",
             )
+        if self.suite.chat_template:
+            _try_template(model)
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
@@ -103,6 +107,14 @@ def _has_chat_template(folder: Path) -> bool:
         return True
     files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
     return any(path.is_file() and "chat_template" in atomic.read_json(path) for path in files)
+
+
+def _try_template(model: Model) -> None:
+    """Questions with examples are put as turns, and without a system message."""
+    turns = [{"role": role, "content": "A text."} for role in ("user", "assistant", "user")]
+    questions = cache_folder() / "chats" / "questions.jsonl"
+    atomic.write_text(questions, json.dumps({"messages": turns}) + "\n")
+    try_template([questions], model)
 
 
 class KnownTasks(Stored):

@@ -62,11 +62,15 @@ def check_data(plan: Plan, model: Model) -> None:
     for note in found.notes:
         console.warn(note)
     if found.chats:
-        _try_template(found.chats, model)
+        try_template(found.chats, model)
 
 
-def _try_template(chats: list[Path], model: Model) -> None:
-    """Takes seconds, so that it is done once for the same files, tokenizer and versions."""
+def try_template(chats: list[Path], model: Model) -> None:
+    """Tries the model's chat template on the conversations of these files.
+
+    Takes seconds, so that it is done once for the same files, tokenizer and versions. Raises InputError with file and
+    line of the first conversation that the template does not take.
+    """
     of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
     deciding = [digests.cached_sha256(paths, digest_cache()) for paths in (of_tokenizer, *([path] for path in chats))]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]

@@ -16,8 +16,7 @@ from quantpress.model.source import Model
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import disk, environment
-from quantpress_evaluate import suite
-from quantpress_evaluate.request import Request
+from quantpress_evaluate import request, suite
 from quantpress_serve.workload.workload import Workload
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -89,14 +88,21 @@ def test_memory_for_two_servers_is_asked_for(tmp_path: Path, monkeypatch: pytest
         beforehand.require_servers(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])
 
 
-def test_questions_as_a_chat_need_a_chat_template(tmp_path: Path) -> None:
+def test_questions_as_a_chat_need_a_chat_template_that_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    tried = []
+    monkeypatch.setattr(request, "try_template", lambda files, of: tried.append(files[0].read_text()))
     loaded, path = suite.load_suite("smoke")
     chat = loaded.model_copy(update={"chat_template": True})
-    request = Request(chat, suite.resolve_tasks(chat, path, None), compute_dtype="stored")
+    asked = request.Request(chat, suite.resolve_tasks(chat, path, None), compute_dtype="stored")
     with pytest.raises(InputError, match="m has no chat template"):
-        request.for_model(model(tmp_path))
+        asked.for_model(model(tmp_path))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    request.for_model(model(tmp_path))
+    asked.for_model(model(tmp_path))
+    (conversation,) = tried
+    assert [turn["role"] for turn in json.loads(conversation)["messages"]] == ["user", "assistant", "user"]
 
 
 def test_an_unwritable_place_is_found_before_anything_is_asked(tmp_path: Path, quantpress: Run) -> None:
