@@ -110,7 +110,11 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     disk.require_space(out, int(plan.weight_bytes * 1.5))
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
-        made = make_checkpoint(plan, model, staged, log)
+        try:
+            made = make_checkpoint(plan, model, staged, log)
+        except StageError as error:
+            error.log = error.log or log
+            raise
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder)
     return Quantized(artifact, made, reused=False)
