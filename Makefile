@@ -25,7 +25,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-docs crash-test coverage lint clean calibration-data locks gpu-report
+.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean calibration-data locks gpu-report
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -108,6 +108,9 @@ test-avx2: setup .venv/.complete-dev ## all tests as on a CPU with AVX2 only: to
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
+
+test-families: .venv/.complete-dev ## what is planned for every family of transformers, against the libraries: three minutes
+	@QUANTPRESS_ALL_FAMILIES=1 .venv/bin/python -m pytest -s tests/e2e/test_structures.py -k compressed_tensors $(PYTEST_ARGS)
 
 test-docs: setup .venv/.complete-dev ## every command in the documents, and the model against itself, in vLLM: 14 minutes
 	@QUANTPRESS_DOCS=1 .venv/bin/python -m pytest -s tests/e2e/test_docs.py tests/e2e/test_bench.py tests/e2e/test_cpus.py $(PYTEST_ARGS)

@@ -36,9 +36,11 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def llama_shapes(
-    hidden: int = 64, intermediate: int = 128, layers: int = 2, vocab: int = 32
+    hidden: int = 64, intermediate: int = 128, layers: int = 2, vocab: int = 32, tied: bool = True
 ) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    if not tied:
+        shapes["lm_head.weight"] = (vocab, hidden)
     for number in range(layers):
         prefix = f"model.layers.{number}"
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -63,10 +65,21 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str = "tiny", tied: bool = True, **sizes: int) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": tied}
+        shapes = llama_shapes(tied=tied, **sizes)
+        vocab, hidden = shapes["model.embed_tokens.weight"]
+        config = {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_size": hidden,
+            "intermediate_size": shapes["model.layers.0.mlp.up_proj.weight"][0],
+            "num_hidden_layers": sizes.get("layers", 2),
+            "num_attention_heads": 2,
+            "vocab_size": vocab,
+            "tie_word_embeddings": tied,
+        }
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "tokenizer.json").write_text("{}")
-        write_safetensors(folder / "model.safetensors", llama_shapes(**sizes))
+        write_safetensors(folder / "model.safetensors", shapes)
         return folder
 
     return make

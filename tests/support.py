@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from quantpress.model.source import Model
 from quantpress.plan import hardware
+from quantpress.plan.resolve import Plan, plan_of
+from quantpress.recipe.recipe import Recipe
 
 # The recipe for tests that serve: the first of these kinds that this machine computes exactly.
 SERVED = next(
@@ -18,6 +23,13 @@ SERVED = next(
     for name, kind in (("gptq-w4a16", "W4A16"), ("fp8-dynamic", "FP8 dynamic"))
     if hardware.cell(kind, hardware.this_machine()).support in ("full", "fallback")
 )
+
+
+def planned_from(recipe: Recipe, config: dict[str, Any]) -> Plan:
+    """The plan for a model of which only the config is known."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(config))
+        return plan_of(recipe, Model("m", Path(folder), folder, config))
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -43,7 +55,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Alike) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
@@ -89,3 +101,88 @@ class Store:
     def objects(self, prefix: str = "team/v1/") -> dict[str, Any]:
         found = self.client.list_objects_v2(Bucket=self.BUCKET, Prefix=prefix).get("Contents", [])
         return {entry["Key"].removeprefix(prefix): entry["LastModified"] for entry in found}
+
+
+class StandIn:
+    """A server on this machine that answers as vLLM does, without a model: a key may be asked for, requests may fail.
+
+    `refuses` maps a path to the status with which it is refused, `pages` to what it answers instead, and `seen` holds
+    each request's path, key and body.
+    """
+
+    def __init__(
+        self,
+        key: str | None = None,
+        refuses: dict[str, int] | None = None,
+        pages: dict[str, bytes] | None = None,
+        models: Sequence[str] = ("m",),
+        max_model_len: int | None = None,
+        failing: Callable[[int, dict[str, Any]], bool] = lambda number, body: False,
+        said: str = "the engine is out of order",
+    ) -> None:
+        self.key, self.refuses, self.models, self.max_model_len = key, refuses or {}, models, max_model_len
+        self.failing, self.said, self.pages = failing, said, pages or {}
+        self.seen: list[tuple[str, str | None, dict[str, Any]]] = []
+
+    @contextmanager
+    def up(self) -> Iterator[str]:
+        """Its URL, as long as it is up."""
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                stand_in._answer(self, {})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                stand_in._answer(self, body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+
+    def _answer(self, caller: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        path = caller.path
+        self.seen.append((path, caller.headers["Authorization"], body))
+        status, said = self._status(path, caller.headers["Authorization"], body)
+        if status != 200:
+            content = json.dumps({"error": {"message": said, "code": status}}).encode()
+        elif path in self.pages:
+            content = self.pages[path]
+        elif body.get("stream"):
+            pieces = [{"choices": [{"text": " a", "index": 0}]}] * (body.get("max_tokens") or 1)
+            usage = {"prompt_tokens": 1, "completion_tokens": len(pieces)}
+            lines = [json.dumps(piece) for piece in [*pieces, {"choices": [], "usage": usage}]] + ["[DONE]"]
+            content = "".join(f"data: {line}\n\n" for line in lines).encode()
+        else:
+            content = json.dumps(self._whole(path)).encode()
+        caller.send_response(status)
+        caller.send_header("Content-Length", str(len(content)))
+        caller.end_headers()
+        caller.wfile.write(content)
+
+    def _status(self, path: str, key: str | None, body: dict[str, Any]) -> tuple[int, str]:
+        if self.key and key != f"Bearer {self.key}":
+            return 401, f"Unauthorized: {key}"  # some servers repeat what they were sent
+        if path in self.refuses:
+            return self.refuses[path], self.said
+        if body and body["model"] not in self.models:
+            return 404, f"The model `{body['model']}` does not exist."
+        if path not in ("/health", "/v1/models", "/v1/chat/completions", "/v1/completions"):
+            return 404, "Not Found"
+        return (500, self.said) if body and self.failing(len(self.seen), body) else (200, "")
+
+    def _whole(self, path: str) -> dict[str, Any]:
+        if path == "/v1/models":
+            more = {} if self.max_model_len is None else {"max_model_len": self.max_model_len}
+            return {"data": [{"id": name, "root": f"/{name}", **more} for name in self.models]}
+        if path == "/v1/chat/completions":
+            return {"choices": [{"message": {"content": "Paris, of course."}, "logprobs": None}]}
+        return {"choices": [{"text": "Paris, of course.", "logprobs": None}]}

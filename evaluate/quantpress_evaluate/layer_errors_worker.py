@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress.model.whole_model_worker import text_decoder, whole_model
 from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import Calibration
 from quantpress_evaluate import workers
@@ -24,12 +25,11 @@ LENGTH = 512
 def layer_errors(job: LayerErrorsJob) -> MeasuredLayers:
     """Both models are held in memory in 32 bits a weight."""
     import torch
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+    from transformers import CompressedTensorsConfig
 
-    common = {"dtype": torch.float32, "trust_remote_code": job.trust_remote_code}
-    original = AutoModelForCausalLM.from_pretrained(job.model, **common)
-    unpacked = CompressedTensorsConfig(run_compressed=False)
-    quantized = AutoModelForCausalLM.from_pretrained(job.checkpoint, quantization_config=unpacked, **common)
+    trust, unpacked = job.trust_remote_code, CompressedTensorsConfig(run_compressed=False)
+    original = whole_model(job.model, trust, dtype=torch.float32)
+    quantized = whole_model(job.checkpoint, trust, dtype=torch.float32, quantization_config=unpacked)
     errors: list[float] = []
     for layer, own in zip(_layers(original), _layers(quantized), strict=True):
         layer.register_forward_hook(_compare(own, errors), with_kwargs=True)
@@ -40,10 +40,10 @@ def layer_errors(job: LayerErrorsJob) -> MeasuredLayers:
 
 
 def _layers(model: Any) -> Any:
-    """The decoder's layers: the outermost list of modules."""
+    """The text decoder's layers: its outermost list of modules."""
     import torch
 
-    return next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    return next(module for module in text_decoder(model).modules() if isinstance(module, torch.nn.ModuleList))
 
 
 def _compare(own: Any, errors: list[float]) -> Any:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from quantpress.model.whole_model_worker import whole_model
 from quantpress.runtime.worker import report_progress
 from quantpress_evaluate import sanity, tasks_worker, workers
 from quantpress_evaluate.comparison.samples import Samples
@@ -33,14 +34,26 @@ def load_model(job: ScoreJob) -> Any:
         )
     from lm_eval.models.huggingface import HFLM
 
+    dtype = "float32" if job.compute_dtype == "float32" else "auto"
     return HFLM(
-        pretrained=str(job.model),
-        dtype="float32" if job.compute_dtype == "float32" else "auto",
+        pretrained=_whole(job, dtype) or str(job.model),
+        tokenizer=str(job.model),
+        dtype=dtype,
         batch_size=job.batch_size,
         max_length=job.max_length,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
     )
+
+
+def _whole(job: ScoreJob, dtype: str) -> Any:
+    """A model for several media in its own class, which lm-eval would not choose; None for a plain decoder."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(job.model, trust_remote_code=job.trust_remote_code)
+    if config.get_text_config() is config:
+        return None
+    return whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device or "cpu").eval()
 
 
 def remember_as_json(path: Path) -> int:

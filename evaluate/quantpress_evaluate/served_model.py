@@ -11,9 +11,10 @@ from lm_eval.models.utils import has_bos_prefix
 class ServedLM(LocalCompletionsAPI):  # type: ignore[misc]
     """Log-likelihoods and greedy answers from /v1/completions. Requests are sent as token ids.
 
-    Three things differ from lm-eval's own client: no `seed` is sent (nothing is sampled, and vLLM 0.32.0 dies of it on
-    CPUs); special tokens are added as the tokenizer does by itself, unless the text begins with one already, which is
-    what lm-eval's transformers model does and its client does not; `max_length` counts as it does there.
+    Four things differ from lm-eval's own client: no key is sent (the servers are ours; it would give them the caller's
+    OPENAI_API_KEY); no `seed` is sent (nothing is sampled, and vLLM 0.32.0 dies of it on CPUs); special tokens are
+    added as the tokenizer does by itself, unless the text begins with one already, which is what lm-eval's transformers
+    model does and its client does not; `max_length` counts as it does there.
     """
 
     def __init__(self, url: str, name: str, tokenizer: str, max_length: int, concurrency: int, trust: bool) -> None:
@@ -27,6 +28,10 @@ class ServedLM(LocalCompletionsAPI):  # type: ignore[misc]
             trust_remote_code=trust,
             timeout=1800,
         )
+
+    @property
+    def api_key(self) -> str:
+        return ""
 
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         payload: dict[str, Any] = super()._create_payload(*args, **kwargs)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantpress.errors import CapabilityError
 from quantpress.runtime.environment import gpus, waiting
+from quantpress_serve import surroundings
 
 
 def find_vllm(named: str | None) -> Path:
@@ -23,7 +24,7 @@ def find_vllm(named: str | None) -> Path:
     if not found:
         raise CapabilityError(
             f"{named} is not an executable" if named else "vLLM was not found",
-            hint="make setup, or name yours with VLLM=/path/to/vllm; its load generator is needed with --vllm-url too",
+            hint="make setup, or name yours with VLLM=/path/to/vllm",
         )
     return Path(found).absolute()
 
@@ -36,25 +37,17 @@ def vllm_version(executable: Path) -> str:
     return "unknown"
 
 
-def _no_proxy() -> dict[str, str]:
-    """vLLM's load generator goes through the environment's proxy unless our own servers are excepted."""
-    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
-        return {}
-    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    value = ",".join(filter(None, (excepted, "127.0.0.1", "localhost")))
-    return {"no_proxy": value, "NO_PROXY": value}
-
-
 def serving_environment(kv_space_gib: int | None = None) -> dict[str, str]:
-    """Environment variables for vLLM. On a CPU it would bind one core only and take nearly all of the memory.
+    """What tunes vLLM: the caller's own settings, and on a CPU ours, for it would bind one core only and take nearly
+    all of the memory. Results record them. `surroundings` makes a process's whole environment of them.
 
     `kv_space_gib` is then the size of its KV cache, unless VLLM_CPU_KVCACHE_SPACE is set already.
     """
-    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_no_proxy(), **waiting()}
+    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **waiting()}
     if not gpus():
         # With AMX, vLLM would multiply 4-bit weights by activations that it rounds to 8 bits: not what was scored.
-        settings["VLLM_CPU_INT4_W4A8"] = os.environ.get("VLLM_CPU_INT4_W4A8", "0")
+        settings["VLLM_CPU_INT4_W4A8"] = "0"
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-        if space := os.environ.get("VLLM_CPU_KVCACHE_SPACE") or kv_space_gib:
-            settings["VLLM_CPU_KVCACHE_SPACE"] = str(space)
-    return settings
+        if kv_space_gib:
+            settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_space_gib)
+    return settings | surroundings.tuning()

@@ -130,7 +130,9 @@ def test_texts_and_written_answers(random_model: Path, tmp_path: Path, out: Path
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
-def test_both_backends_make_the_same_tokens(adds_bos: bool, random_model: Path, tmp_path: Path) -> None:
+def test_both_backends_make_the_same_tokens(
+    adds_bos: bool, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For tokenizers that put a BOS first and those that do not, plain text, empty contexts and chats."""
     from lm_eval.models.huggingface import HFLM
     from tokenizers.processors import TemplateProcessing
@@ -149,7 +151,9 @@ def test_both_backends_make_the_same_tokens(adds_bos: bool, random_model: Path, 
         )
         tokenizer.save_pretrained(folder)
     hf = HFLM(pretrained=str(folder), device="cpu", max_length=64)
+    monkeypatch.setenv("OPENAI_API_KEY", "of another server")
     served = ServedLM("http://nowhere", "m", str(folder), 64, 4, False)
+    assert served.header == {"Authorization": "Bearer "}
     assert (hf.tok_encode("A sea.")[0] == tokenizer.bos_token_id) is adds_bos
     chat = [{"role": "user", "content": "Hello"}]
     assert hf.apply_chat_template(chat) == served.apply_chat_template(chat)

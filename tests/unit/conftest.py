@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact, Manifest, artifact_of
+from quantpress.errors import QuantpressError
+from quantpress.model import source, structure
 from quantpress.model.source import Model
 from quantpress.package import build
+from quantpress.runtime import atomic
 
 RESULTS = Path(__file__).parent / "results"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def structures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What models are made of, kept for all tests: each is asked once."""
+    return tmp_path_factory.mktemp("structures")
+
+
+@pytest.fixture(autouse=True)
+def asked_here(structures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries are asked in this process: a worker of its own would import them anew, seconds for each model."""
+
+    def answer(kept: Path, job: structure.StructureJob, _: str) -> structure.Structure:
+        from quantpress.model.structure_worker import structure as ask
+
+        file = structures / kept.name
+        if not file.is_file():
+            atomic.write_json(file, ask(job).dump())
+        return structure.Structure.model_validate(atomic.read_json(file))
+
+    monkeypatch.setattr(structure, "STRUCTURE", SimpleNamespace(answer=answer))
+
+
+@pytest.fixture
+def quantpress(quantpress: Run, structures: Path, tmp_path: Path) -> Run:
+    """Runs the quantpress command, which finds what its model is made of as a kept answer."""
+    known = tmp_path / "cache" / "structures"
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        known.parent.mkdir(exist_ok=True)
+        if not known.exists():
+            known.symlink_to(structures)
+        for before, folder in itertools.pairwise(arguments):
+            path = tmp_path / folder
+            if before == "--model" and (path / "config.json").is_file():
+                with contextlib.suppress(QuantpressError, ValueError, OSError):
+                    structure.structure_of(path, source.read_config(path))
+        return quantpress(*arguments, **options)
+
+    return run
 
 
 @pytest.fixture

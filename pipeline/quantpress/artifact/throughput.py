@@ -127,7 +127,8 @@ class Disturbance(Record):
 
 
 class Cell(Record):
-    """One measurement: one side, under one level of load, in one round. `untrustworthy` gives reasons, if any."""
+    """One measurement: one side, under one level of load, in one round. `untrustworthy` gives reasons, if any; `errors`
+    how many requests failed of what."""
 
     role: str
     concurrency: int | None = None
@@ -136,6 +137,7 @@ class Cell(Record):
     seed: int | None = None
     figures: Figures
     machine: Disturbance | None = None
+    errors: dict[str, int] = Field(default_factory=dict)
     untrustworthy: list[str] = Field(default_factory=list)
     command: str | None = None
 
@@ -143,6 +145,11 @@ class Cell(Record):
     def load(self) -> tuple[int | None, float | None]:
         """The level of load: the requests at once, or the requests a second."""
         return self.concurrency, self.request_rate
+
+
+def in_brackets(errors: dict[str, int]) -> str:
+    """What requests failed of, behind their number; empty where nothing is known."""
+    return f" ({'; '.join(errors)})" if errors else ""
 
 
 class Summary(Record):

@@ -40,7 +40,7 @@ def _not_made(out: Path, model: Model, plans: Sequence[Plan]) -> list[Plan]:
     return [plan for plan in plans if artifact_of(out, model.name, plan.recipe.name).manifest() is None]
 
 
-def require_servers(vllm: Path, load: Workload, out: Path, model: Model, plans: Sequence[Plan]) -> None:
+def require_servers_here(vllm: Path, load: Workload, out: Path, model: Model, plans: Sequence[Plan]) -> None:
     """Raises InputError if the workload is longer than the model's context, CapabilityError if this vLLM cannot be
     loaded, or the memory does not hold two servers."""
     longest = positions(model.config)

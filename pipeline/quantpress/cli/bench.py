@@ -46,7 +46,9 @@ def run(options: Options) -> None:
     work, serving = options.work, options.serving
     recipe, load, sides = load_recipe(options.recipe, work.set), load_workload(serving.workload), serving.sides()
     sides.executable()
-    stage.require_known_engine(load, sides)
+    if options.weights == "dummy" and serving.vllm_url:
+        raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
+    stage.require_servers(load, sides)
     if options.weights == "dummy":
         _bench_dummy(options, recipe, load)
         return
@@ -68,8 +70,6 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     from quantpress_serve.bench import dummy
 
     work, serving = options.work, options.serving
-    if serving.vllm_url:
-        raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
     model = replace(described_model(work.model), trust_remote_code=work.trust_remote_code)
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):

@@ -42,7 +42,8 @@ def run(options: Options) -> None:
     load, sides = load_workload(serving.workload), serving.sides()
     recipes = load_recipes(options.recipes, work.set)
     sides.executable()
-    serving_stage.require_known_engine(load, sides)
+    serving.require_one(options.recipes)
+    serving_stage.require_servers(load, sides)
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
     plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
@@ -52,7 +53,7 @@ def run(options: Options) -> None:
     resolved = [planned.plan for planned in plans]
     beforehand.require_room(work.out, model, resolved)
     if not serving.vllm_url:
-        beforehand.require_servers(sides.executable(), load, work.out, model, resolved)
+        beforehand.require_servers_here(sides.executable(), load, work.out, model, resolved)
 
     # The stages.
     artifacts = []

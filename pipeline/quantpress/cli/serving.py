@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quantpress.errors import InputError
+
 if TYPE_CHECKING:
     from quantpress_serve.bench.subject import Sides
 
@@ -20,6 +22,9 @@ class Serving:
     port: int | None
     vllm_url: str | None
     baseline_url: str | None
+    vllm_model: str | None
+    baseline_model: str | None
+    api_key_env: str | None
 
     @property
     def target(self) -> str:
@@ -27,9 +32,29 @@ class Serving:
         return "any" if self.vllm_url else "auto"
 
     def sides(self) -> Sides:
+        """Raises InputError for a key that is not there, or that nobody would ask for."""
         from quantpress_serve.bench.subject import Sides
+        from quantpress_serve.server.key import read_key
 
-        return Sides(vllm=self.vllm, port=self.port, vllm_url=self.vllm_url, baseline_url=self.baseline_url)
+        if self.api_key_env is not None and not self.vllm_url:
+            raise InputError("--api-key-env goes with --vllm-url", hint="our own servers ask for no key: leave it out")
+        return Sides(
+            vllm=self.vllm,
+            port=self.port,
+            vllm_url=self.vllm_url,
+            baseline_url=self.baseline_url,
+            vllm_model=self.vllm_model,
+            baseline_model=self.baseline_model,
+            key=read_key(self.api_key_env) if self.vllm_url else None,
+        )
+
+    def require_one(self, recipes: list[str]) -> None:
+        """Raises InputError for several recipes where one server was named: it serves one checkpoint."""
+        if self.vllm_url and len(recipes) > 1:
+            raise InputError(
+                f"--vllm-url names the server of one checkpoint, and there are {len(recipes)} recipes",
+                hint="quantpress bench RECIPE --vllm-url URL for each, or leave it out",
+            )
 
 
 def add_serving(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +62,12 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
+    parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")
     parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")
+    parser.add_argument("--baseline-model", metavar="NAME", help="its name at --baseline-url, likewise")
+    parser.add_argument(
+        "--api-key-env",
+        metavar="NAME",
+        help="the environment variable that holds the key of these servers (default: OPENAI_API_KEY)",
+    )
     parser.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")

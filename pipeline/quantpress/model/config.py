@@ -23,9 +23,3 @@ def number_in(config: Config, key: str) -> int:
     """A count in the config; 0 where it is missing or no number."""
     value = config.get(key)
     return value if isinstance(value, int) and value > 0 else 0
-
-
-def tied(config: Config) -> bool:
-    """Whether lm_head shares the embedding's weight; transformers' default differs from family to family."""
-    default = config.get("model_type") in ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2")
-    return bool(config.get("tie_word_embeddings", default))

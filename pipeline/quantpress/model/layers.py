@@ -1,16 +1,12 @@
-"""What a model is made of, from its tensors' names and shapes."""
+"""What a model is made of, as a plan needs it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from quantpress.model.headers import Tensor
-from quantpress.model.structure import Structure
+from quantpress.model.structure import Asked, Rescalings, Structure
 
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|position_embeddings|embed_positions)$")
-# Routers hold a plain weight in transformers 5, not a Linear layer: llmcompressor leaves them alone.
-_ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe)\.(gate|router)$")
 _EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
 
 # Projections that vLLM runs as one: all of them take one scheme, or none is quantized.
@@ -27,10 +23,11 @@ Shape = tuple[int, int]
 class Layers:
     """`linears`: shape (output features, input features) of each Linear layer, by module name.
 
-    `others` are the modules with weights that are not Linear: embeddings, norms, routers. `tied` is the name of the
-    embedding that lm_head shares its weight with; that lm_head is among the linears and has no tensor of its own.
+    `others` are the modules with weights that are not Linear: embeddings, norms, most routers. `tied` is the name of
+    the embedding that lm_head shares its weight with; that lm_head is among the linears and has no tensor of its own.
     `stored` are the names in the files of those layers that have others there; `left_alone` the patterns that `ignore`
-    has where a recipe leaves it out, each with its reason.
+    has where a recipe leaves it out, each with its reason. `routers` and `fused_experts` are tensors of the files: what
+    decides among experts, and what holds several of them. `rescalings` is what mappings resolve to.
     """
 
     linears: dict[str, Shape]
@@ -38,31 +35,21 @@ class Layers:
     tied: str | None = None
     stored: dict[str, str] = field(default_factory=dict)
     left_alone: dict[str, str] = field(default_factory=dict)
+    routers: frozenset[str] = frozenset()
+    fused_experts: frozenset[str] = frozenset()
+    rescalings: tuple[Rescalings, ...] = ()
 
     def stored_name(self, name: str) -> str:
         """What a layer is called in the files."""
         return self.stored.get(name, name)
 
+    def rescaling(self, asked: Asked) -> Rescalings:
+        """The answer to a question that was asked with the structure, or to llmcompressor's own mappings."""
+        return next(one for one in self.rescalings if one.asked == asked)
+
     @property
     def names(self) -> list[str]:
         return [*self.linears, *self.others]
-
-
-def of(tensors: dict[str, Tensor], tied: bool) -> Layers:
-    weights = {name.removesuffix(".weight"): tensor for name, tensor in tensors.items() if name.endswith(".weight")}
-    linears: dict[str, Shape] = {}
-    others = []
-    for name, tensor in weights.items():
-        if len(tensor.shape) == 2 and not _EMBEDDING.search(name) and not _ROUTER.search(name):
-            linears[name] = (tensor.shape[0], tensor.shape[1])
-        else:
-            others.append(name)
-    embedding = next((name for name in others if _EMBEDDING.search(name)), None)
-    shares = embedding if tied and embedding and "lm_head" not in linears else None
-    if shares:
-        shape = weights[shares].shape
-        linears["lm_head"] = (shape[0], shape[1])
-    return Layers(linears, tuple(others), shares)
 
 
 def asked(structure: Structure) -> Layers:
@@ -73,6 +60,9 @@ def asked(structure: Structure) -> Layers:
         tied=structure.tied,
         stored={name: linear.stored for name, linear in structure.linears.items() if linear.stored != name},
         left_alone=structure.left_alone,
+        routers=frozenset(structure.routers),
+        fused_experts=frozenset(structure.fused_experts),
+        rescalings=tuple(structure.rescalings),
     )
 
 
@@ -97,9 +87,10 @@ def expert_sets(names: list[str]) -> list[list[str]]:
     return list(experts.values())
 
 
-def is_router(tensor: str) -> bool:
-    """Whether a tensor's name is that of a router's weight."""
-    return _ROUTER.search(tensor.removesuffix(".weight")) is not None
+def without_experts(structure: Layers, left: int) -> Layers:
+    """The layers of a model with `left` experts in each layer."""
+    kept = {name: shape for name, shape in structure.linears.items() if expert_number(f"{name}.weight") < left}
+    return replace(structure, linears=kept)
 
 
 def expert_number(tensor: str) -> int:

@@ -1,25 +1,72 @@
-"""What a model is made of, asked of the libraries that will load it: once for each config, the answer kept.
+"""What a model is made of, asked of the libraries that will load it: once for each model, the answer kept.
 
-Tensor names and shapes alone tell what a Llama is made of (model/layers.py). They do not tell a vision tower from a
-language model, a router from a projection, or an expert in a three-dimensional tensor from a convolution.
+Names of tensors tell neither a vision tower from a language model, nor a router from a projection, nor what
+transformers renames, joins or never loads; nor what AWQ and SmoothQuant would rescale.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from quantpress.model.config import Config
+from pydantic import Field
+
+from quantpress.model import headers
+from quantpress.model.config import Config, text_config
+from quantpress.model.headers import Tensor
 from quantpress.runtime import digests, environment
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Job, Result, Worker
 
+Algorithm = Literal["awq", "smoothquant"]
+
+
+class Mapping(Record):
+    """Patterns of one layer to rescale, and of those that take what it gives."""
+
+    smooth_layer: str
+    balance_layers: list[str]
+    activation_hook_target: str | None = None
+
+
+class Asked(Record):
+    """What to resolve: these mappings, or (None) those that llmcompressor has for the model's class."""
+
+    algorithm: Algorithm
+    mappings: list[Mapping] | None = None
+
+
+class Rescaled(Record):
+    """One layer that is rescaled, and the layers that take what it gives, by module name."""
+
+    smooth: str
+    balance: list[str]
+
+
+class Rescalings(Record):
+    """What mappings resolve to in this model, by llmcompressor's own code.
+
+    `refused` is why it would stop, else None. `within` are its own mappings held to the language model, where it would
+    stop at a tower beside it; a recipe has to give these.
+    """
+
+    asked: Asked
+    found: list[Rescaled] = Field(default_factory=list)
+    refused: str | None = None
+    within: list[Mapping] | None = None
+
 
 class StructureJob(Job):
-    """The model's folder: config.json, and its code if `trust_remote_code` lets it run."""
+    """The model's folder: config.json, the weights' headers where it holds weights, and its code if
+    `trust_remote_code` lets it run. `rescalings` are asked beside llmcompressor's own.
+    """
 
     folder: str
     trust_remote_code: bool = False
+    rescalings: list[Asked] = Field(default_factory=list)
 
 
 class Linear(Record):
@@ -36,35 +83,62 @@ class Linear(Record):
 class Structure(Result):
     """The model in the class that holds all of it, with experts made Linear as calibration makes them.
 
-    `linears` by module name; `others` are the modules with weights that are not Linear; `tied` is the embedding that
-    lm_head shares its weight with; `fused_experts` are the tensors of the files that hold several experts at once;
-    `loaded` are all tensors that the class takes from the files; `left_alone` says of patterns for `ignore` why the
+    `linears` by module name; `others` the class of each module with weights that is not Linear; `tied` the embedding
+    that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class loads,
+    `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that hold
+    several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore` why the
     layers that they match are best kept in 16 bits.
     """
 
     model_class: str
     linears: dict[str, Linear]
-    others: list[str]
+    others: dict[str, str]
+    routers: list[str] = Field(default_factory=list)
     tied: str | None
+    tensors: dict[str, list[int]]
+    not_loaded: list[str] = Field(default_factory=list)
+    renamed: dict[str, str] = Field(default_factory=dict)
     fused_experts: list[str]
-    loaded: list[str]
     left_alone: dict[str, str]
+    rescalings: list[Rescalings] = Field(default_factory=list)
 
 
 STRUCTURE = Worker("quantpress.model.structure_worker", StructureJob, Structure)
 _LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
+_ANSWER = 2  # raise this when the worker answers otherwise
 
 
-def structure_of(folder: Path, config: Config, trust_remote_code: bool = False) -> Structure:
+def structure_of(
+    folder: Path, config: Config, trust_remote_code: bool = False, rescalings: Sequence[Asked] = ()
+) -> Structure:
     """The structure of the model in this folder, of which a config.json is enough. Takes seconds the first time.
 
-    Raises InputError for a model that transformers does not know or cannot build, what Worker.run raises otherwise.
+    Raises InputError for a model that transformers does not know, cannot build, or whose weights are not what its
+    config describes; what Worker.run raises otherwise.
     """
     code = digests.sha256_files(sorted(folder.glob("*.py"))) if trust_remote_code else {}
+    shapes = [(name, tensor.shape) for name, tensor in files_of(folder).items()]
+    own = [one for one in rescalings if one.mappings is not None]
     known = [config, sorted(code.values()), environment.versions(_LIBRARIES), trust_remote_code, _ANSWER]
-    kept = cache_folder() / "structures" / f"{digests.sha256_json(known)[:16]}.json"
-    job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code)
+    digest = digests.sha256_json([*known, sorted(shapes), [one.dump() for one in own]])
+    kept = cache_folder() / "structures" / f"{digest[:16]}.json"
+    job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code, rescalings=own)
     return STRUCTURE.answer(kept, job, f"asking transformers what a {config.get('model_type')} is made of")
 
 
-_ANSWER = 1  # raise this when the worker answers otherwise
+def files_of(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the folder's weights by name; none where it holds no more than a config.json."""
+    return headers.read_folder(folder) if any(folder.glob("*.safetensors")) else {}
+
+
+def tensors_of(folder: Path, config: Config, structure: Structure) -> dict[str, Tensor]:
+    """The model's tensors by name: from the weights' headers, or as its config describes them where there are none."""
+    if files := files_of(folder):
+        return files
+    text = text_config(config)
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype"))
+    name, size = _DTYPES.get(dtype, _DTYPES["bfloat16"])
+    return {tensor: Tensor(name, tuple(shape), size * math.prod(shape)) for tensor, shape in structure.tensors.items()}
+
+
+_DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}

@@ -3,66 +3,152 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
-from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob
+from quantpress.model.headers import Tensor
+from quantpress.model.rescalings_worker import rescalings
+from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob, files_of
+from quantpress.model.whole_model_worker import empty_model
 
-
-def whole_class(config: Any) -> Any:
-    """The class of transformers that holds the whole checkpoint: the one that its config names.
-
-    AutoModelForCausalLM would load the language model of an image-text model alone, or nothing of it. Models with code
-    of their own are not in transformers, and None is returned.
-    """
-    import transformers
-
-    return next((found for name in config.architectures or [] if (found := getattr(transformers, name, None))), None)
+_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64"}  # others are counted in, not computed with
 
 
 def structure(job: StructureJob) -> Structure:
-    """Raises InputError where transformers cannot build the model."""
+    """Raises InputError where transformers cannot build the model, or its weights are not what its config says."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    files = files_of(Path(job.folder))
+    with _without_numbers():
+        model, missing = _built(job, files)
+        belongs = _parameters_of(model, files)
+        saved = {name: stored_names(model, name, tensor) for name, tensor in model.state_dict().items()}
+        shapes = {name: list(files[name].shape) for name in belongs} or _shapes_saved(model)
+        fused = [stored for name in _fused_experts(model) for stored in saved[name]]
+        linearize(model)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    tied = _tied(model, linears)
+    _require_all(missing, tied, job.folder)
+    others = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if name not in linears and _has_weight(module)
+    }
+    decoder = _decoder_name(model)
+    return Structure(
+        model_class=type(model).__name__,
+        linears={name: _linear(model, name, module) for name, module in linears.items()},
+        others=others,
+        routers=[_stored(model, name) + ".weight" for name in (*linears, *others) if _is_router(model, name)],
+        tied=tied,
+        tensors=shapes,
+        not_loaded=sorted(files.keys() - belongs.keys()),
+        renamed=_renamed(belongs, saved),
+        fused_experts=sorted(fused),
+        left_alone=dict(_left_alone(model, linears, decoder)),
+        rescalings=rescalings(model, decoder, job.rescalings),
+        note=f"{type(model).__name__}, {len(linears)} Linear layers",
+    )
+
+
+def _built(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]:
+    """The model on the meta device, loaded with the shapes of the files' tensors, and the parameters that these lack.
+
+    Loading is transformers' own: the model then knows how it was renamed, and will be saved under these names.
+    """
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(job.folder, trust_remote_code=job.trust_remote_code)
-        kind = whole_class(config)
-        with torch.device("meta"):
-            if kind is None:
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=job.trust_remote_code)
-            else:
-                model = kind(config)
-    except (ValueError, KeyError, AttributeError, ImportError, TypeError, OSError, RuntimeError) as error:
+        empty = empty_model(config, job.trust_remote_code)
+        if not files:
+            empty._weight_conversions = _conversions(empty)
+            return empty, []
+        model, report = type(empty).from_pretrained(
+            None,
+            config=config,
+            state_dict={name: _empty(tensor) for name, tensor in files.items()},
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # the config is of others, and each family's code stumbles over it in its own way
         raise InputError(
-            f"transformers cannot build the model that {job.folder}/config.json describes: {first_line(error)}",
+            f"transformers cannot build the model that {job.folder}/config.json describes: "
+            f"{first_line(error.__cause__ or error)}",
             hint="look at the config; code that a model brings runs with --trust-remote-code only",
         ) from error
-    tensors = model.state_dict()
-    loaded = {name: stored_names(model, name, tensor) for name, tensor in tensors.items()}
-    fused = [stored for name in _fused_experts(model) for stored in loaded[name]]
-    _linearize(model)
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    stored = {name: stored_names(model, f"{name}.weight", module.weight)[0] for name, module in linears.items()}
-    tied = _tied(model, linears)
-    return Structure(
-        model_class=type(model).__name__,
-        linears={
-            name: Linear(
-                outputs=module.weight.shape[0],
-                inputs=module.weight.shape[1],
-                stored=stored[name].removesuffix(".weight"),
-            )
-            for name, module in linears.items()
-        },
-        others=[name for name, module in model.named_modules() if name not in linears and _has_weight(module)],
-        tied=tied,
-        fused_experts=sorted(fused),
-        loaded=sorted({stored for names in loaded.values() for stored in names}),
-        left_alone=dict(_left_alone(model, linears)),
-        note=f"{type(model).__name__}, {len(linears)} Linear layers",
-    )
+    if wrong := sorted(report["mismatched_keys"]):
+        name, found, described = wrong[0]
+        raise InputError(
+            f"{name} has the shape {tuple(found)} in the files, and {tuple(described)} by {job.folder}/config.json",
+            hint="fetch the model again: its config and its weights are not of one model",
+        )
+    return model, sorted(report["missing_keys"])
+
+
+def _conversions(model: Any) -> list[Any]:
+    """How a model that was loaded from nowhere is renamed when it is saved, as transformers has it: asked once, since
+    it looks through all modules for every answer."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
+    return [one for one in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(one, PrefixChange)]
+
+
+def _empty(tensor: Tensor) -> Any:
+    import torch
+
+    return torch.empty(tensor.shape, dtype=getattr(torch, _DTYPES.get(tensor.dtype, "bfloat16")), device="meta")
+
+
+def _require_all(missing: list[str], tied: str | None, folder: str) -> None:
+    lacking = [name for name in missing if not (tied and name.endswith("lm_head.weight"))]
+    if lacking:
+        raise InputError(
+            f"{folder}/config.json describes {len(lacking)} tensors that its files do not hold: "
+            f"{', '.join(lacking[:3])}",
+            hint="fetch the model again: its config and its weights are not of one model",
+        )
+
+
+def _parameters_of(model: Any, files: dict[str, Tensor]) -> dict[str, str]:
+    """The parameter that each tensor of the files goes to; a tensor that is never loaded is left out."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    conversions = getattr(model, "_weight_conversions", None) or []
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    state = model.state_dict()
+    found = {}
+    for name in files:
+        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if renamed in state:
+            found[name] = renamed
+    return found
+
+
+def _renamed(belongs: dict[str, str], saved: dict[str, list[str]]) -> dict[str, str]:
+    """The tensors of the files that a checkpoint has under another name, with that name."""
+    return {
+        name: saved[parameter][0]
+        for name, parameter in belongs.items()
+        if len(saved[parameter]) == 1 and saved[parameter][0] != name
+    }
+
+
+def _shapes_saved(model: Any) -> dict[str, list[int]]:
+    """The shapes of the tensors that the model would be saved as."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = {name: tensor for name, tensor in model.state_dict().items()}
+    head = model.get_output_embeddings()
+    if head is not None and _tied(model, None):
+        state.pop(next(name for name, module in model.named_modules() if module is head) + ".weight", None)
+    return {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
 
 
 def stored_names(model: Any, name: str, tensor: Any) -> list[str]:
@@ -78,6 +164,17 @@ def stored_names(model: Any, name: str, tensor: Any) -> list[str]:
         return [name]
 
 
+def _linear(model: Any, name: str, module: Any) -> Linear:
+    outputs, inputs = module.weight.shape
+    return Linear(outputs=outputs, inputs=inputs, stored=_stored(model, name))
+
+
+def _stored(model: Any, name: str) -> str:
+    """What a module is called in the files."""
+    weight = model.get_submodule(name).weight
+    return stored_names(model, f"{name}.weight", weight)[0].removesuffix(".weight")
+
+
 def _has_weight(module: Any) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
@@ -90,7 +187,7 @@ def _fused_experts(model: Any) -> Iterator[str]:
         yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False))
 
 
-def _linearize(model: Any) -> None:
+def linearize(model: Any) -> None:
     """Takes fused experts apart as `oneshot` will. On the meta device there is nothing to offload."""
     import torch
     from llmcompressor.modeling.moe import linear_experts
@@ -98,21 +195,43 @@ def _linearize(model: Any) -> None:
 
     linear_experts.get_cache_init_kwargs = lambda *_: {}
     linear_experts.offload_module = lambda *_, **__: None
-    with torch.device("meta"):
-        linearize_moe(model)
+    try:
+        with torch.device("meta"):
+            linearize_moe(model)
+    except Exception as error:  # whatever a family's experts are made of
+        raise InputError(
+            f"llmcompressor cannot take the experts of {type(model).__name__} apart: {first_line(error)}",
+            hint="take a model of another family, or a newer llmcompressor",
+        ) from error
 
 
-def _tied(model: Any, linears: dict[str, Any]) -> str | None:
-    """The embedding whose weight lm_head shares."""
+@contextmanager
+def _without_numbers() -> Iterator[None]:
+    """Layers are made without their random numbers, which take a third of the time that a mixture of experts takes."""
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    before = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        for kind, method in zip(kinds, before, strict=True):
+            kind.reset_parameters = method
+
+
+def _tied(model: Any, linears: Collection[str] | None) -> str | None:
+    """The embedding whose weight lm_head shares; `linears` are the names that lm_head has to be among."""
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    if output is None or embedding is None or names.get(id(output)) not in linears:
+    if output is None or embedding is None or (linears is not None and names.get(id(output)) not in linears):
         return None
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings
     return names.get(id(embedding)) if tied else None
 
 
-def _left_alone(model: Any, linears: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _left_alone(model: Any, linears: dict[str, Any], decoder: str | None) -> Iterator[tuple[str, str]]:
     """Patterns for `ignore`, and why: what publishers of quantized models of these families keep in 16 bits.
 
     All of it is read off the model: what lies outside the text decoder, what decides among experts, what sets the decay
@@ -123,7 +242,6 @@ def _left_alone(model: Any, linears: dict[str, Any]) -> Iterator[tuple[str, str]
     head = names.get(id(output)) if output is not None else None
     if head in linears:
         yield str(head), "the output head"
-    decoder = _decoder_name(model, names)
     outside = [name for name in linears if name != head and not name.startswith(f"{decoder}.")] if decoder else []
     for prefix in _prefixes(outside, [name for name in linears if name not in outside]):
         yield f"re:{re.escape(prefix)}(\\..*)?$", "outside the language model: a tower, or what leads from it"
@@ -132,7 +250,7 @@ def _left_alone(model: Any, linears: dict[str, Any]) -> Iterator[tuple[str, str]
         if name in outside or name == head:
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
-        if hasattr(parent, "experts") and module.out_features <= max(_experts(parent), 1):
+        if _is_router(model, name):
             yield name, "it decides among experts"
         elif hasattr(parent, "A_log") and module.out_features <= parent.A_log.numel():
             yield name, "it sets the decay of a linear attention"
@@ -140,12 +258,12 @@ def _left_alone(model: Any, linears: dict[str, Any]) -> Iterator[tuple[str, str]
             yield name, "it feeds per-layer embeddings"
 
 
-def _decoder_name(model: Any, names: dict[int, str]) -> str | None:
+def _decoder_name(model: Any) -> str | None:
     """The text decoder inside an image-text or audio-text model; None where the whole model is one."""
     if model.config.get_text_config() is model.config:
         return None
     decoder = model.get_decoder()
-    return names.get(id(decoder)) or None
+    return next((name for name, module in model.named_modules() if module is decoder), None) or None
 
 
 def _prefixes(wanted: list[str], others: list[str]) -> list[str]:
@@ -159,6 +277,15 @@ def _prefixes(wanted: list[str], others: list[str]) -> list[str]:
                 found[prefix] = None
                 break
     return list(found)
+
+
+def _is_router(model: Any, name: str) -> bool:
+    """Whether a module beside experts gives as many numbers as there are experts, or fewer: a shared expert's gate."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    weight = getattr(model.get_submodule(name), "weight", None)
+    if not hasattr(parent, "experts") or weight is None or weight.ndim != 2:
+        return False
+    return bool(weight.shape[0] <= max(_experts(parent), 1))
 
 
 def _experts(parent: Any) -> int:

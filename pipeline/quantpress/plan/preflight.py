@@ -11,7 +11,7 @@ from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
 from quantpress.model.patterns import matching, selected
-from quantpress.plan import mappings
+from quantpress.model.structure import Algorithm, Asked, Mapping, Rescaled, Rescalings
 from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
@@ -19,13 +19,11 @@ from quantpress.recipe.recipe import Recipe
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
 # Learned positions of a language model; a vision tower's have nothing to do with its sequences.
 _POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positions|position_embeddings?)$")
-_LAYER = re.compile(r"\.layers\.(?P<number>\d+)\.")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
 def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     """Raises InputError for what cannot work, CapabilityError for what is not installed. Returns notes for people."""
-    _check_depth(structure, config)
     _check_fused(schemes, structure)
     _check_routing(schemes)
     if config.get("model_type") == "mixtral" and any(".experts." in name for name in schemes):
@@ -53,16 +51,6 @@ def _too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
             hint=f"--set calibration.max_sequence_length={longest}",
         )
     return [f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for"]
-
-
-def _check_depth(structure: Layers, config: Config) -> None:
-    """Some repositories hold more layers than the config counts (for speculative decoding), none may hold fewer."""
-    wanted = number_in(text_config(config), "num_hidden_layers")
-    found = {int(match["number"]) for name in structure.names if (match := _LAYER.search(name))}
-    if found and wanted > len(found):
-        raise InputError(
-            f"the config counts {wanted} layers, the weights hold {len(found)}", hint="fetch the model again"
-        )
 
 
 def _check_fused(schemes: dict[str, Scheme], structure: Layers) -> None:
@@ -96,7 +84,7 @@ def _check_routing(schemes: dict[str, Scheme]) -> None:
 def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     body = modifier.body
     if isinstance(body, SmoothQuant | Awq):
-        return _check_rescaling(modifier.name, body, schemes, structure, config)
+        return _check_rescaling(modifier, body, schemes, structure, config)
     if isinstance(body, Prunes):
         _check_selection(modifier.name, body, structure)
         return [f"{modifier.name}: vLLM runs a pruned model as if it were dense: no faster and no smaller"]
@@ -119,35 +107,64 @@ def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
         raise InputError(f"{name}: every targeted layer is ignored", hint="narrow `ignore` in the recipe")
 
 
+def rescales(modifier: Modifier) -> bool:
+    """Whether a modifier rescales layers by mappings."""
+    return isinstance(modifier.body, SmoothQuant | Awq)
+
+
+def asked(modifier: Modifier) -> Asked:
+    """The question to llmcompressor what the mappings of a modifier that rescales resolve to."""
+    body = modifier.body
+    assert isinstance(body, SmoothQuant | Awq)
+    algorithm: Algorithm = "awq" if isinstance(body, Awq) else "smoothquant"
+    mappings = [Mapping(**mapping.model_dump()) for mapping in body.mappings] if body.mappings else None
+    return Asked(algorithm=algorithm, mappings=mappings)
+
+
+def held_to_the_language_model(modifier: Modifier, structure: Layers) -> Modifier:
+    """The modifier with explicit mappings, where llmcompressor's own would reach into a tower of the model."""
+    body = modifier.body
+    if not isinstance(body, SmoothQuant | Awq) or body.mappings:
+        return modifier
+    within = structure.rescaling(asked(modifier)).within
+    if within is None:
+        return modifier
+    mappings = [mapping.model_dump(exclude_none=True) for mapping in within]
+    options = body.model_dump(exclude_unset=True) | {"mappings": mappings}
+    return Modifier.model_validate({modifier.name: options})
+
+
 def _check_rescaling(
-    name: str, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: Config
+    modifier: Modifier, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: Config
 ) -> list[str]:
-    kind = _architecture(config)
-    if body.mappings:
-        wanted = [(mapping.smooth_layer, mapping.balance_layers) for mapping in body.mappings]
-        source = "the recipe's mappings"
-    else:
-        known = mappings.of_architecture(name, kind)
-        if known is None:
-            return [f"{name}: mappings of {kind} depend on more than names, so they are not counted here"]
-        wanted, source = known, f"llmcompressor's mappings for {kind}"
-    found, missing = mappings.resolve(wanted, structure)
+    name = modifier.name
+    source = "the recipe's mappings" if body.mappings else f"llmcompressor's mappings for {_architecture(config)}"
+    answer = _answer(modifier, structure)
+    if answer.refused:
+        raise InputError(
+            f"{name}: {source} do not fit this model, says llmcompressor: {answer.refused}",
+            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
+        )
+    found = answer.found
     if isinstance(body, SmoothQuant):
         found = _without_ignored(body, found, structure)
     else:
-        touched = schemes.keys()
-        found = [one for one in found if {one.smooth, *one.balance} & touched and mappings.fits(one, structure)]
-    if missing:
-        raise InputError(
-            f"{name}: {source} name {missing[0]!r}, which matches no layer of this model, beside others that do",
-            hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
-        )
+        found = [one for one in found if {one.smooth, *one.balance} & schemes.keys()]
     if not found:
         raise InputError(
             f"{name}: {source} match nothing here, so nothing would be rescaled",
             hint="give `mappings` of your own: [{smooth_layer: re:..., balance_layers: [re:...]}]",
         )
-    return [f"{name}: {source} match {len(found)} times"]
+    held = ", held to the language model," if answer.within else ""
+    return [f"{name}: {source}{held} match {len(found)} times"]
+
+
+def _answer(modifier: Modifier, structure: Layers) -> Rescalings:
+    """What the mappings resolve to; those that a plan held to the language model are llmcompressor's own."""
+    known = [one for one in structure.rescalings if one.asked == asked(modifier)]
+    if known:
+        return known[0]
+    return structure.rescaling(Asked(algorithm=asked(modifier).algorithm))
 
 
 def _architecture(config: Config) -> str:
@@ -155,7 +172,7 @@ def _architecture(config: Config) -> str:
     return str(named[0]) if isinstance(named, list) and named else "an unknown architecture"
 
 
-def _without_ignored(body: SmoothQuant, found: list[mappings.Resolved], structure: Layers) -> list[mappings.Resolved]:
+def _without_ignored(body: SmoothQuant, found: list[Rescaled], structure: Layers) -> list[Rescaled]:
     ignored: set[str] = set()
     for pattern in body.ignore or []:
         names = matching(pattern, structure.names)
@@ -204,12 +221,13 @@ def experts_left(body: Reap, config: Config) -> int:
     return left
 
 
-def without_experts(tensors: dict[str, Tensor], left: int) -> dict[str, Tensor]:
-    """The tensors of a model with `left` experts in each layer; those that stay are counted anew from 0."""
+def without_experts(tensors: dict[str, Tensor], structure: Layers, left: int) -> tuple[dict[str, Tensor], Layers]:
+    """The model with `left` experts in each layer; those that stay are counted anew from 0."""
     kept = {}
     for name, tensor in tensors.items():
-        if layers.is_router(name):
+        several = name in structure.routers or name in structure.fused_experts
+        if several and tensor.shape[0] > left:
             tensor = Tensor(tensor.dtype, (left, *tensor.shape[1:]), tensor.nbytes // tensor.shape[0] * left)
         if layers.expert_number(name) < left:
             kept[name] = tensor
-    return kept
+    return kept, layers.without_experts(structure, left)

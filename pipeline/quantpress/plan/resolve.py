@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from quantpress.errors import InputError
-from quantpress.model import architecture, layers
-from quantpress.model.config import Config, tied
+from quantpress.model import layers
+from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
 from quantpress.model.source import Model
-from quantpress.model.structure import structure_of
+from quantpress.model.structure import structure_of, tensors_of
 from quantpress.plan import preflight, sizes
 from quantpress.plan.arithmetic import ComputeDtype
 from quantpress.recipe.modifiers import Group, Modifier, Quantizes, Reap
@@ -67,23 +67,18 @@ class _Chosen:
 
 def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
-    tensors = architecture.tensors(model.path, model.config)
-    if architecture.is_plain(model.config):
-        return make_from(recipe, tensors, model.config)
-    structure = structure_of(model.path, model.config, model.trust_remote_code)
-    return make_from(recipe, tensors, model.config, layers.asked(structure))
+    asked = [preflight.asked(modifier) for modifier in recipe.modifiers if preflight.rescales(modifier)]
+    structure = structure_of(model.path, model.config, model.trust_remote_code, asked)
+    return make_from(recipe, tensors_of(model.path, model.config, structure), model.config, layers.asked(structure))
 
 
-def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, structure: Layers | None = None) -> Plan:
-    """The plan for a model that is known by its tensors' headers and its config.
-
-    `structure` is what the libraries say of it; without it the tensors' names and shapes tell (plain decoders).
-    """
+def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, structure: Layers) -> Plan:
+    """The plan for a model that is known by its tensors' headers, its config, and what the libraries say of it."""
     weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Reap):
-            tensors = preflight.without_experts(tensors, preflight.experts_left(modifier.body, config))
-    structure = structure or layers.of(tensors, tied(config))
+            left = preflight.experts_left(modifier.body, config)
+            tensors, structure = preflight.without_experts(tensors, structure, left)
     _require_linear(structure)
     resolved, chosen = _resolve(recipe, structure)
     schemes = {name: scheme_of(one.group, one.size) for one in chosen for name in one.names}
@@ -141,7 +136,7 @@ def _resolve(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[_Chosen]]:
             sized = body.with_group_sizes([one.size for one in groups])
             modifier = Modifier.model_validate({modifier.name: sized})
             chosen += groups
-        modifiers.append(modifier)
+        modifiers.append(preflight.held_to_the_language_model(modifier, structure))
     _check_no_layer_twice(chosen)
     return recipe.model_copy(update={"modifiers": modifiers}), chosen
 

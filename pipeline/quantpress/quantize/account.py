@@ -94,14 +94,16 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> None:
     Raises StageError if other tensors of the model are missing: neither kept, nor quantized, nor taken out by REAP.
     """
     keep_side_files(model.path, checkpoint, model.trust_remote_code)
-    lost = _missing(headers.read_folder(model.path), headers.read_folder(checkpoint))
+    made = headers.read_folder(checkpoint)
+    lost = _missing(headers.read_folder(model.path), made)
     if plan.structure.tied:
         lost = [name for name in lost if not name.endswith("lm_head.weight")]  # stored once, as the embedding
     if not lost or any(isinstance(modifier.body, Reap) for modifier in plan.recipe.modifiers):
         return
     structure = structure_of(model.path, model.config, model.trust_remote_code)
     lost = [name for name in lost if name not in structure.fused_experts]  # the checkpoint has them one by one
-    if loaded := [name for name in lost if name in structure.loaded]:
+    lost = [name for name in lost if not _is_there(structure.renamed.get(name, name), made)]
+    if loaded := [name for name in lost if name in structure.tensors]:
         raise StageError(
             f"{len(loaded)} tensors of the model are in no file of the checkpoint: {', '.join(loaded[:3])}",
             hint="report this with the model's config.json; such a checkpoint would serve something else",
@@ -114,3 +116,8 @@ def _missing(source: dict[str, Tensor], made: dict[str, Tensor]) -> list[str]:
     """Tensors of the model that the checkpoint holds neither as they are nor quantized."""
     layers = {name.rpartition(".")[0] for name in made}
     return [name for name in source if name not in made and name.removesuffix(".weight") not in layers]
+
+
+def _is_there(name: str, made: dict[str, Tensor]) -> bool:
+    """Whether the checkpoint holds a tensor as it is, or the layer that it was quantized to."""
+    return name in made or f"{name}_packed" in made or f"{name}_scale" in made

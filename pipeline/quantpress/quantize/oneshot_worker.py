@@ -12,7 +12,7 @@ from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
-from quantpress.model.structure_worker import whole_class
+from quantpress.model.whole_model_worker import whole_model
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data
 from quantpress.quantize.to_llmcompressor import modifiers_of
@@ -152,7 +152,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
     from loguru import logger
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     # Nothing of the process decides the result: the seed is the recipe's.
     recipe, source, trust = job.common.recipe, str(job.common.model), job.common.trust_remote_code
@@ -162,10 +162,9 @@ def quantize(job: OneshotJob) -> OneshotResult:
     # Data before the model: wrong data is said before the weights are loaded.
     with remote_code_explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+        AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
-    kind = whole_class(config) or AutoModelForCausalLM
-    model = kind.from_pretrained(source, dtype="auto", use_safetensors=True, trust_remote_code=trust)
+    model = whole_model(source, trust, dtype="auto")
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
     modifiers = modifiers_of(recipe, model)

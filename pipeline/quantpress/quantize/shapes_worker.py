@@ -6,7 +6,7 @@ as it would before quantizing; compressed-tensors then writes what it finds. So 
 
 from __future__ import annotations
 
-from quantpress.model.structure_worker import whole_class
+from quantpress.model.whole_model_worker import empty_model
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import SHAPES, RecipeJob
@@ -16,19 +16,16 @@ from quantpress.runtime.worker import Result
 def write_config(job: RecipeJob) -> Result:
     """Writes config.json. Raises InputError for a model that needs code of its own and may not run it."""
     do_without_scikit_learn()
-    import torch
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationStatus
     from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     source, output, trust = str(job.model), str(job.output), job.trust_remote_code
     with remote_code_explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
     config.save_pretrained(output)
-    with torch.device("meta"):
-        kind = whole_class(config)
-        model = kind(config) if kind else AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    model = empty_model(config, trust)
     for modifier in modifiers_of(job.recipe, model):
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(model)

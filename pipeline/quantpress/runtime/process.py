@@ -22,11 +22,12 @@ _EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Except
 
 @contextmanager
 def guarded(
-    command: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path | None, env: Mapping[str, str | None] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs `command`; takes it and its descendants down at the end of the block.
 
-    Its output is appended to `log`, or shown where `log` is None.
+    Its output is appended to `log`, or shown where `log` is None. It gets our environment with the changes of `env`; a
+    variable that is None there is taken out.
     """
     guard.adopt_orphans()
     with ExitStack() as stack:
@@ -39,7 +40,7 @@ def guarded(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
-            env={**os.environ, **(_INTO_FILES if log else {}), **(env or {})},
+            env=_environment(_INTO_FILES if log else {}, env or {}),
             start_new_session=True,
         )
     _guards.add(process.pid)
@@ -56,6 +57,13 @@ def guarded(
             scrub(log)
 
 
+def _environment(*changes: Mapping[str, str | None]) -> dict[str, str]:
+    changed: dict[str, str | None] = {**os.environ}
+    for one in changes:
+        changed |= one
+    return {name: value for name, value in changed.items() if value is not None}
+
+
 def take_down_orphans() -> None:
     """Kills what a guard left behind that was itself killed: these processes are ours now (guard.adopt_orphans)."""
     import psutil  # 30 ms: hardly ever needed
@@ -68,7 +76,7 @@ def take_down_orphans() -> None:
         psutil.wait_procs(tree, timeout=10)
 
 
-def run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
+def run(command: Sequence[str], log: Path, env: Mapping[str, str | None] | None = None) -> int:
     """Runs `command` to its end. Returns its exit code; 128 + N for one that signal N killed."""
     with guarded(command, log, env) as process:
         return process.wait()

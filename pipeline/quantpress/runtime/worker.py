@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment
 from quantpress.runtime import atomic, console, environment, locks
 from quantpress.runtime.console import Step, last_activity
@@ -58,19 +60,28 @@ class Worker(Generic[J, R]):
         return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log))
 
     def answer(self, kept: Path, job: J, title: str) -> R:
-        """The answer that the file `kept` holds; where there is none yet, it is asked for once and kept.
+        """The answer that the file `kept` holds; it is asked for where there is none yet, or a damaged one.
 
         Wrong input, an InputError, leaves nothing behind.
         """
-        if not kept.is_file():
-            with locks.turn(kept), atomic.staging(kept.with_suffix("")) as staged:
-                if not kept.is_file():
-                    log = kept.with_suffix(".log")
-                    log.unlink(missing_ok=True)
-                    with without_log_of_wrong_input(log):
-                        atomic.write_json(kept, self.run(job, staged, title, log).dump())
-                    log.unlink(missing_ok=True)
-        return self.result.model_validate(atomic.read_json(kept))
+        if known := self._known(kept):
+            return known
+        with locks.turn(kept), atomic.staging(kept.with_suffix("")) as staged:
+            if known := self._known(kept):
+                return known
+            log = kept.with_suffix(".log")
+            log.unlink(missing_ok=True)
+            with without_log_of_wrong_input(log):
+                answer = self.run(job, staged, title, log)
+            atomic.write_json(kept, answer.dump())
+            log.unlink(missing_ok=True)
+        return answer
+
+    def _known(self, kept: Path) -> R | None:
+        try:
+            return self.result.model_validate(atomic.read_json(kept)) if kept.is_file() else None
+        except (StageError, ValidationError):
+            return None
 
     def main(self, work: Callable[[J], R]) -> int:
         """The worker's own side: reads the job, does `work`, and writes its result or the error that it raised."""

@@ -13,6 +13,7 @@ from quantpress.runtime import console
 from quantpress_serve.bench import likelihoods
 from quantpress_serve.server import client
 from quantpress_serve.server.client import Json
+from quantpress_serve.server.foreign import NO_CHAT
 from quantpress_serve.server.server import Server
 
 # A question, and the beginning of its answer for models without a chat template.
@@ -36,7 +37,10 @@ def sane_answers(servers: dict[str, Server], served: Served) -> dict[str, list[A
 
     A baseline that talks nonsense itself (random weights) proves nothing about the candidate: that is a warning.
     """
-    answers = {role: _answers_of(server) for role, server in servers.items()}
+    answers = {}
+    for role, server in servers.items():
+        with console.step(f"{len(QUESTIONS)} questions to the {role}"):
+            answers[role] = _answers_of(server)
     for role, given in answers.items():
         console.say(f"  {role}: {given[0].question} -> {' '.join(given[0].answer.split())}")
     require_sense(answers, servers[CANDIDATE], served)
@@ -91,34 +95,40 @@ def _answer_of(server: Server, question: str, beginning: str) -> Answer:
 
     Raises StageError if the server does not answer.
     """
-    common = {"model": server.name, "max_tokens": MAX_TOKENS, "temperature": 0}
+    common = {"max_tokens": MAX_TOKENS, "temperature": 0}
     try:
         try:
             body = {**common, "messages": [{"role": "user", "content": question}], "logprobs": True}
-            choice = client.request_json(f"{server.url}/v1/chat/completions", body)["choices"][0]
-            steps = [(step["token"], step["logprob"]) for step in (choice["logprobs"] or {}).get("content") or []]
-            return answered(question, choice["message"]["content"], steps)
+            choice = server.ask("/v1/chat/completions", body)["choices"][0]
+            steps = [(step["token"], step["logprob"]) for step in (choice.get("logprobs") or {}).get("content") or []]
+            return answered(question, _text_of(choice["message"]), steps)
         except client.BadStatus as error:
-            if error.code != 400:  # 400 is vLLM's answer for a model without a chat template
+            if error.code not in NO_CHAT:
                 raise
         body = {**common, "prompt": beginning, "logprobs": 1}
-        choice = client.request_json(f"{server.url}/v1/completions", body)["choices"][0]
-        logprobs = choice["logprobs"] or {"tokens": [], "token_logprobs": []}
+        choice = server.ask("/v1/completions", body)["choices"][0]
+        logprobs = choice.get("logprobs") or {"tokens": [], "token_logprobs": []}
         steps = list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))
         return answered(beginning, choice["text"], steps)
     except client.BadStatus as error:
         if "not JSON compliant" in error.said:
             problem = "its log-probabilities are not finite"
             return Answer(question=question, answer="", tokens=0, mean_logprob=None, problem=problem)
-        raise _silent(server, f"{error}: {error.said}") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _silent(server, error.whole) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _silent(server, error) from error
+
+
+def _text_of(message: Json) -> Json:
+    """What it says, or what it thinks where it has not come to an answer yet: some servers keep the two apart."""
+    return next((text for name in ("content", "reasoning_content", "reasoning") if (text := message.get(name))), "")
 
 
 def _silent(server: Server, error: object) -> StageError:
     """The error for a server that gave no answer. Raises ServerLost, with the cause, if it died of the request."""
     server.require_healthy()
-    return StageError(f"the server did not answer a chat request: {error}", hint="read its log", log=server.log)
+    said = f"the server did not answer a chat request: {error}"
+    return StageError(said, hint=server.where_to_look, log=server.log)
 
 
 def answered(question: str, text: Json, steps: Sequence[tuple[str, float | None]]) -> Answer:

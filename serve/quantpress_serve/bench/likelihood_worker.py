@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from quantpress.model.whole_model_worker import whole_model
 from quantpress_serve.bench.likelihoods import TEXT
 from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, LikelihoodResult, Likelihoods, Row
 
@@ -34,13 +35,13 @@ def of_model(model: Any, tokenizer: Any, window: int) -> Likelihoods:
 def work(job: LikelihoodJob) -> LikelihoodResult:
     """Each model's likelihoods, one model in memory at a time."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     dtype = torch.float32 if job.compute_dtype == "float32" else "auto"
     found = {}
     for role, scored in job.models.items():
         trust = scored.trust_remote_code
-        model = AutoModelForCausalLM.from_pretrained(scored.path, dtype=dtype, trust_remote_code=trust)
+        model = whole_model(scored.path, trust, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(scored.path, trust_remote_code=trust)
         found[role] = of_model(model.to(job.device), tokenizer, scored.window)
         del model

@@ -91,8 +91,8 @@ def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
 
 
 def _of_window(server: Server, tokens: list[int]) -> Row:
-    body = {"model": server.name, "prompt": tokens, "max_tokens": 1, "temperature": 0, "logprobs": 0, "echo": True}
-    given = client.request_json(f"{server.url}/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
+    body = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "logprobs": 0, "echo": True}
+    given = server.ask("/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
     row = given[1 : len(tokens)]  # the first has none, and the last is of a token that was generated
     if len(row) != len(tokens) - 1 or not all(isinstance(value, int | float) for value in row):
         raise ValueError("it gives no likelihoods of prompts")
@@ -111,8 +111,14 @@ def compared_with_servers(servers: dict[str, Server], scored: dict[str, Likeliho
             served[role] = by_server(server, scored[role].windows)
         except (OSError, ValueError, LookupError, TypeError) as error:
             server.require_healthy()
-            return unknown(f"the {role}'s server gave no likelihoods: {type(error).__name__}: {error}")
+            return unknown(f"the {role}'s server gave no likelihoods: {_why(error)}")
     return compared({role: scored[role].likelihoods for role in served}, served, cause)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, client.BadStatus):
+        return error.whole
+    return str(error) if isinstance(error, OSError | ValueError) else "its answers hold none of prompts"
 
 
 def unknown(reason: str) -> Served:

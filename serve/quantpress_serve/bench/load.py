@@ -7,11 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from quantpress.artifact.throughput import Cell, Figures
+from quantpress.artifact.throughput import Cell
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, console, process
+from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
+from quantpress_serve.bench.outcome import Outcome
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
@@ -66,23 +69,26 @@ class Generator:
             *(["--goodput", *(f"{name}:{value:g}" for name, value in goals.items())] if goals else []),
             *("--percentile-metrics", METRICS, "--metric-percentiles", PERCENTILES, "--disable-tqdm"),
             *(["--trust-remote-code"] if server.trust_remote_code else []),
-            *("--save-result", "--result-dir", str(self.folder), "--result-filename", name),
+            # Detailed: with what each request failed of.
+            *("--save-result", "--save-detailed", "--result-dir", str(self.folder), "--result-filename", name),
         ]
 
     def measure(self, server: Server, turn: Turn, others: Sequence[Server] = ()) -> Cell:
         """Runs the load generator once. Gives vLLM's figures and the command that repeats the measurement.
 
         Raises ServerLost if this server or one of the `others` goes away in the meantime, StageError if the load
-        generator fails.
+        generator fails, or every request.
         """
         name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
         asked = self.command(server, turn, name)
         title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
         with console.step(title, self.log) as step:
             with interference.watching(self.folder, self.on_gpu) as watch:
-                code = _run(asked, self.log, (server, *others))
-            figures = self._figures(name, code, server)
-            step.result = f"{figures['output_throughput']:.1f} output tokens/s"
+                code = _run(asked, self.log, server, others)
+            outcome = self._outcome(name, code, server)
+            step.result = outcome.said
+            if not outcome.answered:
+                raise self._nothing_answered(server, turn, outcome)
         seen = watch.seen
         if any(other.running is None for other in (server, *others)):
             # A server that someone else runs may be among the other programs.
@@ -93,14 +99,15 @@ class Generator:
             request_rate=turn.level.request_rate,
             round=turn.round,
             seed=turn.seed,
-            figures=figures,
+            figures=outcome.figures,
+            errors=outcome.errors,
             machine=seen,
-            untrustworthy=interference.problems(seen),
+            untrustworthy=[*interference.problems(seen), *outcome.cut_short(self.workload)],
             command=shlex.join(asked),
         )
 
-    def _figures(self, name: str, code: int, server: Server) -> Figures:
-        """The numbers that the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
+    def _outcome(self, name: str, code: int, server: Server) -> Outcome:
+        """What the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
         if code != 0 or not (self.folder / name).is_file():
             server.require_healthy()
             said = process.last_error(self.log)
@@ -112,16 +119,28 @@ class Generator:
                 log=self.log,
             )
         server.require_healthy()  # and still the one that was asked at first
-        written = atomic.read_json(self.folder / name).items()
-        return {key: value for key, value in written if isinstance(value, int | float) and not isinstance(value, bool)}
+        return Outcome.of(atomic.read_json(self.folder / name)).explained(server, self.workload)
+
+    def _nothing_answered(self, server: Server, turn: Turn, outcome: Outcome) -> StageError:
+        hint = server.where_to_look
+        if "maximum context length" in outcome.why_nothing:
+            hint = "shorten the workload's prompts, or raise its engine.max_model_len"
+        return StageError(
+            f"no request to the {turn.role} was answered at {turn.level.label} "
+            f"({outcome.failed} of {outcome.sent} failed): {outcome.why_nothing}",
+            hint=hint,
+            log=server.log or self.log,
+        )
 
 
-def _run(asked: list[str], log: Path, servers: Sequence[Server]) -> int:
+def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server]) -> int:
     """Runs the load generator, and stops it if a server goes away: it would wait for answers that never come."""
-    with process.guarded(asked, log, serving_environment()) as running:
+    host = urlsplit(server.url).hostname or ""
+    changes = surroundings.of_load_generator(serving_environment(), host, server.key)
+    with process.guarded(asked, log, changes) as running:
         while (code := running.poll()) is None:
-            for server in servers:
-                server.require_running()
+            for one in (server, *others):
+                one.require_running()
             time.sleep(0.1)
     return code
 

@@ -23,7 +23,7 @@ from quantpress.artifact.throughput import (
     ServerFacts,
     Throughput,
 )
-from quantpress.errors import CapabilityError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 from quantpress.model.config import positions
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
@@ -41,9 +41,11 @@ from quantpress_serve.workload import engine, workload
 from quantpress_serve.workload.workload import Engine, Workload
 
 
-def require_known_engine(load: Workload, sides: Sides) -> None:
-    """Raises InputError for an engine setting that the installed vLLM does not take. It is asked only if any is set."""
-    if load.engine == Engine(max_model_len=load.engine.max_model_len) or sides.vllm_url:
+def require_servers(load: Workload, sides: Sides) -> None:
+    """Raises InputError for a server of someone else's that does not do what the bench will ask of it, or for an engine
+    setting that the installed vLLM does not take. vLLM is asked only if any is set."""
+    attached = sides.attached({CANDIDATE: Path(), BASELINE: Path()}, load)
+    if attached or load.engine == Engine(max_model_len=load.engine.max_model_len):
         return
     vllm = sides.executable()
     try:
@@ -156,7 +158,8 @@ def _served(subject: Subject, servers: dict[str, Server], scored: dict[str, Like
     """Whether the engine computes what transformers scored; it is said here, whichever it is."""
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
-    served = likelihoods.compared_with_servers(servers, scored, subject.inexact)
+    with console.step("likelihoods of a fixed text by the servers"):
+        served = likelihoods.compared_with_servers(servers, scored, subject.inexact)
     say = console.warn if served.verdict == DIFFERS else console.say
     say(likelihoods.sentence(served))
     return served
@@ -287,8 +290,10 @@ def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iter
     paths = {CANDIDATE: (subject.candidate, subject.name), BASELINE: (model.path, model.name)}
     with ExitStack() as stack:
         if sides.vllm_url:
-            urls = {CANDIDATE: sides.vllm_url, BASELINE: sides.baseline_url}
-            found = {role: server.attach(url, paths[role][0]) for role, url in urls.items() if url}
+            try:
+                found = sides.attached({role: path for role, (path, _) in paths.items()}, load)
+            except InputError as error:  # it answered before the work began
+                raise StageError(error.message, hint=error.hint) from error
             _warn_of_caches(found)
             yield found
             return

@@ -2,39 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpress.artifact.results import Results
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
-from quantpress.errors import InputError
+from quantpress.errors import CapabilityError, InputError
 from quantpress.model.source import Model
+from quantpress.runtime import console
+from quantpress_serve import surroundings
 from quantpress_serve.bench.likelihoods import Scored
-from quantpress_serve.server import server
+from quantpress_serve.server import foreign, server
+from quantpress_serve.server.foreign import Address
+from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import find_vllm
+from quantpress_serve.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """How to reach the two servers: an executable to start them with, or URLs of servers that run already."""
+    """How to reach the two servers: an executable to start them with, or URLs of servers that run already.
+
+    `vllm_model` and `baseline_model` name what is asked for at these URLs, `key` is what they ask for.
+    """
 
     vllm: str | None = None
     port: int | None = None
     vllm_url: str | None = None
     baseline_url: str | None = None
+    vllm_model: str | None = None
+    baseline_model: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def executable(self) -> Path:
         """The vllm executable; it also generates the load for servers that run already.
 
-        Raises CapabilityError if there is none, InputError for a taken port or a URL that does not answer.
+        Raises CapabilityError if there is none or no place for its sockets, InputError for a taken port.
         """
+        if self.vllm_url:
+            try:
+                return find_vllm(self.vllm)
+            except CapabilityError as error:
+                hint = f"{error.hint}: its load generator is needed with --vllm-url too"
+                raise CapabilityError(error.message, hint=hint) from error
         if self.port is not None:
             server.require_free(self.port)
-        if self.baseline_url and not self.vllm_url:
-            raise InputError("--baseline-url goes with --vllm-url", hint="name the candidate's server too")
-        for url in filter(None, (self.vllm_url, self.baseline_url)):
-            server.attach(url, Path())
+        surroundings.sockets()
         return find_vllm(self.vllm)
+
+    def attached(self, paths: dict[str, Path], load: Workload) -> dict[str, Server]:
+        """The servers that run already, tried for all that a bench under this workload asks of them, by role.
+
+        `paths` are the folders of what they serve. Raises InputError for one that does not do it.
+        """
+        found = {}
+        for role, address in self._addresses().items():
+            found[role] = foreign.attach(address, paths[role], load.longest_request)
+        if len({(one.url, one.name) for one in found.values()}) < len(found):
+            one = found[CANDIDATE]
+            console.warn(f"candidate and baseline are the same model {one.name!r} of {one.url}: it is beside itself")
+        return found
+
+    def _addresses(self) -> dict[str, Address]:
+        """Raises InputError for options that say nothing without --vllm-url or --baseline-url."""
+        without = {"--baseline-url": self.baseline_url, "--vllm-model": self.vllm_model}
+        given = [name for name, value in without.items() if value and not self.vllm_url]
+        if given:
+            raise InputError(f"{given[0]} goes with --vllm-url", hint="name the candidate's server too")
+        if self.baseline_model and not self.baseline_url:
+            raise InputError("--baseline-model goes with --baseline-url", hint="name the baseline's server too")
+        found = {}
+        if self.vllm_url:
+            found[CANDIDATE] = Address(url=self.vllm_url, model=self.vllm_model, key=self.key)
+        if self.baseline_url:
+            options = ("--baseline-url", "--baseline-model")
+            found[BASELINE] = Address(url=self.baseline_url, model=self.baseline_model, key=self.key, options=options)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

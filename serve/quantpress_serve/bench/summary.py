@@ -15,6 +15,7 @@ from quantpress.artifact.throughput import (
     Cell,
     Figures,
     Summary,
+    in_brackets,
 )
 
 CONFIDENCE = 0.95
@@ -93,7 +94,11 @@ def _spread(speeds: dict[int, float]) -> float | None:
 
 def distrust(speeds: dict[str, dict[int, float]], kind: str, failed: dict[str, int], cells: list[Cell]) -> list[str]:
     """Why these cells cannot be trusted; nothing where they can."""
-    reasons = [f"{number} requests to the {role} failed" for role, number in failed.items() if number]
+    reasons = []
+    for role, number in failed.items():
+        if number:
+            of = {reason: count for cell in cells if cell.role == role for reason, count in cell.errors.items()}
+            reasons.append(f"{number} request{'s' * (number > 1)} to the {role} failed{in_brackets(of)}")
     for role, rounds in speeds.items():
         if (spread := _spread(rounds)) and spread > SPREAD:
             reasons.append(f"the {role}'s {kind} spread by {spread:.0%} over the rounds (bound {SPREAD:.0%})")

@@ -10,7 +10,7 @@ from quantpress.runtime import process
 # What vLLM 0.32 prints when it will not serve, in small letters, and what that means. First match wins. Those marked *
 # were seen here (tests/unit/recorded); the others are in its source, at the places named.
 KNOWN = (
-    ("address already in use", "the port was taken in the meantime; run again, or name another with --port"),  # *
+    ("address already in use", "the port was taken in the meantime; run again"),  # *
     ("must be divisible by tensor parallel size", "tensor_parallel_size does not divide the attention heads"),  # *
     ("is not divisible by", "a layer's shape does not fit the kernel or the tensor-parallel size"),  # distributed/utils
     ("kv cache is needed, which is larger", "the KV cache cannot hold one longest request; lower max_model_len"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from quantpress.artifact.manifest import Artifact
 from quantpress.errors import CapabilityError, StageError
 from quantpress.model.source import Model
 from quantpress.runtime import console, environment, process
+from quantpress_serve import surroundings
 from quantpress_serve.server import memory, server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.workload.workload import Engine
@@ -26,8 +28,11 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
         trust_remote_code=model.trust_remote_code,
         kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record.bytes.checkpoint),
     )
-    console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1 (Ctrl-C stops it)")
-    with process.guarded(launch.command(port), None, launch.environment()) as running:
+    # People ask this server, not we: the key by which they guard it is theirs to set.
+    changes = surroundings.of_server(launch.environment(), for_people=True)
+    guarded = " with the key in VLLM_API_KEY" if os.environ.get("VLLM_API_KEY") else ""
+    console.say(f"serving {artifact.name} at http://{server.HOST}:{port}/v1{guarded} (Ctrl-C stops it)")
+    with process.guarded(launch.command(port), None, changes) as running:
         code = running.wait()
     if code == 127:
         raise CapabilityError(f"{vllm} cannot be started", hint="make setup, or name yours with VLLM=/path/to/vllm")

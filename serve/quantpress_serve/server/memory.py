@@ -6,7 +6,7 @@ import math
 import os
 from typing import Any
 
-from quantpress.errors import CapabilityError
+from quantpress.errors import CapabilityError, InputError, shown
 from quantpress.plan import sizes
 from quantpress.runtime import console
 from quantpress_serve.workload.workload import Workload
@@ -20,10 +20,11 @@ LARGEST = 16  # GiB, where nobody said how much is needed
 def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, sides: int) -> int:
     """GiB for the KV cache of each of `sides` servers: what the workload needs, if the machine has it.
 
-    The variable VLLM_CPU_KVCACHE_SPACE overrides it. Raises CapabilityError if not even one GiB is left for each.
+    The variable VLLM_CPU_KVCACHE_SPACE overrides it. Raises CapabilityError if not even one GiB is left for each,
+    InputError if that variable is no size.
     """
-    if named := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        return int(named) if named.isdecimal() and int(named) else 1
+    if named := _named_space():
+        return named
     needed, room = _needed(config, workload), _room(weight_bytes, sides)
     if room < 1:
         raise CapabilityError(
@@ -54,6 +55,16 @@ def _room(weight_bytes: int, sides: int) -> float:
 
 def kv_space_alone(weight_bytes: int) -> int:
     """GiB for a server that stays up, whose load nobody knows: half of what is left, at most LARGEST."""
-    if named := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        return int(named) if named.isdecimal() and int(named) else 1
-    return max(1, min(LARGEST, int(_room(weight_bytes, 1) / 2)))
+    return _named_space() or max(1, min(LARGEST, int(_room(weight_bytes, 1) / 2)))
+
+
+def _named_space() -> int | None:
+    named = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+    if not named:
+        return None
+    if not named.isdecimal() or not int(named):
+        raise InputError(
+            f"VLLM_CPU_KVCACHE_SPACE is {shown(named)}; it is a whole number of GiB, 1 or more",
+            hint="export VLLM_CPU_KVCACHE_SPACE=4, or unset it",
+        )
+    return int(named)

@@ -6,15 +6,15 @@ import shlex
 import socket
 import subprocess
 import time
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpress.artifact.throughput import ServerFacts
 from quantpress.errors import InputError, StageError
 from quantpress.runtime import console, environment, process
+from quantpress_serve import surroundings
 from quantpress_serve.server import causes, client, server_log
 from quantpress_serve.server.server_log import AtMetrics
 from quantpress_serve.vllm import serving_environment
@@ -22,6 +22,8 @@ from quantpress_serve.workload.engine import Engine
 
 START_TIMEOUT_S = 1800.0
 HOST = "127.0.0.1"
+# Statuses of a server that does not have what was asked for, /health say: a gateway passes on what is on its list.
+NOT_OFFERED = (401, 403, 404, 405, 501)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Server:
     """A server that answers. `name` is the served model's name, `path` the folder it was loaded from.
 
     `running` is its process (or rather the guard's), None for a server that someone else runs. `started` is when the
-    server says that it was started; another time, later on, shows that it was restarted.
+    server says that it was started; another time, later on, shows that it was restarted. `key` is what it asks for.
     """
 
     url: str
@@ -41,6 +43,16 @@ class Server:
     trust_remote_code: bool = False
     tokenizer: Path | None = None
     running: subprocess.Popen[bytes] | None = None
+    key: str | None = field(default=None, repr=False)
+
+    def ask(self, path: str, body: client.Json, timeout: float = 300) -> client.Json:
+        """What it answers to this body, with the name of its model added. Raises NoAnswer, ValueError if not JSON."""
+        return client.request_json(f"{self.url}{path}", {"model": self.name, **body}, timeout, self.key)
+
+    @property
+    def where_to_look(self) -> str:
+        """The hint for a failure of this server."""
+        return "read its log's end" if self.log else "look into the server's own log"
 
     @property
     def command(self) -> str:
@@ -56,20 +68,20 @@ class Server:
         """Raises ServerLost if the process that was started has ended."""
         if self.running is not None and self.running.poll() is not None:
             cause = causes.explain(self.log) if self.log else "it left no log"
-            raise ServerLost(f"the server of {self.name} stopped: {cause}", hint="read its log's end", log=self.log)
+            raise ServerLost(f"the server of {self.name} stopped: {cause}", hint=self.where_to_look, log=self.log)
 
     def require_healthy(self) -> None:
         """Raises ServerLost if it has ended, does not answer any more, or was started anew in the meantime."""
         self.require_running()
-        if not _healthy_soon(self.url):
+        if not _healthy_soon(self.url, self.key):
             self.require_running()
             cause = f": {causes.explain(self.log)}" if self.log else ""
             raise ServerLost(
                 f"the server of {self.name} no longer answers at {self.url}{cause}",
-                hint="read its log's end",
+                hint=self.where_to_look,
                 log=self.log,
             )
-        now = metrics_of(self.url).started
+        now = metrics_of(self.url, self.key).started
         if self.started and now and self.started != now:
             raise ServerLost(f"the server of {self.name} at {self.url} was restarted", hint="run again", log=self.log)
 
@@ -95,7 +107,7 @@ class Launch:
     kv_space_gib: int | None = 2
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of the server; on a CPU they size the KV cache."""
+        """What tunes the server; on a CPU it sizes the KV cache."""
         return serving_environment(self.kv_space_gib)
 
     def command(self, port: int) -> list[str]:
@@ -142,10 +154,11 @@ def serving(launch: Launch, log: Path, port: int | None = None) -> Iterator[Serv
     """
     port = port or free_port()
     command = launch.command(port)
-    settings = launch.environment()
-    shown = shlex.join(f"{k}={v}" for k, v in settings.items()) + " " + shlex.join(command)
+    changes = surroundings.of_server(launch.environment())
+    settings = {name: value for name, value in changes.items() if value is not None}
+    shown = shlex.join([*surroundings.without_words(), *(f"{k}={v}" for k, v in settings.items()), *command])
     log.unlink(missing_ok=True)
-    with process.guarded(command, log, settings) as running:
+    with process.guarded(command, log, changes) as running:
         url = f"http://{HOST}:{port}"
         with console.step(f"starting vLLM on {launch.name}", log) as step:
             _wait(running, url, log)
@@ -157,7 +170,7 @@ def serving(launch: Launch, log: Path, port: int | None = None) -> Iterator[Serv
             env=settings,
             startup_s=round(startup, 1),
             prefix_caching=metrics.prefix_caching,
-            version=_version_of(url),
+            version=version_of(url),
             **server_log.told_in_log(log.read_text(encoding="utf-8", errors="replace")).dump(),
         )
         yield Server(
@@ -184,60 +197,46 @@ def _wait(running: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise StageError(f"vLLM was not ready after {START_TIMEOUT_S:.0f} s", hint="read the log's end", log=log)
 
 
-def healthy(url: str) -> bool:
-    """Whether the server answers that it is ready."""
+def healthy(url: str, key: str | None = None) -> bool:
+    """Whether the server answers that it is ready; one that was not made to say so (a gateway), that it answers."""
     try:
-        client.fetched(f"{url}/health", timeout=5)
+        client.fetched(f"{url}/health", timeout=5, key=key)
+    except client.BadStatus as error:
+        return error.code in NOT_OFFERED and _lists_models(url, key)
     except client.NoAnswer:
         return False
     return True
 
 
-def _healthy_soon(url: str) -> bool:
+def _lists_models(url: str, key: str | None) -> bool:
+    try:
+        client.fetched(f"{url}/v1/models", timeout=5, key=key)
+    except client.NoAnswer:
+        return False
+    return True
+
+
+def _healthy_soon(url: str, key: str | None) -> bool:
     """Whether it answers one of three times. A server that is dying may answer once more, so it is given a second; a
     busy server may not answer at once."""
     for _ in range(3):
         time.sleep(1)
-        if healthy(url):
+        if healthy(url, key):
             return True
     return False
 
 
-def metrics_of(url: str) -> AtMetrics:
+def metrics_of(url: str, key: str | None = None) -> AtMetrics:
     """What the server tells at /metrics; nothing if it does not answer there."""
     try:
-        text = client.fetched(f"{url}/metrics", timeout=20).decode("utf-8", "replace")
+        text = client.fetched(f"{url}/metrics", timeout=20, key=key).body.decode("utf-8", "replace")
     except client.NoAnswer:
         return AtMetrics()
     return server_log.told_at_metrics(text)
 
 
-def _version_of(url: str) -> str | None:
+def version_of(url: str, key: str | None = None) -> str | None:
     """vLLM's version as the server says it; None if it does not."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        return str(client.request_json(f"{url}/version", timeout=20)["version"])
+        return str(client.request_json(f"{url}/version", timeout=20, key=key)["version"])
     return None
-
-
-def attach(url: str, path: Path, tokenizer: Path | None = None) -> Server:
-    """A server that someone else runs. Raises InputError if it does not answer, or for a URL with a password."""
-    if "@" in urllib.parse.urlsplit(url).netloc:
-        raise InputError(
-            "a server's URL with a user name or a password in it would end up in results and logs",
-            hint="name the server without them",
-        )
-    url = url.rstrip("/").removesuffix("/v1")
-    try:
-        served = client.request_json(f"{url}/v1/models", timeout=20)["data"][0]["id"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{url} does not answer as a vLLM server: {error}", hint="check the URL (without /v1)"
-        ) from error
-    metrics = metrics_of(url)
-    facts = ServerFacts(
-        command=f"(served at {url})",
-        kv_cache_tokens=metrics.kv_cache_tokens,
-        prefix_caching=metrics.prefix_caching,
-        version=_version_of(url),
-    )
-    return Server(url=url, name=str(served), path=path, facts=facts, started=metrics.started, tokenizer=tokenizer)

@@ -59,6 +59,10 @@ class Range(Strict):
         return exact if rounded == (self.min, self.max) else exact - 1e-9  # floats round outwards now and then
 
     @property
+    def shortest(self) -> int:
+        return self.min or math.floor(self.middle * (1 - self.ratio))
+
+    @property
     def longest(self) -> int:
         return self.max or math.ceil(self.middle * (1 + self.ratio))
 
@@ -164,6 +168,12 @@ class Workload(Strict):
         return min(at_once, self.engine.max_num_seqs or 256)
 
     @property
+    def longest_request(self) -> int:
+        """Tokens of the longest prompt and its answer."""
+        known = longest(self.input_len) + longest(self.output_len)
+        return known if self.input_len else self.engine.max_model_len or known
+
+    @property
     def model_len(self) -> int:
         """The context that the engine must hold: longest request plus room for special tokens."""
         return self.engine.max_model_len or longest(self.input_len) + longest(self.output_len) + SPECIAL_TOKENS
@@ -171,6 +181,10 @@ class Workload(Strict):
 
 def longest(length: int | Range | None) -> int:
     return length.longest if isinstance(length, Range) else length or 0
+
+
+def shortest(length: int | Range | None) -> int:
+    return length.shortest if isinstance(length, Range) else length or 0
 
 
 def middle(length: int | Range) -> int:

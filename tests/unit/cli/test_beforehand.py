@@ -68,24 +68,24 @@ def test_a_load_longer_than_the_models_context_is_wrong_input(
     monkeypatch.setattr(environment, "gpus", lambda: ["one"])
     arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path, **config), [plan("a")]
     if fits:
-        beforehand.require_servers(*arguments)
+        beforehand.require_servers_here(*arguments)
         return
     with pytest.raises(InputError, match="needs a context of 184 tokens, and m has 128 positions"):
-        beforehand.require_servers(*arguments)
+        beforehand.require_servers_here(*arguments)
 
 
 def test_a_vllm_that_cannot_be_loaded_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "python").symlink_to(sys.executable)  # in which there is no vLLM
     with pytest.raises(CapabilityError, match="cannot be asked: ModuleNotFoundError"):
-        beforehand.require_servers(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a")])
+        beforehand.require_servers_here(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a")])
 
 
 def test_memory_for_two_servers_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpus", list)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     with pytest.raises(CapabilityError, match="for the KV cache of each of 2 servers"):
-        beforehand.require_servers(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])
+        beforehand.require_servers_here(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])
 
 
 def test_questions_as_a_chat_need_a_chat_template_that_takes_them(

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import planned_from
 
 from quantpress.cli import main, prepare
 from quantpress.errors import CapabilityError
-from quantpress.model import architecture
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic, hardware, servable, suggest
 from quantpress.plan import resolve as plan
@@ -61,7 +61,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def _planned(name: str) -> plan.Plan:
-    return plan.make_from(load_recipe(name), architecture.tensors(Path("nowhere"), CONFIG), CONFIG)
+    return planned_from(load_recipe(name), CONFIG)
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -4,18 +4,19 @@ import contextlib
 import json
 import resource
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import planned_from
 
 from quantpress.errors import CapabilityError, InputError
 from quantpress.language import shipped
-from quantpress.model import architecture
+from quantpress.model.source import Model
 from quantpress.plan import hardware, servable, summary
 from quantpress.plan import resolve as plan
+from quantpress.plan.resolve import plan_of
 from quantpress.plan.servable import require_served
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
@@ -56,7 +57,7 @@ LLAMA_70B = LLAMA | {
 
 def planned(*modifiers: dict[str, Any], config: dict[str, Any] = LLAMA) -> plan.Plan:
     parsed = recipe.Recipe.model_validate({"name": "r", "description": "d", "modifiers": list(modifiers)})
-    return plan.make_from(parsed, architecture.tensors(Path("nowhere"), config), config)
+    return planned_from(parsed, config)
 
 
 def group(pattern: str, scheme: str) -> dict[str, Any]:
@@ -100,7 +101,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
             {"awq": {"mappings": [{"smooth_layer": "re:.*ln_1$", "balance_layers": ["re:.*q_proj$"]}]}},
             {"rtn": {"scheme": "W4A16"}},
         ],
-        "'re:.*ln_1\\$', which matches no layer",
+        "do not fit this model, says llmcompressor: .*incomplete set",
     ),
     "awq on layers that nothing quantizes": (
         [
@@ -139,8 +140,9 @@ def test_experts_are_one_layer_and_routers_are_none() -> None:
     ignored = ["lm_head", "re:.*shared_expert_gate$"]
     made = planned({"rtn": {"scheme": "W8A8", "ignore": ignored}}, config=MOE)
     assert not [name for name in made.layers if name.endswith("mlp.gate")]
+    assert planned({"rtn": {"scheme": "W8A8"}}, config=MOE).layers == made.layers
     with pytest.raises(InputError, match="decides how much an expert counts"):
-        planned({"rtn": {"scheme": "W8A8"}}, config=MOE)
+        planned({"rtn": {"scheme": "W8A8", "ignore": []}}, config=MOE)
     with pytest.raises(InputError, match=r"experts\.0\..* and .*experts\.1\..* are treated differently"):
         planned({"rtn": {"scheme": "W8A8", "ignore": [*ignored, r"re:.*experts\.1\."]}}, config=MOE)
     with pytest.raises(InputError, match="1 experts would be left, and each token goes to 2"):
@@ -183,25 +185,39 @@ def test_every_scheme_has_a_row_in_the_table_of_hardware() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [{"architectures": 3}, {"num_attention_heads": "many"}, {"num_key_value_heads": None}, {"text_config": []}]
+    "odd",
+    [
+        {"architectures": 3},
+        {"architectures": []},
+        {"num_attention_heads": "many"},
+        {"num_attention_heads": 3},
+        {"num_key_value_heads": None},
+        {"text_config": []},
+        {"hidden_size": -1},
+        {"vocab_size": 10**30},
+        {"model_type": "unheard-of"},
+    ],
+    ids=str,
 )
-def test_an_odd_config_is_planned_or_refused_but_never_a_crash(odd: dict[str, Any], make_model: Make) -> None:
+@pytest.mark.parametrize("weights", [True, False])
+def test_an_odd_config_is_planned_or_refused_but_never_a_crash(
+    odd: dict[str, Any], weights: bool, make_model: Make
+) -> None:
     folder = make_model(hidden=64, intermediate=128)
     config = json.loads((folder / "config.json").read_text()) | odd
-    tensors = architecture.tensors(folder, config)
-    loaded = load_recipe("smoothquant-gptq-w8a8")
-    found = summary.summary_of(plan.make_from(loaded, tensors, config), config, 100, 1)
-    assert found.layers == {"W8A8, channel": 14, "16 bits": 1}
-    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    if not weights:
+        (folder / "model.safetensors").unlink()
     with contextlib.suppress(InputError):
-        architecture.tensors(folder, config)
+        made = plan_of(load_recipe("smoothquant-gptq-w8a8"), Model("m", folder, str(folder), config))
+        assert summary.summary_of(made, config, 100, 1).layers == {"W8A8, channel": 14, "16 bits": 1}
 
 
 @pytest.mark.parametrize(("context", "noted"), [(4096, False), (4097, True)])
 def test_a_context_beyond_the_models_is_noted(context: int, noted: bool, make_model: Make) -> None:
     folder = make_model(hidden=64, intermediate=128)
     config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
-    made = plan.make_from(load_recipe("w8a8-dynamic"), architecture.tensors(folder, config), config)
+    made = plan_of(load_recipe("w8a8-dynamic"), Model("m", folder, str(folder), config))
     found = summary.summary_of(made, config, context, 1).notes
     assert any("made for 4096 tokens" in note for note in found) is noted
 
@@ -209,7 +225,7 @@ def test_a_context_beyond_the_models_is_noted(context: int, noted: bool, make_mo
 @pytest.mark.parametrize("name", shipped.names("recipes"))
 def test_a_shipped_recipe_names_the_least_gpu_that_runs_it_as_it_says(name: str) -> None:
     loaded = load_recipe(name)
-    kinds = servable.kinds_of(plan.make_from(loaded, architecture.tensors(Path("nowhere"), WIDE), WIDE))
+    kinds = servable.kinds_of(planned_from(loaded, WIDE))
     for levels in (("full",), ("full", "fallback")):
         able = [
             int(target.removeprefix("sm_")) / 10
@@ -240,13 +256,11 @@ def test_tensor_parallel_sizes_end_where_a_group_would_be_cut() -> None:
     assert sizes.tensor_parallel_sizes(LLAMA, made.schemes, shapes) == [1, 2, 4, 8]
 
 
-def test_a_plan_for_70b_takes_a_config_alone_and_two_seconds(quantpress: Run, tmp_path: Path) -> None:
+def test_a_plan_for_70b_takes_a_config_alone(quantpress: Run, tmp_path: Path) -> None:
     (tmp_path / "70b").mkdir()
     (tmp_path / "70b" / "config.json").write_text(json.dumps(LLAMA_70B))
-    started = time.monotonic()
     options = ("--context", "8192", "--concurrency", "16", "--json")
     done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path / "70b"), *options)
-    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["layers"] == {"W4A16, group of 128": 560, "16 bits": 1}
@@ -256,7 +270,6 @@ def test_a_plan_for_70b_takes_a_config_alone_and_two_seconds(quantpress: Run, tm
     assert found["memory"]["kv_cache"] == 2 * 80 * 8 * 128 * 2 * 8192 * 16
     assert found["tensor_parallel_sizes"] == [1, 2, 4, 8, 16]
     assert found["hardware"]["sm_90"]["support"] == "full"
-    assert seconds < 2
 
 
 def test_plan_for_a_target_that_cannot_serve_it_is_exit_4(quantpress: Run, tmp_path: Path) -> None:
@@ -288,8 +301,19 @@ def test_suggestions_name_reasons_and_sources(quantpress: Run, tmp_path: Path) -
     assert "4" in first["sm_100", "memory"]
 
 
-def test_a_recipe_is_validated_in_half_a_second_of_the_processor(quantpress: Run) -> None:
+WORK = {
+    "a recipe is validated": (("recipes", "validate", "mixed-w4-w8"), 0.6),
+    "a model that was asked about is planned": (("plan", "gptq-w4a16", "--model", "70b"), 1.0),
+}
+
+
+@pytest.mark.parametrize("case", WORK)
+def test_what_is_typed_often_takes_little_of_the_processor(case: str, quantpress: Run, tmp_path: Path) -> None:
     """Processor time, not the clock's: a busy machine must not fail this. Idle, it takes half of the bound."""
+    arguments, bound = WORK[case]
+    (tmp_path / "70b").mkdir()
+    (tmp_path / "70b" / "config.json").write_text(json.dumps(LLAMA_70B))
+    quantpress(*arguments)
 
     def used() -> float:
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -298,9 +322,9 @@ def test_a_recipe_is_validated_in_half_a_second_of_the_processor(quantpress: Run
     took = []
     for _ in range(3):
         before = used()
-        assert quantpress("recipes", "validate", "mixed-w4-w8").returncode == 0
+        assert quantpress(*arguments).returncode == 0
         took.append(used() - before)
-    assert min(took) < 0.6
+    assert min(took) < bound
 
 
 def test_blocks_must_divide_the_parts_of_a_fused_layer_but_the_last() -> None:
@@ -319,12 +343,21 @@ def test_group_sizes_that_no_kernel_of_a_gpu_has(size: int, support: str) -> Non
     assert servable.table(made)["sm_90"].support == support
 
 
-def test_weights_with_fewer_layers_than_the_config() -> None:
-    tensors = architecture.tensors(Path("nowhere"), LLAMA)
-    parsed = recipe.Recipe.model_validate({"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]})
-    plan.make_from(parsed, tensors, LLAMA | {"num_hidden_layers": 1})
-    with pytest.raises(InputError, match="the config counts 3 layers, the weights hold 2"):
-        plan.make_from(parsed, tensors, LLAMA | {"num_hidden_layers": 3})
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"num_hidden_layers": 3}, "describes 9 tensors that its files do not hold: model.layers.2"),
+        ({"intermediate_size": 256}, r"has the shape \(.*128.*\) in the files, and \(.*256.*\) by"),
+        ({"attention_bias": True}, "describes 8 tensors that its files do not hold: .*bias"),
+    ],
+    ids=str,
+)
+def test_weights_that_are_not_what_the_config_says(odd: dict[str, Any], words: str, make_model: Make) -> None:
+    folder = make_model(hidden=64, intermediate=128)
+    config = json.loads((folder / "config.json").read_text()) | odd
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=words):
+        plan_of(load_recipe("w8a8-dynamic"), Model("m", folder, str(folder), config))
 
 
 def test_data_that_is_not_there_is_seen_by_plan(tmp_path: Path, quantpress: Run) -> None:

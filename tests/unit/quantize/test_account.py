@@ -42,7 +42,13 @@ def checkpoint(model: Model, plan: Plan, tmp_path: Path, safetensors: Save) -> P
 
 def _asked(monkeypatch: pytest.MonkeyPatch, loaded: list[str], fused: list[str]) -> None:
     answer = Structure(
-        model_class="C", linears={}, others=[], tied=None, fused_experts=fused, loaded=loaded, left_alone={}
+        model_class="C",
+        linears={},
+        others={},
+        tied=None,
+        tensors={name: [1] for name in loaded},
+        fused_experts=fused,
+        left_alone={},
     )
     monkeypatch.setattr(account, "structure_of", lambda *_: answer)
 

@@ -13,8 +13,9 @@ import pytest
 from support import answering
 
 from quantpress.errors import InputError
-from quantpress_serve.server import client, server
+from quantpress_serve.server import client, foreign, server
 from quantpress_serve.server.client import BadStatus, NoAnswer
+from quantpress_serve.server.foreign import Address
 
 Speak = Callable[[socket.socket], None]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
@@ -82,7 +83,7 @@ def test_an_answer_of_any_length_is_an_error_that_names_the_server(tmp_path: Pat
         with pytest.raises(NoAnswer, match=f"{url} answers without end: more than 16 MiB"):
             client.fetched(url)
         with pytest.raises(InputError, match=f"{url} does not answer as a vLLM server: .* answers without end"):
-            server.attach(url, tmp_path)
+            foreign.attach(Address(url=url), tmp_path)
         assert not server.healthy(url)
 
 
@@ -101,7 +102,7 @@ def test_a_status_that_is_an_error_has_what_the_server_said() -> None:
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1/", "http://127.0.0.1:99999999/"])
 def test_what_is_no_url_is_no_answer(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not answer as a vLLM server"):
-        server.attach(url, tmp_path)
+        foreign.attach(Address(url=url), tmp_path)
 
 
 def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

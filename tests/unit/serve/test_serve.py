@@ -22,7 +22,8 @@ from quantpress_serve.bench import chat, likelihoods, stage
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Likelihoods
-from quantpress_serve.server import causes, memory, server, server_log
+from quantpress_serve.server import causes, foreign, memory, server, server_log
+from quantpress_serve.server.foreign import Address
 from quantpress_serve.server.server import Launch, Server, ServerLost
 from quantpress_serve.server.server_log import AtMetrics
 from quantpress_serve.vllm import serving_environment
@@ -137,7 +138,7 @@ def test_vllm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_url_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not answer as a vLLM server: \[Errno 111\]"):
-        server.attach(f"http://127.0.0.1:{server.free_port()}", tmp_path)
+        foreign.attach(Address(url=f"http://127.0.0.1:{server.free_port()}"), tmp_path)
 
 
 def test_what_a_server_tells_while_it_starts() -> None:

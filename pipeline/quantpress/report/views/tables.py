@@ -291,8 +291,10 @@ def _speedup(point: Point) -> str:
 
 def _verdict(point: Point, result: Speed) -> str:
     words = [point.verdict or "no baseline"]
-    words += [f"{point.failed_requests} requests failed"] if point.failed_requests else []
-    words += [f"not to be trusted: {mark}" for mark in marks(result, point) if mark not in words[0]]
+    doubtful = [mark for mark in marks(result, point) if mark not in words[0]]
+    named = any(" to the " in said and " failed" in said for said in (words[0], *doubtful))
+    words += [f"{point.failed_requests} requests failed"] if point.failed_requests and not named else []
+    words += [f"not to be trusted: {mark}" for mark in doubtful]
     return "; ".join([*words, *(["dummy weights"] if result.weights == "dummy" else [])])
 
 
