@@ -87,16 +87,17 @@ def _fail(error: QuantpressError, args: argparse.Namespace, cause: BaseException
 
 
 def for_command(hint: str, options: Container[str]) -> str | None:
-    """The hint without the ways to go on that name an option which the command does not have: rooms below do not know
-    who calls. Between ways stands `;` or `, or`; one that names a command is of that command.
+    """The hint without the ways to go on that name an option of ours which the command does not have: rooms below do
+    not know who calls. Between ways stands `;` or `, or`; one that names a command is of that command.
 
     `options` are argparse's names. None where no way is left.
     """
+    ours = option_names(build_parser())
     pieces = re.split(r"(; |, or )", hint)
     kept = ""
     for separator, way in zip(("", *pieces[1::2]), pieces[::2], strict=True):
-        named = [name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?!\w)", way)]
-        if "quantpress " in way or all(name in options for name in named):
+        named = ours.intersection(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?!\w)", way))
+        if "quantpress " in way or all(name[2:].replace("-", "_") in options for name in named):
             kept += (separator if kept else "") + way
     return kept or None
 
@@ -113,6 +114,15 @@ def build_parser() -> argparse.ArgumentParser:
     for name in VERBS:
         _verb(name).add(commands)
     return parser
+
+
+def option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """All options of a command and of the commands below it."""
+    found = {name for action in parser._actions for name in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {name for below in action.choices.values() for name in option_names(below)}
+    return found
 
 
 def _verb(name: str) -> Any:
