@@ -1,7 +1,8 @@
-"""Families of models: each made small and random, planned, quantized twice, and asked in vLLM. make bench-families
+"""Families of models: each made small and random, planned, quantized twice, and asked in vLLM.
 
-Writes docs/reference/models.md. Options: --only llama,qwen3 (others keep their rows), --out FOLDER (kept; a model that
-is there is not made again).
+    make bench-families ARGS="--only llama,qwen3"        (a minute for each; the other rows stay)
+
+Writes docs/reference/models.md. `--out FOLDER` is kept: a model that is there is not made again.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _whole(job: ScoreJob, dtype: str) -> Any:
     config = AutoConfig.from_pretrained(job.model, trust_remote_code=job.trust_remote_code)
     if config.get_text_config() is config:
         return None
-    return whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device or "cpu").eval()
+    return whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device)
 
 
 def remember_as_json(path: Path) -> int:
