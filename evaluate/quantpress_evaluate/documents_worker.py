@@ -14,7 +14,7 @@ def write_documents(job: TasksJob) -> Documents:
     Raises InputError for a task that lm-eval does not have, CapabilityError for documents that cannot be had.
     """
     manager = tasks_worker.task_manager(tasks_worker.defined(job.tasks, job.cache), job.output / "tasks")
-    loaded = tasks_worker.load_tasks(manager, [task.task for task in job.tasks])
+    loaded = tasks_worker.load_tasks(manager, job.tasks)
     counts = {}
     for name, task in loaded.items():
         rows = task.dataset[task.config.test_split or task.config.validation_split]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
-from quantpress.runtime import atomic, digests, environment
+from quantpress.quantize.stage import try_template
+from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Stored
+from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Requirement
@@ -20,7 +24,7 @@ from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.vllm import find_vllm
 
 # Raise this when a change here, in score_worker.py or in tasks_worker.py makes the same checkpoint score otherwise.
-STAGE = 3
+STAGE = 4
 # What of a task decides its scores. Metric, filter and weight choose among them and come after.
 _DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
 
@@ -48,7 +52,17 @@ class Request:
         return "cuda" if environment.gpus() else "cpu"
 
     def for_model(self, model: Model) -> Request:
-        """The same with the type in which transformers computes this model on this machine."""
+        """The same with the type in which transformers computes this model on this machine.
+
+        Raises InputError if questions are to be put as a chat, and the model's chat template does not take them.
+        """
+        if self.suite.chat_template and not _has_chat_template(model.path):
+            raise InputError(
+                f"the suite {self.suite.name} puts questions as a chat, and {model.name} has no chat template",
+                hint="name another --suite, or set chat_template: false in it",
+            )
+        if self.suite.chat_template:
+            _try_template(model)
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
@@ -87,10 +101,26 @@ class Request:
         )
 
 
+def _has_chat_template(folder: Path) -> bool:
+    """Whether a tokenizer's files hold one, in any of the places in which transformers looks for it."""
+    if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
+        return True
+    files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
+    return any(path.is_file() and "chat_template" in atomic.read_json(path) for path in files)
+
+
+def _try_template(model: Model) -> None:
+    """Questions with examples are put as turns, and without a system message."""
+    turns = [{"role": role, "content": "A text."} for role in ("user", "assistant", "user")]
+    questions = cache_folder() / "chats" / "questions.jsonl"
+    atomic.write_text(questions, json.dumps({"messages": turns}) + "\n")
+    try_template([questions], model)
+
+
 class KnownTasks(Stored):
     """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
 
-    SCHEMA_VERSION = 1
+    SCHEMA_VERSION = 2
 
     tasks: list[ResolvedTask]
 
@@ -106,20 +136,23 @@ def checked(request: Request) -> Request:
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
     if not kept.is_file():
-        with atomic.staging(folder / kept.stem) as staged:
-            cache = (cache_folder() / "datasets").resolve()  # definitions name it
-            job = workers.TasksJob(tasks=request.tasks, output=staged.resolve(), cache=cache)
-            title, log = f"checking the tasks of {request.suite.name}", kept.with_suffix(".log")
-            try:
-                result = workers.TASKS.run(job, staged, title, log)
-            except InputError as error:
-                log.unlink(missing_ok=True)
-                raise InputError(error.message, hint=error.hint) from error  # without the log, which is gone
-            KnownTasks(tasks=result.tasks).save(kept)
-            log.unlink(missing_ok=True)
+        with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
+            if not kept.is_file():
+                _ask(request, kept, staged)
     known = replace(request, tasks=KnownTasks.load(kept).tasks)
     _require_gates_to_decide(known)
     return known
+
+
+def _ask(request: Request, kept: Path, staged: Path) -> None:
+    cache = (cache_folder() / "datasets").resolve()  # definitions name it
+    job = workers.TasksJob(tasks=request.tasks, output=staged.resolve(), cache=cache)
+    log = kept.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    with without_log_of_wrong_input(log):
+        result = workers.TASKS.run(job, staged, f"checking the tasks of {request.suite.name}", log)
+    KnownTasks(tasks=result.tasks).save(kept)
+    log.unlink(missing_ok=True)
 
 
 def _require_gates_to_decide(request: Request) -> None:

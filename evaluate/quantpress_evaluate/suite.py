@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,12 +10,13 @@ from pydantic import Field, model_validator
 
 from quantpress.artifact.accuracy import ScoredTask
 from quantpress.errors import InputError
-from quantpress.language import shipped
+from quantpress.language import lines, shipped
 from quantpress.language.document import load_yaml
 from quantpress.language.validation import Strict, validate
 from quantpress.runtime import atomic, digests
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
+_DOCUMENTS = "each line is a JSON object with the fields of the hub's data set"
 
 
 class Task(Strict):
@@ -106,7 +108,7 @@ def resolve_tasks(
     """The suite's tasks, each with every choice made.
 
     `data_folder` holds <task>.jsonl files in the hub's schema; `limit` stands before the suite's and the tasks' own.
-    Raises InputError for a data file that is missing.
+    Raises InputError for a data file that is missing, with the line of a document that is none.
     """
     if data_folder and not data_folder.is_dir():
         raise InputError(
@@ -137,12 +139,23 @@ def _data_file(task: Task, suite_file: Path, data_folder: Path | None) -> Path |
         path = suite_file.parent / task.data
         if not path.is_file():
             raise InputError(f"task {task.task}: {path}: no such file", hint=HINT)
-        return path
-    if data_folder:
+    elif data_folder:
         path = data_folder / f"{task.task}.jsonl"
         if not path.is_file():
             raise InputError(
                 f"{data_folder} holds no {task.task}.jsonl", hint="add it, or unset QUANTPRESS_DATA to use the hub"
             )
-        return path
-    return None
+    else:
+        return None
+    if sum(1 for _ in documents_of(path)) == 0:
+        raise InputError(f"{path} holds no document", hint=_DOCUMENTS)
+    return path
+
+
+def documents_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Documents of one's own with the numbers of their lines. Raises InputError with file and line."""
+    for number, document in lines.json_lines(path, _DOCUMENTS):
+        if not isinstance(document, dict) or not document:
+            what = "an empty object" if document == {} else f"{type(document).__name__}, not an object"
+            raise InputError(f"{path}:{number}: is {what}", hint=_DOCUMENTS)
+        yield number, document

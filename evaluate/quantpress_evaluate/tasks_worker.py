@@ -8,10 +8,18 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, first_line, nearest
 from quantpress.language import shipped
-from quantpress_evaluate import workers
+from quantpress_evaluate import suite, table, workers
 from quantpress_evaluate.suite import ResolvedTask
 from quantpress_evaluate.workers import CheckedTasks, TasksJob
 
+_FIELDS = "documents need the fields of the hub's data set, from a split that has answers"
+# An answer of the form that lm-eval gives each kind of request.
+_ANSWERS: dict[str, Any] = {
+    "multiple_choice": (-1.0, False),
+    "loglikelihood": (-1.0, False),
+    "loglikelihood_rolling": -1.0,
+    "generate_until": "quantpress",
+}
 _OWN = str(shipped.folder("tasks"))
 # What quantpress compares document by document, by lm-eval's output types.
 _METRICS = {
@@ -32,11 +40,15 @@ def _local_definition(task: ResolvedTask, config: dict[str, Any], yaml_path: Pat
     return {
         "include": str(yaml_path),
         "task": task.task,
-        "dataset_path": "json",
+        "dataset_path": "parquet",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: task.data}, "cache_dir": str(cache)},
+        "dataset_kwargs": {"data_files": {split: str(_table_of(task, cache))}, "cache_dir": str(cache)},
         **splits,
     }
+
+
+def _table_of(task: ResolvedTask, cache: Path) -> Path:
+    return cache / f"{task.sha256}.parquet"
 
 
 def defined(tasks: list[ResolvedTask], cache: Path) -> list[ResolvedTask]:
@@ -49,12 +61,17 @@ def defined(tasks: list[ResolvedTask], cache: Path) -> list[ResolvedTask]:
 
 def task_manager(tasks: list[ResolvedTask], folder: Path) -> Any:
     """lm-eval's TaskManager of tasks from their definitions, which are written into the new `folder`: finding them
-    among all that lm-eval has takes seconds, and only groups, which have no definition, need it."""
+    among all that lm-eval has takes seconds, and only groups, which have no definition, need it. The tables of
+    documents of one's own are written where they are missing."""
     import yaml
     from lm_eval.tasks import TaskManager
 
     folder.mkdir()
     for task in tasks:
+        if task.definition and task.data:
+            documents = _table_of(task, Path(task.definition["dataset_kwargs"]["cache_dir"]))
+            if not documents.is_file():
+                table.write(Path(task.data), documents)
         if task.definition:
             path = folder / f"{task.definition['task']}.yaml"
             path.write_text(yaml.safe_dump(task.definition, sort_keys=False), encoding="utf-8")
@@ -110,13 +127,21 @@ def _require_metric(task: ResolvedTask, config: dict[str, Any]) -> None:
         )
 
 
-def load_tasks(manager: Any, names: list[str]) -> dict[str, Any]:
-    """lm-eval's task objects with their documents, groups resolved. Raises CapabilityError if these cannot be had."""
+def load_tasks(manager: Any, tasks: list[ResolvedTask]) -> dict[str, Any]:
+    """lm-eval's task objects with their documents, groups resolved.
+
+    Raises CapabilityError if the documents cannot be had from the hub, InputError if those of a file cannot be used.
+    """
+    names = [task.task for task in tasks]
     try:
         return dict(manager.load(names)["tasks"])
     except Exception as error:  # datasets raises a dozen unrelated classes; all of them mean "no documents"
+        message = f"the documents of {', '.join(names)} cannot be loaded: {first_line(error)}"
+        if all(task.data for task in tasks):
+            place = ", ".join(_odd_one(Path(str(task.data))) for task in tasks)
+            raise InputError(f"{place}: {message}", hint=_FIELDS) from error
         raise CapabilityError(
-            f"the documents of {', '.join(names)} cannot be loaded: {first_line(error)}",
+            message,
             hint="connect to the Hugging Face hub, or put <task>.jsonl files in a folder and name it with "
             "QUANTPRESS_DATA=; --suite smoke needs neither",
         ) from error
@@ -131,7 +156,7 @@ def checked_tasks(job: TasksJob) -> CheckedTasks:
     manager = task_manager(defined(job.tasks, job.cache), job.output / "tasks")
     checked = []
     for task in job.tasks:
-        loaded = load_tasks(manager, [task.task])
+        loaded = load_tasks(manager, [task])
         for name, of_lm_eval in loaded.items():
             leaf = {"task": name, "like": task.like if task.data else name, "weight": task.weight / len(loaded)}
             (single,) = defined([task.model_copy(update=leaf)], job.cache)
@@ -151,13 +176,37 @@ def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
     for number in ids:
         try:
             _require_document(loaded, documents[number])
+            if task.data:
+                _require_requests(loaded, documents[number])
         except Exception as error:  # templates and functions of tasks raise anything
             raise InputError(
-                f"task {task.task}: document {number} is not one of {task.like}: "
+                f"{_place(task, number, len(documents))}: document {number} is not one of {task.like}: "
                 f"{type(error).__name__}: {first_line(error)[:200]}",
-                hint="documents need the fields of the hub's data set, from a split that has answers",
+                hint=_FIELDS,
             ) from error
     return len(documents)
+
+
+def _place(task: ResolvedTask, number: int, of: int) -> str:
+    """Where document `number` of so many stands: file and line if it is one's own, else the task.
+
+    No line where the task itself leaves documents out.
+    """
+    if task.data is None:
+        return f"task {task.task}"
+    numbers = [line for line, _ in suite.documents_of(Path(task.data))]
+    return f"task {task.task}: {task.data}" + (f":{numbers[number]}" if len(numbers) == of else "")
+
+
+def _odd_one(path: Path) -> str:
+    """The place of the first document that has other fields than the first, or of the first: where to look."""
+    fields: set[str] | None = None
+    for line, document in suite.documents_of(path):
+        fields = fields or set(document)
+        if set(document) != fields:
+            missing, more = sorted(fields - set(document)), sorted(set(document) - fields)
+            return f"{path}:{line} (beside line 1 it lacks {missing} and has {more})"
+    return f"{path}:1"
 
 
 def _require_document(loaded: Any, document: dict[str, Any]) -> None:
@@ -176,6 +225,20 @@ def _require_document(loaded: Any, document: dict[str, Any]) -> None:
         raise ValueError(f"the answer {target!r} is none of its {len(choices)} choices")
     if not isinstance(question, str):
         raise ValueError("the question is not text")
+
+
+def _require_requests(loaded: Any, document: dict[str, Any]) -> None:
+    """Raises whatever lm-eval would after hours: it makes the document's requests, and scores made-up answers."""
+    if getattr(loaded, "multiple_input", 0):
+        return
+    question = loaded.doc_to_text(document)
+    made = loaded.construct_requests(document, question, metadata=("", 0, 1))
+    requests = made if isinstance(made, list) else [made]
+    for request in requests:
+        texts = request.args[:1] if loaded.OUTPUT_TYPE == "generate_until" else request.args[:2]
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise ValueError(f"{wrong[0]!r} is {type(wrong[0]).__name__}, not text")
+    loaded.process_results(document, [_ANSWERS[loaded.OUTPUT_TYPE]] * len(requests))
 
 
 if __name__ == "__main__":

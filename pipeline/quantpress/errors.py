@@ -26,9 +26,10 @@ class QuantpressError(Exception):
 
     def render(self) -> str:
         lines = [f"error: {self.message}"]
-        if self.hint:
+        has_log = self.log is not None and self.log.is_file()
+        if self.hint and (has_log or "the log" not in self.hint):
             lines.append(f"  next: {self.hint}")
-        if self.log and self.log.exists():
+        if has_log:
             lines.append(f"  log:  {self.log}")
         return printable("\n".join(lines))
 

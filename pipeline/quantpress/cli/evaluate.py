@@ -35,7 +35,8 @@ def run(options: Options) -> None:
     request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe])
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
     plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
+    request = request.for_model(model)
     artifact = quantize(plan, model, work.out).artifact
-    result = evaluate(artifact, model, request.for_model(model))
+    result = evaluate(artifact, model, request)
     show(result.as_saved(), report.accuracy_table(recipe.name, result))
     require_gates({recipe.name: result.gates})

@@ -26,12 +26,12 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress.artifact import upkeep
     from quantpress.cli.status import existing
-    from quantpress.runtime.console import show
+    from quantpress.runtime.console import complain, show
 
     found = upkeep.garbage(existing(options.out))
     names = [str(path) for path in found]
     if found and not options.yes:
-        print("\n".join(names), file=sys.stderr)
+        complain("\n".join(names))
         if not sys.stdin.isatty() or _answer(f"remove these {len(found)}? [y/N] ") != "y":
             raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
     upkeep.remove(found)

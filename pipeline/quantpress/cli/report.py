@@ -51,6 +51,10 @@ def run(options: Options) -> None:
     from quantpress.report.views import index
 
     _require_consistent(options)
+    if options.mlflow:
+        from quantpress.report.views import to_mlflow
+
+        to_mlflow.require_usable(options.mlflow)
     older = changes.older_report(options.against) if options.against else None
     made = _of_all(options) if options.all else _of_named(options, older)
     if len(made) > 1:
@@ -58,8 +62,6 @@ def run(options: Options) -> None:
     if not options.mlflow:
         _show(made)
         return
-    from quantpress.report.views import to_mlflow
-
     _show(made, {"mlflow_runs": to_mlflow.track(made, options.mlflow)})
 
 

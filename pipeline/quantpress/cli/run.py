@@ -28,17 +28,17 @@ def run(options: Options) -> None:
     """All stages for each recipe. Everything that can be wrong is checked before the first one starts."""
     from quantpress.artifact.accuracy import Accuracy
     from quantpress.artifact.results import results_of
-    from quantpress.cli import prepare, scoring
+    from quantpress.cli import beforehand, prepare, scoring
     from quantpress.cli.report import report_of_model
-    from quantpress.quantize.stage import DECISIVE, check_data, quantize
+    from quantpress.quantize.stage import check_data, quantize
     from quantpress.recipe.loading import load_recipes
-    from quantpress.runtime import environment
     from quantpress_evaluate.stage import evaluate, require_gates
     from quantpress_serve.bench import stage as serving_stage
     from quantpress_serve.workload.workload import load_workload
 
     # What was asked for, read and checked.
     work, serving = options.work, options.serving
+    beforehand.require_place(work.out)
     load, sides = load_workload(serving.workload), serving.sides()
     recipes = load_recipes(options.recipes, work.set)
     sides.executable()
@@ -46,11 +46,14 @@ def run(options: Options) -> None:
     serving_stage.require_servers(load, sides)
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
-    environment.versions(DECISIVE)
     plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
     for planned in plans:
-        check_data(planned.plan)
+        check_data(planned.plan, model)
     request = request.for_model(model)
+    resolved = [planned.plan for planned in plans]
+    beforehand.require_room(work.out, model, resolved)
+    if not serving.vllm_url:
+        beforehand.require_servers_here(sides.executable(), load, work.out, model, resolved)
 
     # The stages.
     artifacts = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -12,9 +11,10 @@ from typing import Any, NamedTuple
 
 from quantpress.artifact.manifest import Data, DataSource, Filled
 from quantpress.errors import CapabilityError, InputError, first_line
-from quantpress.language import shipped
+from quantpress.language import lines, shipped
+from quantpress.quantize.conversations import conversation, rendered
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Source
-from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime import digests, environment
 from quantpress.runtime.cache import digest_cache
 
 Document = dict[str, Any]
@@ -113,34 +113,54 @@ def check_sources(calibration: Calibration) -> None:
             )
 
 
-def require_readable(calibration: Calibration) -> None:
+class Readable(NamedTuple):
+    """What was found in local files: those that hold conversations, and what people must know of their contents."""
+
+    chats: list[Path]
+    notes: list[str]
+
+
+def require_readable(calibration: Calibration) -> Readable:
     """Reads local data to its end. Raises InputError with file and line of a document that cannot be used.
 
     What is on the hub is not fetched for this.
     """
-    for source in calibration.sources:
-        if path := local_file(source):
-            for _ in read_local(path):
-                pass
+    chats, notes = [], []
+    for path in filter(None, map(local_file, calibration.sources)):
+        kinds: set[str] = set()
+        left_out = 0
+        for placed in read_places(path):
+            kinds |= placed.document.keys()
+            left_out += placed.left_out
+        if "messages" in kinds:
+            chats.append(path)
+        if left_out:
+            notes.append(f"{path}: {left_out} parts of messages are no text (images, sounds) and are left out")
+    return Readable(chats, notes)
+
+
+class Placed(NamedTuple):
+    """A document, where it stands (file:line, or file:row), and how many parts of its messages are left out."""
+
+    where: str
+    document: Document
+    left_out: int
+
+
+def read_places(path: Path) -> Iterator[Placed]:
+    """Documents of a local file. Raises InputError with the place of one that has neither `text` nor `messages`."""
+    empty = without_text = True
+    for number, value in _parquet(path) if path.suffix == ".parquet" else lines.json_lines(path, _HINT):
+        placed = _placed(value, f"{path}:{number}")
+        yield placed
+        empty, without_text = False, without_text and not placed.document.get("text", "chat").strip()
+    if empty or without_text:
+        raise InputError(f"{path} holds no document" if empty else f"{path}: every text is empty", hint=_HINT)
 
 
 def read_local(path: Path) -> Iterator[Document]:
-    """Documents of a local file. Raises InputError with the place of one that has neither `text` nor `messages`."""
-    empty = True
-    for number, document in _parquet(path) if path.suffix == ".parquet" else _jsonl(path):
-        yield _checked(document, f"{path}:{number}")
-        empty = False
-    if empty:
-        raise InputError(f"{path} holds no document", hint=_HINT)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(atomic.read_input(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}:{number}: not JSON: {error}", hint=_HINT) from error
+    """The same without their places."""
+    return (placed.document for placed in read_places(path))
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -162,22 +182,16 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}", hint=_HINT) from error
 
 
-def _checked(document: Any, where: str) -> Document:
-    if isinstance(document, dict):
-        if isinstance(document.get("text"), str):
-            return {"text": document["text"]}
-        if _is_chat(document.get("messages")):
-            return {"messages": document["messages"]}
-        has = ", ".join(f"{key} ({type(value).__name__})" for key, value in document.items())
+def _placed(value: Any, where: str) -> Placed:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: is {type(value).__name__}, not an object with `text` or `messages`", hint=_HINT)
+    if isinstance(value.get("text"), str):
+        return Placed(where, {"text": value["text"]}, 0)
+    if value.get("messages") is None:
+        has = ", ".join(f"{key} ({type(value[key]).__name__})" for key in value)
         raise InputError(f"{where}: needs `text` (a text) or `messages` (role and content), has {has}", hint=_HINT)
-    raise InputError(f"{where}: is {type(document).__name__}, not an object with `text` or `messages`", hint=_HINT)
-
-
-def _is_chat(messages: Any) -> bool:
-    return isinstance(messages, list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-        for message in messages
-    )
+    messages, left_out = conversation(value["messages"], where)
+    return Placed(where, {"messages": messages}, left_out)
 
 
 def documents(source: Source, seed: int) -> Iterable[Document]:
@@ -202,7 +216,7 @@ def _from_hub(source: Source, seed: int) -> Iterator[Document]:
     try:
         stream = load_dataset(path, subset, split=split, revision=source.revision, streaming=True)
         for document in stream.shuffle(seed=seed, buffer_size=10_000):
-            yield _checked(document, f"{path}[{split}]")
+            yield _placed(document, f"{path}[{split}]").document
     except InputError:
         raise
     except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
@@ -215,9 +229,7 @@ def _from_hub(source: Source, seed: int) -> Iterator[Document]:
 def tokens_of(document: Document, tokenizer: Any) -> list[int]:
     """Token ids of one document, ended by the end-of-sequence token; `messages` go through the chat template."""
     if "messages" in document:
-        if not tokenizer.chat_template:
-            raise InputError("the data set holds `messages`, but the tokenizer has no chat template", hint=_HINT)
-        text = tokenizer.apply_chat_template(document["messages"], tokenize=False)
+        text = rendered(document["messages"], tokenizer, "a conversation")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(document["text"])["input_ids"]

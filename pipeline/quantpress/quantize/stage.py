@@ -18,14 +18,15 @@ from quantpress.plan import arithmetic
 from quantpress.plan.preflight import too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
-from quantpress.quantize.workers import ONESHOT, OneshotJob, recipe_job
-from quantpress.runtime import atomic, console, disk, environment, locks
-from quantpress.runtime.cache import digest_cache
+from quantpress.quantize.workers import CHATS, ONESHOT, ChatsJob, OneshotJob, recipe_job
+from quantpress.runtime import atomic, console, digests, disk, environment, locks
+from quantpress.runtime.cache import cache_folder, digest_cache
 
 # The distributions whose versions decide a checkpoint's bytes.
 DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
 # Raise this when a change here or in oneshot_worker.py makes the same recipe give other bytes.
 STAGE = 3
+_CHATS = 1  # raise this when chats_worker.py finds other conversations wrong
 _LARGE = 2_000_000_000  # bytes; a second of hashing or two
 
 
@@ -51,10 +52,33 @@ def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
     return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
 
 
-def check_data(plan: Plan) -> None:
-    """Reads the local calibration data to its end. Raises InputError for what cannot be used."""
-    if plan.recipe.calibration:
-        calibration_data.require_readable(plan.recipe.calibration)
+def check_data(plan: Plan, model: Model) -> None:
+    """Reads the local calibration data to its end, and has the model's chat template tried on every conversation.
+
+    Raises InputError with file and line of what cannot be used.
+    """
+    if plan.recipe.calibration is None:
+        return
+    found = calibration_data.require_readable(plan.recipe.calibration)
+    for note in found.notes:
+        console.warn(note)
+    if found.chats:
+        try_template(found.chats, model)
+
+
+def try_template(chats: list[Path], model: Model) -> None:
+    """Tries the model's chat template on the conversations of these files.
+
+    Takes seconds, so that it is done once for the same files, tokenizer and versions. Raises InputError with file and
+    line of the first conversation that the template does not take.
+    """
+    of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
+    deciding = [digests.cached_sha256(paths, digest_cache()) for paths in (of_tokenizer, *([path] for path in chats))]
+    known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
+    kept = cache_folder() / "chats" / f"{digests.sha256_json([_CHATS, known])[:16]}.json"
+    files = [path.resolve() for path in chats]
+    job = ChatsJob(files=files, model=model.path.resolve(), trust_remote_code=model.trust_remote_code)
+    CHATS.answer(kept, job, f"trying the chat template of {model.name}")
 
 
 def inputs_of(plan: Plan, model: Model) -> Inputs:
@@ -83,11 +107,15 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     existing = _existing(artifact, plan, model)
     if existing:
         return existing
-    check_data(plan)
+    check_data(plan, model)
     disk.require_space(out, int(plan.weight_bytes * 1.5))
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
-        made = make_checkpoint(plan, model, staged, log)
+        try:
+            made = make_checkpoint(plan, model, staged, log)
+        except StageError as error:
+            error.log = error.log or log
+            raise
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder)
     return Quantized(artifact, made, reused=False)

@@ -100,6 +100,20 @@ class DocumentsResult(Result):
     tokens: int
 
 
+class ChatsJob(Job):
+    """Local files of calibration data, whose conversations the chat template of `model` is tried on."""
+
+    files: list[Path]
+    model: Path
+    trust_remote_code: bool
+
+
+class ChatsResult(Result):
+    """How many conversations were tried."""
+
+    conversations: int
+
+
 # Quantizes; writes the checkpoint.
 ONESHOT = Worker("quantpress.quantize.oneshot_worker", OneshotJob, OneshotResult)
 # Writes the config.json alone that the checkpoint would have.
@@ -108,3 +122,5 @@ SHAPES = Worker("quantpress.quantize.shapes_worker", RecipeJob, Result)
 DISTANCE = Worker("quantpress.quantize.distance_worker", DistanceJob, DistanceResult)
 # Fetches documents for a bundle.
 DOCUMENTS = Worker("quantpress.quantize.documents_worker", DocumentsJob, DocumentsResult)
+# Tries the chat template on all conversations.
+CHATS = Worker("quantpress.quantize.chats_worker", ChatsJob, ChatsResult)

@@ -27,10 +27,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_input(path: Path) -> str:
-    """Text of a file that the user named. Raises InputError if it cannot be read as UTF-8."""
+    """Text of a file that the user named: UTF-8, with or without a byte order mark. Raises InputError otherwise."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8: {error.reason}", hint="save the file as UTF-8") from error
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}", hint="name a text file in UTF-8") from error
 
 

@@ -67,6 +67,15 @@ def gpus() -> list[str]:
     return [line.strip() for line in output.stdout.splitlines() if line.strip()] if output.returncode == 0 else []
 
 
+def compute_capabilities() -> list[str]:
+    """Of each GPU, in the order of `gpus`: "9.0"."""
+    if not gpus():
+        return []
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False)
+    return output.stdout.split() if output.returncode == 0 else []
+
+
 def waiting() -> dict[str, str]:
     """How long torch's threads (GNU OpenMP) spin at a barrier before they sleep, unless the caller has a say in it.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantpress.errors import StageError
+from quantpress.runtime import console
 
 
 @contextmanager
@@ -32,6 +33,23 @@ def lock(target: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
+        yield
+
+
+@contextmanager
+def turn(target: Path) -> Iterator[None]:
+    """Holds `target` for this process as `lock` does, but waits while another one holds it, and says so.
+
+    For what several runs may want at once and only the first has to make.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with console.step(f"waiting for another run that makes {target.name}"):
+                fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

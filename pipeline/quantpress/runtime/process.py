@@ -16,6 +16,8 @@ from quantpress.runtime import guard
 from quantpress.runtime.secrets import scrub
 
 _guards: set[int] = set()  # process ids of the guards that are up
+# A log is ours, and UTF-8: a library that prints a letter must not fail for the encoding of the caller's terminal.
+_INTO_FILES = {"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
 # An exception as Python prints it, alone or behind "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ".
 _EXCEPTION = re.compile(r"^(?:\(.*?\] )?(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b.*)$")
 
@@ -47,7 +49,7 @@ def guarded(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
-            env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
+            env=_environment(_INTO_FILES if log else {}, env or {}),
             start_new_session=True,
         )
     _guards.add(process.pid)
@@ -62,6 +64,13 @@ def guarded(
             take_down_orphans()
         if log:
             scrub(log)
+
+
+def _environment(*changes: Mapping[str, str | None]) -> dict[str, str]:
+    changed: dict[str, str | None] = {**os.environ}
+    for one in changes:
+        changed |= one
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def take_down_orphans() -> None:
@@ -87,7 +96,8 @@ def errors_in(log: Path) -> list[str]:
 
     The last exception brings the lines after it that belong to its message.
     """
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = {number: match["error"] for number, line in enumerate(lines) if (match := _EXCEPTION.match(line))}
     if not found:
         return [bounded(lines[-1]) if lines else "it printed nothing"]

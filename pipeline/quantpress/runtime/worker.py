@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, of_the_environment, one_line
-from quantpress.runtime import atomic, console, environment
+from quantpress.runtime import atomic, console, environment, locks
 from quantpress.runtime.console import Step, last_activity
 from quantpress.runtime.process import last_error, run
 from quantpress.runtime.records import Record
@@ -59,15 +60,21 @@ class Worker(Generic[J, R]):
         return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log))
 
     def answer(self, kept: Path, job: J, title: str) -> R:
-        """The answer that the file `kept` holds; it is asked for where there is none yet, or a damaged one."""
+        """The answer that the file `kept` holds; it is asked for where there is none yet, or a damaged one.
+
+        Wrong input, an InputError, leaves nothing behind.
+        """
         if known := self._known(kept):
             return known
-        log = kept.with_suffix(".log")
-        log.unlink(missing_ok=True)
-        with atomic.staging(kept.with_suffix("")) as staged:
-            answer = self.run(job, staged, title, log)
-        atomic.write_json(kept, answer.dump())
-        log.unlink(missing_ok=True)
+        with locks.turn(kept), atomic.staging(kept.with_suffix("")) as staged:
+            if known := self._known(kept):
+                return known
+            log = kept.with_suffix(".log")
+            log.unlink(missing_ok=True)
+            with without_log_of_wrong_input(log):
+                answer = self.run(job, staged, title, log)
+            atomic.write_json(kept, answer.dump())
+            log.unlink(missing_ok=True)
         return answer
 
     def _known(self, kept: Path) -> R | None:
@@ -79,6 +86,17 @@ class Worker(Generic[J, R]):
     def main(self, work: Callable[[J], R]) -> int:
         """The worker's own side: reads the job, does `work`, and writes its result or the error that it raised."""
         return worker_main(lambda job: work(self.job.model_validate(job)).dump())
+
+
+@contextmanager
+def without_log_of_wrong_input(log: Path) -> Iterator[None]:
+    """Removes the log if the input was wrong: the error says all, and wrong input leaves nothing behind."""
+    try:
+        yield
+    except InputError as error:
+        log.unlink(missing_ok=True)
+        error.log = None
+        raise
 
 
 def call_worker(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:

@@ -14,7 +14,7 @@ from quantpress.plan import fused, hardware, servable
 from quantpress.plan.fused import Packing
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
-from quantpress.runtime import atomic, console, cpu, digests, process
+from quantpress.runtime import atomic, console, cpu, digests, locks, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.vllm import serving_environment, vllm_version
@@ -131,6 +131,11 @@ def _answer(vllm: Path, script: Path, words: list[str], what: str) -> Any:
     kept = _kept(vllm, script, words)
     if kept.is_file():
         return atomic.read_json(kept)
+    with locks.turn(kept):
+        return atomic.read_json(kept) if kept.is_file() else _asked(kept, vllm, script, words, what)
+
+
+def _asked(kept: Path, vllm: Path, script: Path, words: list[str], what: str) -> Any:
     log = kept.with_suffix(".log")
     log.unlink(missing_ok=True)
     command = [str(vllm.parent / "python"), str(script), *words]

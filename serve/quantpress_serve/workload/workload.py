@@ -212,7 +212,8 @@ def load_workload(name: str) -> Workload:
         return workload
     found = (path.parent / Path(workload.prompts.path).expanduser()).resolve()
     prompts.usable(workload.prompts.format, found, has_output_len=workload.output_len is not None)
-    return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(found)})})
+    read = prompts.as_vllm_reads_it(found)
+    return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(read)})})
 
 
 def record(workload: Workload) -> WorkloadRecord:

@@ -1,5 +1,9 @@
 """What names kept scores, and which backend a recipe gets."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,3 +74,42 @@ def test_a_recipe_is_scored_by_vllm_only_where_transformers_would_compute_someth
 ) -> None:
     recipe = {"modifiers": [{"spinquant": {"rotations": rotations}}, {"rtn": {"scheme": "W8A8"}}]}
     assert backend_for(recipe, asked)[0] == backend
+
+
+# The worker is slower than real ones are to start, so that both runs are sure to meet; lm-eval is not needed for that.
+WORKER = """
+import time
+from quantpress_evaluate.workers import TASKS, CheckedTasks
+
+def slow(job):
+    (job.output / "mine").write_text("")
+    time.sleep(1)
+    assert (job.output / "mine").exists(), "the folder is gone"
+    return CheckedTasks(tasks=[task.model_copy(update={"available": 1}) for task in job.tasks])
+
+raise SystemExit(TASKS.main(slow))
+"""
+ASK = """
+import sys
+from dataclasses import replace
+from quantpress_evaluate import request, suite, workers
+workers.TASKS = replace(workers.TASKS, module="slow_worker")
+loaded, path = suite.load_suite("smoke")
+known = request.checked(request.Request(loaded, suite.resolve_tasks(loaded, path, None)))
+print(*{task.available for task in known.tasks})
+"""
+
+
+def test_two_evaluations_at_once_on_a_fresh_cache_ask_once(tmp_path: Path) -> None:
+    (tmp_path / "slow_worker.py").write_text(WORKER)
+    paths = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    alone = os.environ | {"QUANTPRESS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": paths}
+
+    def ask(_: int) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([sys.executable, "-c", ASK], env=alone, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(ask, range(2)))
+    said = both[0].stderr + both[1].stderr
+    assert [(run.returncode, run.stdout) for run in both] == [(0, "1\n")] * 2, said
+    assert said.count("… checking the tasks of smoke") == said.count("… waiting for another run") == 1

@@ -38,14 +38,45 @@ def test_documents_are_counted(tmp_path: Path) -> None:
         (None, {"like": "bolq"}, "'bolq' is not an lm-eval task.*boolq"),
         ([GOOD], {"metric": "exact_match"}, "is not scored by exact_match; it has acc"),
         ([GOOD], {"filter": "strict"}, "filter 'strict' is not one of"),
-        ([GOOD, {**GOOD, "passage": None, "question": 3, "label": 5}], {}, "document 1 is not one of boolq"),
-        ([GOOD, {"text": "a"}], {}, r"document \d is not one of boolq"),
+        (
+            [GOOD, {**GOOD, "passage": None, "question": 3, "label": 5}],
+            {},
+            "rows.jsonl:2: document 1 is not one of boolq",
+        ),
+        ([GOOD, {"text": "a"}], {}, r"rows\.jsonl:2: document 1 is not one of boolq"),
+        ([GOOD, {**GOOD, "label": "1"}], {}, r"rows\.jsonl:2: document 1 is not one of boolq"),
+        (
+            [{"question": "2 + 2?", "answer": 4}],
+            {"like": "gsm8k_cot", "metric": "exact_match", "filter": "strict-match"},
+            r"rows\.jsonl:1: .*'int object' has no attribute 'split'",
+        ),
+        (
+            [
+                {"ind": 0, "activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e"], "label": "0"},
+                {"ind": 1},
+            ],
+            {"like": "hellaswag", "metric": "acc"},
+            r"rows\.jsonl:2 \(beside line 1 it lacks .*ctx_a",
+        ),
         ([GOOD], {"documents": [1]}, "document 1 was asked for, the last one is 0"),
         (None, {"like": "plain_text", "metric": "word_perplexity"}, "plain_text has no documents of its own"),
         ([{"text": " "}], {"like": "plain_text", "metric": "word_perplexity"}, "the text is empty"),
         ([GOOD], {"like": "mmlu"}, "'mmlu' is a group of tasks"),
     ],
-    ids=["name", "metric", "filter", "label", "fields", "document id", "no data", "no text", "group with data"],
+    ids=[
+        "name",
+        "metric",
+        "filter",
+        "label",
+        "fields",
+        "label as text",
+        "answer as number",
+        "no fields",
+        "document id",
+        "no data",
+        "no text",
+        "group with data",
+    ],
 )
 def test_what_is_wrong_is_said(rows: Any, fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
@@ -58,10 +89,50 @@ def test_the_texts_of_ones_own_are_read_as_they_are(tmp_path: Path) -> None:
     assert task.available == 2
 
 
+def test_values_keep_the_types_that_they_have_in_the_file(tmp_path: Path) -> None:
+    """The datasets library's reading of JSON lines makes dates of texts, and refuses columns of several types."""
+    rows = [
+        {**GOOD, "question": "2020-01-01", "passage": "007", "note": 1, "size": 1},
+        {**GOOD, "question": "2021-01-01", "passage": "8", "note": "1", "size": 2.5, "more": {"a": [1, "b"]}},
+    ]
+    (task,) = tasks_worker.checked_tasks(job(tmp_path, rows)).tasks
+    manager = tasks_worker.task_manager([task], tmp_path / "again")
+    documents = list(tasks_worker.load_tasks(manager, [task])["mine"].eval_docs)
+    assert json.dumps(documents) == json.dumps([{**rows[0], "more": None}, rows[1]])
+
+
+def test_texts_that_look_like_python_stay_texts(tmp_path: Path) -> None:
+    texts = [{"text": "[1, 2]"}, {"text": "2020-01-01"}, {"text": "7"}, {"text": "one\u2028two"}]
+    (task,) = tasks_worker.checked_tasks(job(tmp_path, texts, like="plain_text", metric="word_perplexity")).tasks
+    manager = tasks_worker.task_manager([task], tmp_path / "again")
+    loaded = tasks_worker.load_tasks(manager, [task])["mine"]
+    assert [loaded.doc_to_target(document) for document in loaded.eval_docs] == [row["text"] for row in texts]
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "rows.jsonl holds no document"),
+        (b"\n \n", "rows.jsonl holds no document"),
+        (b'{"a": 1}\n{"b": ', "rows.jsonl:2: not JSON"),
+        (b'{"a": 1}\n"text"\n', "rows.jsonl:2: is str, not an object"),
+        (b'{"a": 1}\n{}\n', "rows.jsonl:2: is an empty object"),
+        (b'{"a": "\xe9"}\n', "rows.jsonl:1: not UTF-8"),
+    ],
+    ids=["empty", "blank", "broken", "text", "no fields", "latin-1"],
+)
+def test_files_are_read_before_lm_eval_is_asked(raw: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(raw)
+    with pytest.raises(InputError, match=words) as caught:
+        job(tmp_path, None, data="rows.jsonl")
+    assert "hub to" not in str(caught.value.hint)
+    assert "connect" not in str(caught.value.hint)
+
+
 def test_a_task_that_was_checked_is_found_without_lm_evals_index(tmp_path: Path) -> None:
     (task,) = tasks_worker.checked_tasks(job(tmp_path, [GOOD] * 3)).tasks
     of_the_hub = task.model_copy(update={"task": "boolq", "data": None, "filter": "none"})
     manager = tasks_worker.task_manager([task, *tasks_worker.defined([of_the_hub], tmp_path)], tmp_path / "again")
     assert manager.all_tasks == sorted({"mine", "boolq", *manager.all_tags})
-    assert len(tasks_worker.load_tasks(manager, ["mine"])["mine"].eval_docs) == 3
+    assert len(tasks_worker.load_tasks(manager, [task])["mine"].eval_docs) == 3
     assert manager.task_index["boolq"].cfg["dataset_path"].endswith("super_glue")

@@ -10,7 +10,7 @@ import pytest
 from quantpress.errors import InputError
 from quantpress_evaluate import suite
 from quantpress_evaluate.suite import load_suite
-from quantpress_serve.workload import workload
+from quantpress_serve.workload import prompts, workload
 from quantpress_serve.workload.workload import load_workload
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def test_the_smoke_suite_ships_its_documents_under_names_of_its_own() -> None:
 
 def test_the_data_folder_must_hold_every_task(tmp_path: Path) -> None:
     loaded, path = load_suite("commonsense")
-    (tmp_path / "boolq.jsonl").write_text("{}\n")
+    (tmp_path / "boolq.jsonl").write_text('{"label": 0}\n')
     with pytest.raises(InputError, match=r"holds no piqa\.jsonl"):
         suite.resolve_tasks(loaded, path, tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
@@ -132,7 +132,9 @@ def test_lengths_from_min_to_max_are_what_vllm_draws() -> None:
         ("jsonl", "p.txt", '{"prompt": "a"}\n', "does not end in .jsonl"),
         ("jsonl", "p.jsonl", "\n", "holds no prompt that can be used"),
         ("sharegpt", "p.json", "{}", "holds no list"),
-        ("sharegpt", "p.json", "[{", "is not JSON"),
+        ("sharegpt", "p.json", "[{", "p.json: not JSON"),
+        ("sharegpt", "p.json", "[\n{\n", "p.json:3: not JSON"),
+        ("jsonl", "p.jsonl", '{"prompt": "1", "output_tokens": 2}\n', "every prompt is a number"),
         (
             "sharegpt",
             "p.json",
@@ -151,6 +153,22 @@ def test_a_bad_file_of_prompts_is_told_why(form: str, name: str, text: str | Non
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=words):
         load_workload(str(path))
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"], ids=ascii)
+def test_only_a_line_feed_ends_a_prompt(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"prompt": "a{end}b"}}\n' * 2, encoding="utf-8")
+    assert prompts.usable("jsonl", path, has_output_len=True) == 2
+    assert prompts.as_vllm_reads_it(path) == path
+
+
+@pytest.mark.parametrize(("form", "text"), [("jsonl", '{"prompt": "a"}\n'), ("sharegpt", "[]")])
+def test_vllm_gets_no_byte_order_mark(form: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "p.jsonl"
+    path.write_text(text, encoding="utf-8-sig")
+    assert prompts.as_vllm_reads_it(path).read_bytes() == text.encode()
 
 
 def test_a_file_of_prompts_is_part_of_the_inputs(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_messages_need_a_chat_template(tmp_path: Path) -> None:
         ("{", "d.jsonl:2: not JSON"),
         ('{"txt": "a"}', "d.jsonl:2: needs .* has txt"),
         ("[1]", "is list"),
-        ('{"messages": ["hi"]}', "needs .* has messages"),
+        ('{"messages": ["hi"]}', "d.jsonl:2: message 1 is str, not an object"),
     ],
 )
 def test_a_bad_line_is_named(line: str, words: str, tmp_path: Path) -> None:

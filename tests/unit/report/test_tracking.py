@@ -20,12 +20,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support import answering
 
 from quantpress import report
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.report.facts import collect
 from quantpress.report.views import to_mlflow
 
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SERVER = os.environ.get("QUANTPRESS_MLFLOW")
 real = pytest.mark.skipif(
     not SERVER or not find_spec("mlflow"),
@@ -57,12 +59,65 @@ def test_nothing_is_imported_that_is_not_used() -> None:
 def test_without_mlflow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(CapabilityError, match="not installed"):
-        to_mlflow.track([], "http://127.0.0.1:1")
+        to_mlflow.require_usable("http://127.0.0.1:1")
 
 
-def test_passwords_are_refused() -> None:
-    with pytest.raises(InputError, match="password"):
-        to_mlflow.track([], "https://me:secret@example.org")
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("https://me:secret@example.org", "password"),
+        ("htp://host:5000", r"MLflow has no htp://; did you mean 'http'"),
+        ("localhost:5000", "no scheme"),
+        ("127.0.0.1:5000/x", "no scheme"),
+        ("http://", "names no host"),
+        ("http://host:99999", "Port out of range"),
+        ("ftp://host/", "MLflow has no ftp://"),
+    ],
+)
+def test_a_uri_that_leads_nowhere_is_refused(uri: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        to_mlflow.require_usable(uri)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if MLflow were here; the server is asked without it."""
+    monkeypatch.setattr(to_mlflow, "find_spec", lambda name: name)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_server_is_asked_once_before_the_work() -> None:
+    with answering(200, b"{}") as url:
+        to_mlflow.require_usable(url)
+    with pytest.raises(CapabilityError, match=r"no MLflow server answers at .*Connection refused"):
+        to_mlflow.require_usable(url)
+    with answering(401, b"") as url, pytest.raises(CapabilityError, match="refuses: 401") as caught:
+        to_mlflow.require_usable(url)
+    assert "MLFLOW_TRACKING_TOKEN" in str(caught.value.hint)
+    with answering(404, b"") as url, pytest.raises(CapabilityError, match="refuses: 404"):
+        to_mlflow.require_usable(url)
+    to_mlflow.require_usable("./runs")
+    to_mlflow.require_usable("sqlite:///runs.db")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_mlflow, "_PATIENCE_S", 0.3)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        started = time.monotonic()
+        with pytest.raises(CapabilityError, match=r"no MLflow server answers at .* within 0\.3 s"):
+            to_mlflow.require_usable(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+    assert time.monotonic() - started < 5
+
+
+def test_no_report_is_made_for_a_server_that_is_not_there(quantpress: Run, artifacts: Callable[..., Path]) -> None:
+    folder = artifacts(1, fresh=True)
+    done = quantpress("report", "--all", "--out", str(folder.parent), "--mlflow", "htp://nowhere")
+    assert done.returncode == 2
+    assert "did you mean 'http'" in done.stderr
+    assert not (folder / "report.json").exists()
 
 
 @pytest.fixture(scope="module")

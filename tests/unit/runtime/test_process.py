@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from quantpress.errors import CapabilityError, InputError, StageError, first_line
-from quantpress.runtime import guard, process, worker
+from quantpress.runtime import guard, locks, process, worker
 from quantpress.runtime.console import last_activity
 
 # A child that starts a grandchild in a session of its own, as servers do, and that ignores SIGTERM.
@@ -64,6 +65,7 @@ def test_a_killed_guard_leaves_no_process_either(tmp_path: Path) -> None:
 def test_a_killed_owner_leaves_no_process(number: int, tmp_path: Path) -> None:
     code = f"""
 import sys
+import threading
 from pathlib import Path
 from quantpress.runtime import process
 command = [sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "pids")!r}]
@@ -205,3 +207,40 @@ def test_what_a_log_says_is_bounded(tmp_path: Path) -> None:
 def test_a_line_that_promises_a_reason_brings_it(text: str, wanted: str | None) -> None:
     found = first_line(ValueError(text))
     assert found == wanted if wanted else len(found) == 400
+
+
+def test_what_a_tool_prints_is_utf_8_whatever_the_terminal_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PYTHONIOENCODING", "ascii"), ("LC_ALL", "POSIX"), ("PYTHONUTF8", "0")):
+        monkeypatch.setenv(name, value)
+    code = "print('gr\\u00f6\\u00dfer'); print(open(__import__('sys').argv[1]).read())"
+    (tmp_path / "text").write_text("größer", encoding="utf-8")
+    assert process.run([sys.executable, "-c", code, str(tmp_path / "text")], tmp_path / "log") == 0
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "größer\ngrößer\n"
+
+
+def test_a_log_that_is_not_there_is_not_named(tmp_path: Path) -> None:
+    error = StageError("it failed", hint="read the log; its end holds the traceback", log=tmp_path / "log")
+    assert error.render() == "error: it failed"
+    assert process.last_error(tmp_path / "log") == "it printed nothing"
+    (tmp_path / "log").write_text("ValueError: the reason")
+    assert error.render().endswith(f"  next: read the log; its end holds the traceback\n  log:  {tmp_path / 'log'}")
+
+
+def test_one_answer_is_asked_for_at_a_time(tmp_path: Path) -> None:
+    held, free = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with locks.turn(tmp_path / "a.json"):
+            held.set()
+            free.wait(10)
+            (tmp_path / "a.json").write_text("made")
+
+    first = threading.Thread(target=other)
+    first.start()
+    held.wait(10)
+    threading.Timer(0.3, free.set).start()
+    with locks.turn(tmp_path / "a.json"):
+        assert (tmp_path / "a.json").read_text() == "made"
+    first.join()

@@ -1,0 +1,178 @@
+"""Conversations of calibration data: what people write becomes roles and texts, of which a template makes one text."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from quantpress.errors import InputError, first_line, shown
+
+Message = dict[str, Any]
+TEMPLATE_S = 10.0  # seconds that a chat template gets for one conversation; they take milliseconds
+_HINT = "a conversation is a list of messages with `role` and `content`, which is a text or parts of type text"
+
+
+class Conversation(NamedTuple):
+    """The messages with a text as `content` each, and how many parts (images, sounds) are left out of them."""
+
+    messages: list[Message]
+    left_out: int
+
+
+def conversation(messages: Any, where: str) -> Conversation:
+    """Messages as people write them. Raises InputError, naming `where` they stand, for what no template can take."""
+    if not isinstance(messages, list) or not messages:
+        what = "is empty" if messages == [] else f"is {type(messages).__name__}, not a list"
+        raise InputError(f"{where}: the conversation {what}", hint=_HINT)
+    read = [_message(message, f"{where}: message {number}") for number, message in enumerate(messages, 1)]
+    found = Conversation([message for message, _ in read], sum(left_out for _, left_out in read))
+    if not any(message["content"].strip() or message.get("tool_calls") for message in found.messages):
+        raise InputError(f"{where}: no message of the conversation holds a text", hint=_HINT)
+    return found
+
+
+def _message(message: Any, where: str) -> tuple[Message, int]:
+    if not isinstance(message, dict):
+        raise InputError(f"{where} is {type(message).__name__}, not an object", hint=_HINT)
+    if not isinstance(message.get("role"), str):
+        raise InputError(f"{where}: `role` is {shown(message.get('role'))}, not a text", hint=_HINT)
+    content = message.get("content")
+    if content is None and not message.get("tool_calls"):
+        raise InputError(f"{where} ({message['role']}) has neither `content` nor `tool_calls`", hint=_HINT)
+    text, left_out = _text(content, f"{where} ({message['role']})")
+    return {**message, "content": text}, left_out
+
+
+def _text(content: Any, where: str) -> tuple[str, int]:
+    """The text of a content, its parts a line each, and how many parts are none."""
+    if content is None:
+        return "", 0
+    if isinstance(content, str):
+        return content, 0
+    if not isinstance(content, list):
+        raise InputError(f"{where}: `content` is {shown(content)}, neither a text nor parts", hint=_HINT)
+    texts = [_part(part, where) for part in content]
+    return "\n".join(text for text in texts if text is not None), texts.count(None)
+
+
+def _part(part: Any, where: str) -> str | None:
+    """The text of one part; None where it is an image, a sound or a file."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise InputError(f"{where}: a part of `content` is {shown(part)}, not an object", hint=_HINT)
+    if part.get("type", "text") != "text":
+        return None
+    if not isinstance(part.get("text"), str):
+        raise InputError(f"{where}: a part of type text has {shown(part.get('text'))} as `text`", hint=_HINT)
+    return str(part["text"])
+
+
+def rendered(messages: list[Message], tokenizer: Any, where: str) -> str:
+    """The text that the tokenizer's chat template makes of a conversation.
+
+    Templates differ in what they take: arguments of tool calls as objects or as JSON, contents as texts or as parts.
+    The first form counts in which it does not fail and says something of the texts. Raises InputError, naming `where`
+    the conversation stands, if there is none, or if it takes longer than TEMPLATE_S.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{where}: the data set holds `messages`, but the tokenizer has no chat template",
+            hint="name data with `text`, or a model with a chat template",
+        )
+    refusals = []
+    for form in _forms(messages):
+        try:
+            with _time_limit(TEMPLATE_S):
+                text = _applied(form, tokenizer)
+                if _says_something(messages, form, text, tokenizer):
+                    return text
+        except InputError:
+            raise
+        except TimeoutError as error:
+            raise InputError(
+                f"{where}: the chat template does not end within {TEMPLATE_S:g} s",
+                hint="correct the model's chat_template (tokenizer_config.json or chat_template.jinja)",
+            ) from error
+        except Exception as error:  # templates raise what they like
+            refusals.append(error)
+    raise _refusal(refusals, messages, where)
+
+
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    yield [_with_arguments_as_objects(message) for message in messages]
+    if any(message.get("tool_calls") for message in messages):
+        yield messages
+    yield [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def _with_arguments_as_objects(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_call(call) for call in calls]} if isinstance(calls, list) else message
+
+
+def _call(call: Any) -> Any:
+    """OpenAI's way is arguments in JSON, in which templates would see nothing but a text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def _applied(messages: list[Message], tokenizer: Any) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+
+def _says_something(messages: list[Message], form: list[Message], text: str, tokenizer: Any) -> bool:
+    """Whether the texts are in what the template made: one that expects parts makes nothing of a text, silently."""
+    texts = [message["content"].strip() for message in messages if message["content"].strip()]
+    if not texts or any(one in text for one in texts):
+        return True
+    # It may write them otherwise (as JSON, say): then a plain word in their place is found.
+    return "quantpress" in _applied([_saying("quantpress", message) for message in form], tokenizer)
+
+
+def _saying(word: str, message: Message) -> Message:
+    is_text = isinstance(message["content"], str)
+    return {**message, "content": word if is_text else [{"type": "text", "text": word}]}
+
+
+def _refusal(refusals: list[Exception], messages: list[Message], where: str) -> InputError:
+    if not refusals:
+        return InputError(
+            f"{where}: the model's chat template leaves out every text of the conversation",
+            hint="name data with `text`, or a model whose chat template shows what it is given",
+        )
+    roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+    return InputError(
+        f"{where}: the model's chat template does not take it: {first_line(refusals[0])[:300]} (roles: {roles})",
+        hint="change the conversation so that the template takes it (a text of `system` can begin the first text of "
+        "`user`), or leave it out",
+    )
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the block after so many seconds; without effect outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _time_is_over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _time_is_over(*_: object) -> None:
+    raise TimeoutError
