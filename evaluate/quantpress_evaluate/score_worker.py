@@ -34,26 +34,16 @@ def load_model(job: ScoreJob) -> Any:
         )
     from lm_eval.models.huggingface import HFLM
 
+    # lm-eval would load the language model of an image-text model alone, and go on with weights that it does not find.
     dtype = "float32" if job.compute_dtype == "float32" else "auto"
     return HFLM(
-        pretrained=_whole(job, dtype) or str(job.model),
+        pretrained=whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device),
         tokenizer=str(job.model),
-        dtype=dtype,
         batch_size=job.batch_size,
         max_length=job.max_length,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
     )
-
-
-def _whole(job: ScoreJob, dtype: str) -> Any:
-    """A model for several media in its own class, which lm-eval would not choose; None for a plain decoder."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(job.model, trust_remote_code=job.trust_remote_code)
-    if config.get_text_config() is config:
-        return None
-    return whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device)
 
 
 def remember_as_json(path: Path) -> int:

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from quantpress.errors import StageError, first_line
+
+_BY_VLLM = "score it in the engine that will serve it: --backend vllm"
 _ONE_BY_ONE = re.compile(r"\.experts\.\*\.(?P<name>\w+)\.weight$")
 _EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
 
@@ -22,12 +25,35 @@ def whole_class(config: Any) -> Any:
 
 
 def whole_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> Any:
-    """The model in that class, from its folder; `options` are those of `from_pretrained`."""
+    """The model in that class, from its folder; `options` are those of `from_pretrained`.
+
+    Raises StageError where transformers does not load all of it. It reads some checkpoints wrongly (experts in 8 bits
+    fail, and experts that were left in 16 bits beside quantized layers are made up, with a line in its log).
+    """
+    try:
+        model, missing = loaded_model(folder, trust_remote_code, **options)
+    except (RuntimeError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise StageError(f"transformers cannot load {folder}: {first_line(error)}", hint=_BY_VLLM) from error
+    if missing:
+        raise StageError(
+            f"transformers does not find {len(missing)} weights in {folder} and would make them up: "
+            f"{', '.join(missing[:3])}",
+            hint=_BY_VLLM,
+        )
+    return model
+
+
+def loaded_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> tuple[Any, list[str]]:
+    """The model, and the parameters that its files do not hold: transformers makes them up."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     kind = whole_class(config) or AutoModelForCausalLM
-    return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True, **options)
+    options |= {"trust_remote_code": trust_remote_code, "use_safetensors": True, "output_loading_info": True}
+    model, info = kind.from_pretrained(folder, **options)
+    return model, sorted(info["missing_keys"])
 
 
 def empty_model(config: Any, trust_remote_code: bool) -> Any:

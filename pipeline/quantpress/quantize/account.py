@@ -89,6 +89,7 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> None:
     Raises StageError if other tensors of the model are missing: neither kept, nor quantized, nor taken out by REAP.
     """
     keep_side_files(model.path, checkpoint, model.trust_remote_code)
+    _ignore_under_both_names(checkpoint, plan)
     made = headers.read_folder(checkpoint)
     lost = _missing(headers.read_folder(model.path), made)
     if plan.structure.tied:
@@ -105,6 +106,24 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> None:
         )
     if lost:
         keep_what_is_not_loaded(model.path, checkpoint, lost)
+
+
+def _ignore_under_both_names(checkpoint: Path, plan: Plan) -> None:
+    """Has what was left alone in `ignore` under its name in the files, for vLLM, and in the model, for transformers.
+
+    With one of them alone, the other takes an image-text model's tower for quantized.
+    """
+    left = {name: stored for name, stored in plan.structure.stored.items() if name not in plan.schemes}
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    quantized = config.get("quantization_config")
+    if not left or not quantized:
+        return
+    ignored = quantized.get("ignore") or []
+    known = {name for pair in left.items() for name in pair if set(pair) & set(ignored)}
+    if more := sorted(known - set(ignored)):
+        quantized["ignore"] = [*ignored, *more]
+        atomic.write_json(path, config)
 
 
 def _missing(source: dict[str, Tensor], made: dict[str, Tensor]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError
-from quantpress.model.whole_model_worker import keep_expert_names, whole_model
+from quantpress.model.whole_model_worker import keep_expert_names, loaded_model
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data, remarks
 from quantpress.quantize.expert_tokens import ExpertCounter
@@ -75,9 +75,9 @@ def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, C
     return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
 
 
-def require_all_loaded(model: Any, info: Any) -> None:
+def require_all_loaded(model: Any, missing: list[str]) -> None:
     """Raises InputError for weights that the files lack: transformers would make them up, with a line in its log."""
-    if missing := sorted(info["missing_keys"]):
+    if missing:
         raise InputError(
             f"{type(model).__name__} needs {len(missing)} tensors that the model's files do not hold: "
             f"{remarks.shortened(missing)}",
@@ -161,8 +161,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
-    model, info = whole_model(source, trust, dtype="auto", output_loading_info=True)
-    require_all_loaded(model, info)
+    model, missing = loaded_model(source, trust, dtype="auto")
+    require_all_loaded(model, missing)
     keep_expert_names(model)
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
