@@ -42,13 +42,23 @@ def likelihoods(folder: str, windows: list[list[int]]) -> list[list[float]]:
         gc.collect()
 
 
+def _reason(error: BaseException) -> str:
+    """The first cause, on one line; for a class that cannot be imported, what it lacks."""
+    import importlib.util
+
+    if "failed to be inspected" in str(error) and importlib.util.find_spec("torchvision") is None:
+        return "vLLM's class needs torchvision, which has no build for this torch on CPUs"
+    while error.__cause__:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def main(asked: dict[str, Any]) -> None:
     for folder in asked["folders"]:
         try:
             found: dict[str, Any] = {"likelihoods": likelihoods(folder, asked["windows"])}
         except Exception as error:
-            cause = error.__cause__ or error
-            found = {"error": f"{type(cause).__name__}: {' '.join(str(cause).split())[:400]}"}
+            found = {"error": _reason(error)}
         print("\n" + json.dumps({"folder": folder, **found}), flush=True)
 
 

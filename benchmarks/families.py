@@ -250,19 +250,24 @@ def quantize(model: Path, recipe: str, out: Path) -> tuple[Path | None, str]:
     return out / "artifacts" / model.name / recipe / "checkpoint", "yes"
 
 
-def by_transformers(folders: list[Path]) -> tuple[list[list[int]], dict[str, list[list[float]]]]:
-    """Windows of tokens, and each checkpoint's log-likelihoods of them."""
+def by_transformers(folders: list[Path]) -> tuple[list[list[int]], dict[str, list[list[float]] | str]]:
+    """Windows of tokens, and each checkpoint's log-likelihoods of them, or why transformers cannot load it."""
     from transformers import AutoTokenizer
 
+    from quantpress.errors import StageError
     from quantpress.model.whole_model_worker import whole_model
     from quantpress_serve.bench import likelihood_worker
 
-    found = {}
+    found: dict[str, list[list[float]] | str] = {}
     for folder in folders:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        answer = likelihood_worker.of_model(whole_model(folder, False, dtype="auto"), tokenizer, TOKENS // 2)
-        found[str(folder)] = [[one or 0.0 for one in row] for row in answer.likelihoods[:2]]
+        try:
+            answer = likelihood_worker.of_model(whole_model(folder, False, dtype="auto"), tokenizer, TOKENS // 2)
+        except StageError as error:
+            found[str(folder)] = error.message.replace(f" {folder}", "")
+            continue
         windows = answer.windows[:2]
+        found[str(folder)] = [[one or 0.0 for one in row] for row in answer.likelihoods[:2]]
     return windows, found
 
 
@@ -312,9 +317,11 @@ def row_of(name: str, out: Path, tokenizer: Path) -> dict[str, str]:
     return row
 
 
-def _agreement(scored: list[list[float]], answer: dict[str, Any]) -> str:
+def _agreement(scored: list[list[float]] | str, answer: dict[str, Any]) -> str:
     if "error" in answer:
         return f"no: {answer['error']}"
+    if isinstance(scored, str):
+        return f"loads and answers; not compared: {scored}"
     pairs = [
         abs(ours - theirs)
         for mine, other in zip(scored, answer["likelihoods"], strict=True)
