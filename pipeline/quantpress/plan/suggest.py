@@ -28,16 +28,19 @@ _FORMS = "published: https://docs.vllm.ai/projects/llm-compressor/en/0.10.0/guid
 _UNDER_LOAD = (("FP8 dynamic",), ("FP8 static", "FP8 block"), ("W8A8",))
 _PUBLISHED_UNDER_LOAD = {
     "FP8 dynamic": [
-        ("8-bit weights and activations were best for many requests at once on high-end GPUs", _PAPER),
+        ("8-bit weights and activations excel under load on high-end GPUs, from mid-size models on", _PAPER),
         ("up to 1.6 times the throughput of 16 bits", _VLLM_FP8),
     ],
     "FP8 static": [("channel-wise weights with dynamic activations perform best among FP8", _FORMS)],
-    "FP8 block": [("channel-wise weights with dynamic activations perform best among FP8", _FORMS)],
+    "FP8 block": [("FP8_DYNAMIC, not blocks, is recommended for server and batch inference", _FORMS)],
     "W8A8": [
-        ("8-bit weights and activations were best for many requests at once on high-end GPUs", _PAPER),
-        ("for high throughput on GPUs before FP8", _SCHEMES),
+        ("8-bit weights and activations excel under load on high-end GPUs, from mid-size models on", _PAPER),
+        ("for high throughput on older GPUs; FP8 on modern ones", _SCHEMES),
     ],
-    "W4A16": [("best for many requests at once on mid-tier GPUs only; 8 bits on high-end ones", _PAPER)],
+    "W4A16": [("most cost-efficient under load on mid-tier GPUs; 8 bits excel on high-end ones", _PAPER)],
+    "W4A16 asymmetric": [
+        ("most cost-efficient under load on mid-tier GPUs; 8 bits excel on high-end ones", _PAPER),
+    ],
     "W4AFP8": [("no published measurement known that puts it before FP8 under load", _RULE)],
 }
 
@@ -119,9 +122,10 @@ def _latency(plan: Plan, target: str) -> Judged:
         (f"{_size(plan):.0%} of the bytes to read for each token", _PLAN),
         ("with few requests, reading weights decides", _RULE),
     ]
-    published = set(_kinds(plan)) <= {"W4A16", "W4A16 asymmetric"}
+    kinds = set(_kinds(plan))
+    published = bool(kinds) and kinds <= {"W4A16", "W4A16 asymmetric"}
     if published:
-        reasons.insert(0, ("4-bit weights with 16-bit activations cost least for one request at a time", _PAPER))
+        reasons.insert(0, ("4-bit weights with 16-bit activations are most cost-efficient for synchronous requests", _PAPER))
     return [not published, _size(plan), *_care(plan)], reasons
 
 
