@@ -78,7 +78,7 @@ def _results(model_folder: Path) -> Iterator[tuple[Throughput, Path]]:
             for result in _of(path).all():
                 yield result, path
         except StageError as error:
-            console.warn(f"{path} is left out: {error.message}")
+            console.warn(f"a bench is left out: {error.message}")
 
 
 def _of(path: Path) -> Results[Throughput]:

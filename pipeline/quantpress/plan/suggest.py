@@ -125,7 +125,9 @@ def _latency(plan: Plan, target: str) -> Judged:
     kinds = set(_kinds(plan))
     published = bool(kinds) and kinds <= {"W4A16", "W4A16 asymmetric"}
     if published:
-        reasons.insert(0, ("4-bit weights with 16-bit activations are most cost-efficient for synchronous requests", _PAPER))
+        reasons.insert(
+            0, ("4-bit weights with 16-bit activations are most cost-efficient for synchronous requests", _PAPER)
+        )
     return [not published, _size(plan), *_care(plan)], reasons
 
 
