@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_out
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Options:
     target: str
     goal: str
     dequantize: bool
+    out: Path
 
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("recipes", help="list, show and validate recipes")
-    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="", dequantize=False)
+    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="", dequantize=False, out=Path())
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the shipped recipes")
     show = actions.add_parser("show", help="print a recipe's file")
@@ -40,6 +42,7 @@ def add(commands: Commands) -> None:
         default="latency",
         help="what counts most (%(default)s)",
     )
+    add_out(suggest)
     add_dequantize(suggest)
     for action in (listing, show, validate, schema, suggest):
         add_flags(action)
@@ -87,5 +90,6 @@ def _suggest(options: Options) -> None:
     from quantpress.runtime.console import show
 
     target = hardware.target_of(options.target)
-    ranked = suggest.suggestions(described_model(options.model, options.dequantize), target, options.goal)
+    model = described_model(options.model, options.dequantize)
+    ranked = suggest.suggestions(model, target, options.goal, options.out)
     show([row.dump() for row in ranked], suggest.text(ranked, target, options.goal))

@@ -80,9 +80,11 @@ def test_each_kind_of_machine_serves_what_its_features_allow(machine: str, on: C
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_what_is_inexact_is_suggested_after_what_is_exact(machine: str, on: Callable[[str], None]) -> None:
+def test_what_is_inexact_is_suggested_after_what_is_exact(
+    machine: str, on: Callable[[str], None], tmp_path: Path
+) -> None:
     on(machine)
-    rows = suggest.suggestions(_model(), "cpu", "throughput")
+    rows = suggest.suggestions(_model(), "cpu", "throughput", tmp_path)
     order = [row.recipe for row in rows if row.possible]
     assert (order.index("w8a8-dynamic") > order.index("fp8-dynamic")) is (SERVED[machine][1] == "inexact")
 

@@ -289,13 +289,16 @@ def test_suggestions_name_reasons_and_sources(quantpress: Run, tmp_path: Path) -
     (tmp_path / "m" / "config.json").write_text(json.dumps(LLAMA))
     common = ("recipes", "suggest", "--model", str(tmp_path / "m"), "--json")
     first = {}
-    for target, goal in (("sm_90", "throughput"), ("sm_80", "throughput"), ("sm_100", "memory"), CPU, OLD_CPU):
+    hopper = (("sm_90", "throughput"), ("sm_90", "latency"))
+    others = (("sm_89", "throughput"), ("sm_80", "throughput"), ("sm_100", "memory"), CPU, OLD_CPU)
+    for target, goal in hopper + others:
         rows = json.loads(quantpress(*common, "--target", target, "--goal", goal).stdout)
         assert all(source and claim for row in rows for claim, source in row["reasons"])
         assert [row["possible"] for row in rows] == sorted((row["possible"] for row in rows), reverse=True)
         first[target, goal] = rows[0]["recipe"]
     assert first["sm_80", "throughput"] in ("w8a8-dynamic", "smoothquant-gptq-w8a8")
-    assert first["sm_90", "throughput"] == "w4afp8"
+    assert first["sm_89", "throughput"] == first["sm_90", "throughput"] == "fp8-dynamic"
+    assert "w4a16" in first["sm_90", "latency"]
     assert first[CPU] in ("w8a8-dynamic", "smoothquant-gptq-w8a8")
     assert first[OLD_CPU] == "fp8-dynamic"  # W8A8 is inexact there
     assert "4" in first["sm_100", "memory"]
