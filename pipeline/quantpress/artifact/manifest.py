@@ -119,13 +119,32 @@ class Sizes(Record):
     checkpoint: int
 
 
+class Account(Record):
+    """Where the tensors of the model's files went, by number.
+
+    `kept` are in the checkpoint bit for bit, `not_loaded` too, in a file of their own (transformers does not know
+    them); `quantized` as planned; `changed` by the modifiers that rescale, rotate or prune; `retyped` are stored in
+    another type, as transformers loads them; `taken_apart` are experts that were in one tensor; `dropped` are experts
+    that the recipe takes out, and an output head that is stored once, as the embedding.
+    """
+
+    kept: int = 0
+    quantized: int = 0
+    changed: int = 0
+    retyped: int = 0
+    not_loaded: int = 0
+    taken_apart: int = 0
+    dropped: int = 0
+
+
 class Manifest(Stored):
     """What is known of a finished checkpoint.
 
     `recipe` is the resolved recipe (quantpress.recipe.recipe.Recipe validates it); `scales` says how far one scale
     reaches ("group of 64", "channel"); `modifiers` are llmcompressor's classes in their order; `threads` those that
     torch ran with; `note` what was shown beside the finished step; `files` the checkpoint's, by relative name;
-    `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`.
+    `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`; `account` where every tensor of
+    the model went, which older manifests do not say.
     """
 
     SCHEMA_VERSION = SCHEMA_VERSION
@@ -148,6 +167,7 @@ class Manifest(Stored):
     digest: str
     inputs: Inputs
     model: Identity
+    account: Account | None = None
 
     @property
     def recipe_name(self) -> str:

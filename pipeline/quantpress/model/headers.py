@@ -69,10 +69,10 @@ def contents(
                     yield name, item["dtype"], item["shape"], stream.read(end - start)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every tensor's bytes, with its type and shape, by name; wherever in the folder's files it lies."""
+def digests(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+    """sha256 of each wanted tensor's bytes, with its type and shape, by name; wherever in the files it lies."""
     found = {}
-    for name, dtype, shape, raw in contents(folder):
+    for name, dtype, shape, raw in contents(folder, wanted):
         digest = hashlib.sha256(f"{dtype} {shape} ".encode())
         digest.update(raw)
         found[name] = digest.hexdigest()

@@ -8,19 +8,21 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantpress.artifact.manifest import Account
 from quantpress.errors import StageError
 from quantpress.model import headers
 from quantpress.model.dequantize import side_files
 from quantpress.model.headers import Tensor
 from quantpress.model.source import Model
-from quantpress.model.structure import structure_of
+from quantpress.model.structure import Structure, structure_of
 from quantpress.plan.resolve import Plan
-from quantpress.recipe.modifiers import Reap
+from quantpress.recipe.modifiers import Awq, Modifier, Reap
 from quantpress.runtime import atomic
 
 INDEX = "model.safetensors.index.json"
 NOT_LOADED = "model-not-loaded.safetensors"
 _CODE = ".py"
+_QUANTIZED = ("weight_scale", "weight_packed")  # what a quantized layer has beside, or in place of, its weight
 
 
 def keep_what_is_not_loaded(source: Path, checkpoint: Path, names: Sequence[str]) -> None:
@@ -83,29 +85,68 @@ def keep_side_files(source: Path, checkpoint: Path, trust_remote_code: bool) -> 
     return [path.name for path in missing]
 
 
-def complete(checkpoint: Path, model: Model, plan: Plan) -> None:
-    """Makes the checkpoint whole: side files, and tensors that transformers never loads.
+def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
+    """Makes the checkpoint whole: side files, and tensors that transformers never loads. Returns where each tensor is.
 
-    Raises StageError if other tensors of the model are missing: neither kept, nor quantized, nor taken out by REAP.
+    Raises StageError if a tensor of the model is missing, or is another one although no modifier of the recipe changes
+    what it does not quantize.
     """
     keep_side_files(model.path, checkpoint, model.trust_remote_code)
     _ignore_under_both_names(checkpoint, plan)
-    made = headers.read_folder(checkpoint)
-    lost = _missing(headers.read_folder(model.path), made)
-    if plan.structure.tied:
-        lost = [name for name in lost if not name.endswith("lm_head.weight")]  # stored once, as the embedding
-    if not lost or any(isinstance(modifier.body, Reap) for modifier in plan.recipe.modifiers):
-        return
     structure = structure_of(model.path, model.config, model.trust_remote_code)
-    lost = [name for name in lost if name not in structure.fused_experts]  # the checkpoint has them one by one
-    lost = [name for name in lost if not _is_there(structure.renamed.get(name, name), made)]
-    if loaded := [name for name in lost if name in structure.tensors]:
+    found = where(headers.read_folder(model.path), headers.read_folder(checkpoint), structure, plan)
+    if lost := found["lost"]:
         raise StageError(
-            f"{len(loaded)} tensors of the model are in no file of the checkpoint: {', '.join(loaded[:3])}",
+            f"{len(lost)} tensors of the model are in no file of the checkpoint: {', '.join(lost[:3])}",
             hint="report this with the model's config.json; such a checkpoint would serve something else",
         )
-    if lost:
-        keep_what_is_not_loaded(model.path, checkpoint, lost)
+    changed = _differing(model.path, checkpoint, found["kept"], structure)
+    if changed and not any(_changes_weights(modifier) for modifier in plan.recipe.modifiers):
+        raise StageError(
+            f"{len(changed)} tensors of the checkpoint are not the model's, although nothing in the recipe changes "
+            f"them: {', '.join(changed[:3])}",
+            hint="report this with the model's config.json; such a checkpoint would serve something else",
+        )
+    if found["not_loaded"]:
+        keep_what_is_not_loaded(model.path, checkpoint, found["not_loaded"])
+    counts = {place: len(names) for place, names in found.items() if place != "lost"}
+    return Account(**counts | {"kept": counts["kept"] - len(changed), "changed": len(changed)})
+
+
+def where(source: dict[str, Tensor], made: dict[str, Tensor], structure: Structure, plan: Plan) -> dict[str, list[str]]:
+    """The names of the model's tensors by where they are: Account's fields, or `lost`; `kept` by name and shape."""
+    pruned = any(isinstance(modifier.body, Reap) for modifier in plan.recipe.modifiers)
+    found: dict[str, list[str]] = {
+        place: [] for place in ("kept", "quantized", "retyped", "not_loaded", "taken_apart", "dropped", "lost")
+    }
+    for name, tensor in source.items():
+        saved = structure.renamed.get(name, name)
+        layer, own = saved.removesuffix(".weight"), made.get(saved)
+        if saved.endswith(".weight") and any(f"{layer}.{part}" in made for part in _QUANTIZED):
+            place = "quantized"
+        elif own is not None and own.shape == tensor.shape:
+            place = "kept" if own.dtype == tensor.dtype else "retyped"
+        elif name in structure.fused_experts:
+            place = "taken_apart"
+        elif pruned or (plan.structure.tied and name.endswith("lm_head.weight")):
+            place = "dropped"
+        else:
+            place = "lost" if own is not None or name in structure.tensors else "not_loaded"
+        found[place].append(name)
+    return found
+
+
+def _differing(source: Path, checkpoint: Path, names: Sequence[str], structure: Structure) -> list[str]:
+    """Those of the tensors whose bytes are others in the checkpoint. Both are read, one tensor at a time."""
+    saved = {structure.renamed.get(name, name): name for name in names}
+    before = headers.digests(source, set(names).__contains__)
+    after = headers.digests(checkpoint, saved.__contains__)
+    return [name for own, name in saved.items() if after[own] != before[name]]
+
+
+def _changes_weights(modifier: Modifier) -> bool:
+    """Whether it changes what it does not quantize: by scales, by rotations, or by zeros."""
+    return modifier.role != "quantizes" or modifier.body.rotates or isinstance(modifier.body, Awq)
 
 
 def _ignore_under_both_names(checkpoint: Path, plan: Plan) -> None:
@@ -125,14 +166,3 @@ def _ignore_under_both_names(checkpoint: Path, plan: Plan) -> None:
     if more := sorted(known - listed):
         quantized["ignore"] = [*ignored, *more]
         atomic.write_json(path, config)
-
-
-def _missing(source: dict[str, Tensor], made: dict[str, Tensor]) -> list[str]:
-    """Tensors of the model that the checkpoint holds neither as they are nor quantized."""
-    layers = {name.rpartition(".")[0] for name in made}
-    return [name for name in source if name not in made and name.removesuffix(".weight") not in layers]
-
-
-def _is_there(name: str, made: dict[str, Tensor]) -> bool:
-    """Whether the checkpoint holds a tensor as it is, or the layer that it was quantized to."""
-    return name in made or f"{name}_packed" in made or f"{name}_scale" in made

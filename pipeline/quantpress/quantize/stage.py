@@ -181,7 +181,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
 
     # Is it whole, is it what the plan says, and can it be sound?
     _require_written(checkpoint)
-    account.complete(checkpoint, model, plan)
+    accounted = account.complete(checkpoint, model, plan)
     check_checkpoint(checkpoint, plan)
     warnings += _warned(integrity.check_scales(checkpoint))
     size = sum(tensor.nbytes for tensor in headers.read_folder(checkpoint).values())
@@ -216,6 +216,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         digest=inputs.digest,
         inputs=inputs,
         model=model.identity(),
+        account=accounted,
     )
 
 

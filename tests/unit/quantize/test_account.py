@@ -1,6 +1,7 @@
 """What a checkpoint lacks of its model is copied, or the checkpoint is refused."""
 
 import json
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quantpress.artifact.manifest import Account
 from quantpress.errors import StageError
 from quantpress.model import headers, source
 from quantpress.model.source import Model
@@ -16,6 +18,7 @@ from quantpress.model.structure import Structure
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import account
 from quantpress.recipe.loading import load_recipe
+from quantpress.recipe.modifiers import Modifier, SmoothQuant
 
 Save = Callable[[Path, dict[str, tuple[int, ...]]], None]
 
@@ -115,3 +118,24 @@ def test_thousands_of_experts_that_are_left_alone_are_listed_in_no_time(checkpoi
     assert time.monotonic() - started < 1
     made = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["ignore"]
     assert set(made) == {*stored, *stored.values()}
+
+
+def test_every_tensor_is_accounted_for(checkpoint: Path, model: Model, plan: Plan) -> None:
+    found = account.complete(checkpoint, model, plan)
+    assert found == Account(kept=len(headers.read_folder(model.path)) - 14, quantized=14)
+
+
+def test_a_tensor_that_nothing_changes_is_the_models(checkpoint: Path, model: Model, plan: Plan) -> None:
+    path = checkpoint / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    (length,) = struct.unpack("<Q", raw[:8])
+    start = 8 + length + json.loads(raw[8 : 8 + length])["model.norm.weight"]["data_offsets"][0]
+    raw[start] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(StageError, match=r"1 tensors of the checkpoint are not the model's.*model\.norm\.weight"):
+        account.complete(checkpoint, model, plan)
+    rescaled = plan.recipe.model_copy(
+        update={"modifiers": [Modifier(smoothquant=SmoothQuant()), *plan.recipe.modifiers]}
+    )
+    found = account.complete(checkpoint, model, replace(plan, recipe=rescaled))
+    assert (found.changed, found.quantized) == (1, 14)
