@@ -62,7 +62,7 @@ class Request:
                 hint="name another --suite, or set chat_template: false in it",
             )
         if self.suite.chat_template:
-            _try_template(model)
+            _try_template(self.suite.name, model)
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
@@ -106,15 +106,25 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
         return True
     files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
-    return any(path.is_file() and "chat_template" in atomic.read_json(path) for path in files)
+    told = [atomic.read_json(path) for path in files if path.is_file()]
+    return any(isinstance(one, dict) and one.get("chat_template") for one in told)
 
 
-def _try_template(model: Model) -> None:
+def _try_template(suite: str, model: Model) -> None:
     """Questions with examples are put as turns, and without a system message."""
     turns = [{"role": role, "content": "A text."} for role in ("user", "assistant", "user")]
     questions = cache_folder() / "chats" / "questions.jsonl"
     atomic.write_text(questions, json.dumps({"messages": turns}) + "\n")
-    try_template([questions], model)
+    try:
+        try_template([questions], model)
+    except InputError as error:
+        why = error.message.removeprefix(f"{questions.resolve()}:1: ")
+        if why == error.message:  # not of the conversation, which is ours and nobody can change
+            raise
+        raise InputError(
+            f"the suite {suite} puts questions as a chat: {why}",
+            hint="name another --suite, or set chat_template: false in it",
+        ) from error
 
 
 class KnownTasks(Stored):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +64,9 @@ def _list(_: Options) -> None:
 
 def _show(options: Options) -> None:
     from quantpress.language import shipped
+    from quantpress.runtime import console
 
-    sys.stdout.write(shipped.find("recipes", options.recipe).read_text(encoding="utf-8"))
+    console.write(shipped.find("recipes", options.recipe).read_text(encoding="utf-8"))
 
 
 def _validate(options: Options) -> None:
@@ -80,8 +80,9 @@ def _validate(options: Options) -> None:
 
 def _schema(_: Options) -> None:
     from quantpress.recipe import json_schema
+    from quantpress.runtime import console
 
-    sys.stdout.write(json_schema.text())
+    console.write(json_schema.text())
 
 
 def _suggest(options: Options) -> None:

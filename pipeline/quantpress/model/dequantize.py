@@ -51,7 +51,9 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
     if (final / "config.json").is_file():
         return final.resolve()
     disk.require_space(final, 2 * sum(_numbers(tensor) for tensor in headers.read_folder(folder).values()))
-    with locks.lock(final), atomic.staging(final) as staged:
+    with locks.turn(final), atomic.staging(final) as staged:
+        if (final / "config.json").is_file():  # by another run meanwhile
+            return final.resolve()
         job = DequantizeJob(
             model=folder.resolve(),
             method=found.method,

@@ -15,7 +15,6 @@ from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.worker import Job, Result, Worker
 
 ComputeDtype = Literal["stored", "float32"]
-CHOICES = ("auto", "stored", "float32")
 # float32 is taken if its products are this much faster: its activations take twice the memory traffic.
 WORTH = 1.5
 

@@ -33,7 +33,7 @@ def kinds_of(plan: Plan) -> list[str]:
 def require_served(plan: Plan, target: str) -> None:
     """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
     if reason := unserved(plan.architecture):
-        raise CapabilityError(reason, hint="--target any makes the checkpoint for whatever else reads it")
+        raise CapabilityError(reason, hint="take a model whose architecture it serves")
     hardware.require(kinds_of(plan), target)
     if odd := _odd_for_blocks(plan):
         raise CapabilityError(

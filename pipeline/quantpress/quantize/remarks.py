@@ -157,20 +157,6 @@ def of_llmcompressor(said: Sequence[str]) -> list[str]:
     return found
 
 
-def require_calibrated(modifier: str, fallen: int, of: int, limit: float | None) -> None:
-    """Raises StageError if more than `limit` (FALLBACK_LIMIT where it is None) of a modifier's layers were rounded
-    without calibration."""
-    allowed = FALLBACK_LIMIT if limit is None else limit
-    if of and fallen / of > allowed:
-        raise StageError(
-            f"{modifier} rounded {fallen} of {of} layers without calibration ({fallen / of:.0%}; {allowed:.0%} are "
-            "allowed): the checkpoint would be plain rounding under another name",
-            hint="add --compute-dtype float32 if activations overflow, raise calibration.samples"
-            + (" or gptq.dampening_frac" if modifier == "gptq" else "")
-            + f", use an rtn recipe, or set {modifier}.fallback_limit: 1",
-        )
-
-
 def shortened(names: Sequence[str], shown: int = _SHOWN, separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

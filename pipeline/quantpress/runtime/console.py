@@ -175,6 +175,10 @@ class Console:
         only_ascii = sys.stdout is not None and not _is_utf_8(sys.stdout.encoding)
         self._print(json.dumps(result, indent=2, ensure_ascii=only_ascii) if self.as_json else printable(text))
 
+    def write(self, text: str) -> None:
+        """A text that is the result whatever --json says, as it is; else as `show`."""
+        self._print(text.removesuffix("\n"))
+
     def _print(self, text: str) -> None:
         try:
             print(text, flush=True)
@@ -305,6 +309,11 @@ def say(text: str, style: str = "") -> None:
 def warn(text: str) -> None:
     """A warning, which --quiet does not hide."""
     _current().warn(text)
+
+
+def write(text: str) -> None:
+    """A result that is a file's text, as it is."""
+    _current().write(text)
 
 
 def complain(text: str) -> None:

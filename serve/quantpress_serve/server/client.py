@@ -29,7 +29,7 @@ class Answer:
         """Raises ValueError if it is not JSON; it then says what it is instead."""
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"its answer is not JSON but {self.kind}") from error
 
     @property
@@ -113,7 +113,7 @@ def _said(body: str) -> str:
     found: Json
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _kind_of(body.encode()) if body.lstrip().startswith("<") else " ".join(body.split())[:400]
     for name in ("error", "message", "detail"):
         found = found.get(name, found) if isinstance(found, dict) else found

@@ -229,7 +229,7 @@ def _require_completions(address: Address, server: Server, models: list[str]) ->
 def _is_piece(line: str) -> bool:
     try:
         piece = json.loads(line.strip().removeprefix("data:"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(piece, dict) and bool(piece.get("choices"))
 

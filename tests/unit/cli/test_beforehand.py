@@ -111,3 +111,25 @@ def test_an_unwritable_place_is_found_before_anything_is_asked(tmp_path: Path, q
     assert done.returncode == 4
     assert "is not a writable folder" in done.stderr
     assert "checking the tasks" not in done.stderr
+
+
+def test_a_chat_template_that_takes_no_questions_is_told_in_the_words_of_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+
+    def refuse(files: list[Path], of: object) -> None:
+        raise InputError(f"{files[0].resolve()}:1: it does not take it", hint="change the conversation")
+
+    monkeypatch.setattr(request, "try_template", refuse)
+    loaded, path = suite.load_suite("smoke")
+    chat = loaded.model_copy(update={"chat_template": True})
+    asked = request.Request(chat, suite.resolve_tasks(chat, path, None), compute_dtype="stored")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"chat_template": None}))
+    with pytest.raises(InputError, match="m has no chat template"):
+        asked.for_model(model(tmp_path))
+    config.write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    with pytest.raises(InputError, match=r"^the suite smoke puts questions as a chat: it does not take it$") as caught:
+        asked.for_model(model(tmp_path))
+    assert "--suite" in str(caught.value.hint)

@@ -130,3 +130,12 @@ def test_without_vllm_the_exit_code_is_4_and_everything_is_said(flags: list[str]
     else:
         assert "cannot run here as it is" in done.stdout
         assert "W4A16" in done.stdout
+
+
+def test_files_that_were_read_lately_leave_the_memory_of_a_container_free(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text(f"{2**20}\n")
+    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {2**18}\ninactive_file {2**19}\n")
+    assert this_machine._available_memory(tmp_path) == 2**19
+    (tmp_path / "memory.max").write_text("max\n")
+    assert this_machine._available_memory(tmp_path) > 2**20

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from quantpress.errors import InputError, StageError
 from quantpress.model.dequantize import DequantizeJob, without_quantization
 from quantpress.model.dequantize_worker import dequantize
 from quantpress.model.source import described_model, find_model
-from quantpress.runtime import worker
+from quantpress.runtime import locks, worker
 
 Tensors = dict[str, Any]
 LAYER = "model.layers.0.mlp.up_proj"
@@ -207,3 +209,17 @@ def test_no_part_of_the_config_says_it_any_more() -> None:
     said = {"quant_method": "fp8"}
     config = {"a": 1, "quantization_config": said, "text_config": {"b": 2, "compression_config": said}}
     assert without_quantization(config) == {"a": 1, "text_config": {"b": 2}}
+
+
+def test_two_runs_at_once_dequantize_once(make_model: Callable[..., Path], in_this_process: list[str]) -> None:
+    folder = str(_modelopt(make_model()))
+    made = find_model(folder, dequantize=True)
+    aside = made.path.rename(made.path.with_name("aside"))
+    with ThreadPoolExecutor() as pool, locks.turn(made.path):  # another run makes it
+        waiting = pool.submit(find_model, folder, dequantize=True)
+        time.sleep(0.3)
+        aside.rename(made.path)
+        locks_held = not waiting.done()
+    assert locks_held
+    assert waiting.result().path == made.path
+    assert len(in_this_process) == 1

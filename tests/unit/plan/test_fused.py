@@ -136,8 +136,12 @@ def test_a_model_that_vllm_serves_no_more_is_made_for_any_target_only() -> None:
     made = planned("DonutForConditionalGeneration", [])
     assert made.notes == ("vLLM 0.32.0 does not serve DonutForConditionalGeneration: vLLM served it until 0.10.2",)
     assert {row.support for row in servable.table(made).values()} == {"no"}
-    with pytest.raises(CapabilityError, match="served it until"):
+    with pytest.raises(CapabilityError, match="served it until") as caught:
         prepare.inexactness(made, "sm_90")
+    assert str(caught.value.hint).count("--target any") == 1
+    with pytest.raises(CapabilityError) as caught:  # as `plan --target` asks, which knows no `any`
+        servable.require_served(made, "sm_90")
+    assert "--target" not in str(caught.value.hint)
     assert prepare.inexactness(made, "any") is None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_experts_that_the_checkpoint_has_one_by_one_are_not_missed(
     _grown(model, safetensors, {fused: (2, 64, 64)})
     account.complete(checkpoint, model, plan)
     assert not (checkpoint / account.NOT_LOADED).exists()
+
+
+def test_thousands_of_experts_that_are_left_alone_are_listed_in_no_time(checkpoint: Path, plan: Plan) -> None:
+    stored = {f"m.experts.{number}.up_proj": f"m.experts.{number}.w3" for number in range(10_000)}
+    config = {"quantization_config": {"ignore": list(stored)}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    started = time.monotonic()
+    account._ignore_under_both_names(checkpoint, replace(plan, structure=replace(plan.structure, stored=stored)))
+    assert time.monotonic() - started < 1
+    made = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["ignore"]
+    assert set(made) == {*stored, *stored.values()}
 
 
 def test_every_tensor_is_accounted_for(checkpoint: Path, model: Model, plan: Plan) -> None:

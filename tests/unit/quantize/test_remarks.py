@@ -120,6 +120,6 @@ def test_a_model_with_nan_is_refused_by_name_before_it_is_quantized() -> None:
 
 
 def test_weights_that_the_files_lack_are_not_made_up() -> None:
-    oneshot_worker.require_all_loaded(object(), {"missing_keys": set()})
+    oneshot_worker.require_all_loaded(object(), [])
     with pytest.raises(InputError, match=r"object needs 1 tensors that the model's files do not hold: a\.weight"):
-        oneshot_worker.require_all_loaded(object(), {"missing_keys": {"a.weight"}})
+        oneshot_worker.require_all_loaded(object(), ["a.weight"])

@@ -106,3 +106,13 @@ def test_nothing_is_silent_for_long(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_people_hear_something_at_least_every_ten_seconds() -> None:
     assert console._SILENCE_S * 9 / 8 < 10
+
+
+@pytest.mark.parametrize("action", [["schema"], ["show", "w8a8-dynamic"], ["list"]])
+def test_recipes_into_a_closed_pipe_are_no_failure(action: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        command = [sys.executable, "-m", "quantpress", "recipes", *action]
+        done = subprocess.run(command, env=BUFFERED, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

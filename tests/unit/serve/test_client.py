@@ -110,3 +110,11 @@ def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, f"http://127.0.0.1:{server.free_port()}")
     with answering(200, b"{}") as url:
         assert client.request_json(url) == {}
+
+
+def test_an_answer_that_is_nested_too_deeply_is_no_traceback() -> None:
+    deep = "[" * 4000
+    with pytest.raises(ValueError, match="its answer is not JSON"):
+        client.Answer(deep.encode(), "http://here").json()
+    assert BadStatus(500, "Error", deep, "http://here").said.startswith("[[[")
+    assert not foreign._is_piece(f"data: {deep}")
