@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
-from quantpress.errors import InputError
+from quantpress.errors import InputError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
@@ -145,13 +145,23 @@ def checked(request: Request) -> Request:
     decisive = [KnownTasks.SCHEMA_VERSION, asked, environment.versions(SCORING), STAGE, sys.prefix]
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
-    if not kept.is_file():
+    tasks = _kept_tasks(kept)
+    if tasks is None:
         with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
-            if not kept.is_file():
+            if _kept_tasks(kept) is None:
                 _ask(request, kept, staged)
-    known = replace(request, tasks=KnownTasks.load(kept).tasks)
+        tasks = KnownTasks.load(kept).tasks
+    known = replace(request, tasks=tasks)
     _require_gates_to_decide(known)
     return known
+
+
+def _kept_tasks(kept: Path) -> list[ResolvedTask] | None:
+    """None where nothing is kept yet, or a damaged file: lm-eval is asked again."""
+    try:
+        return KnownTasks.load(kept).tasks or None if kept.is_file() else None
+    except StageError:
+        return None
 
 
 def _ask(request: Request, kept: Path, staged: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
         DEQUANTIZE.run(job, staged, f"dequantizing {folder.name} ({found.said}) to {job.dtype}", log)
         for path in side_files(folder):
             if path.name not in ("config.json", *SAID_ELSEWHERE):
-                (staged / path.name).write_bytes(path.read_bytes())
+                shutil.copyfile(path, staged / path.name)
         atomic.write_json(staged / "config.json", without_quantization(config))
         atomic.publish(staged, final)
     return final.resolve()

@@ -26,6 +26,14 @@ def read_json(path: Path) -> Any:
         raise StageError(f"{path} cannot be read: {error}", hint=f"delete {path} and run again") from error
 
 
+def read_kept(path: Path) -> Any:
+    """What a file of the cache holds; None where there is none, or a damaged one: what is kept can be asked again."""
+    try:
+        return read_json(path) if path.is_file() else None
+    except StageError:
+        return None
+
+
 def read_input(path: Path) -> str:
     """Text of a file that the user named: UTF-8, with or without a byte order mark. Raises InputError otherwise."""
     try:

@@ -79,8 +79,8 @@ class Worker(Generic[J, R]):
 
     def _known(self, kept: Path) -> R | None:
         try:
-            return self.result.model_validate(atomic.read_json(kept)) if kept.is_file() else None
-        except (StageError, ValidationError):
+            return self.result.model_validate(atomic.read_kept(kept))
+        except ValidationError:  # of another version too, and None
             return None
 
     def main(self, work: Callable[[J], R]) -> int:

@@ -129,10 +129,10 @@ def inexact_here(plan: Plan, vllm: Path) -> str | None:
 def _answer(vllm: Path, script: Path, words: list[str], what: str) -> Any:
     """The JSON object that a script printed in vLLM's environment, asked once for each vLLM."""
     kept = _kept(vllm, script, words)
-    if kept.is_file():
-        return atomic.read_json(kept)
+    if known := atomic.read_kept(kept):
+        return known
     with locks.turn(kept):
-        return atomic.read_json(kept) if kept.is_file() else _asked(kept, vllm, script, words, what)
+        return atomic.read_kept(kept) or _asked(kept, vllm, script, words, what)
 
 
 def _asked(kept: Path, vllm: Path, script: Path, words: list[str], what: str) -> Any:

@@ -101,16 +101,16 @@ def _base(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def _models(address: Address) -> tuple[str, dict[str, Json]]:
-    """Where the server is after redirects, and what it says of each model by its name."""
+def _models(address: Address, moves: int = 3) -> tuple[str, dict[str, Json]]:
+    """Where the server is after at most `moves` redirects, and what it says of each model by its name."""
     asked = f"{_base(address.url)}/v1/models"
     try:
         answer = client.fetched(asked, timeout=_LIST_S, key=address.key)
         url = _moved(address, asked, answer.url)
         models = {str(model["id"]): model for model in answer.json()["data"]}
     except BadStatus as error:
-        if error.code == 401 and (moved := _moved(address, asked, error.url)) != _base(address.url):
-            return _models(replace(address, url=moved))  # another port of the host did not get the key
+        if error.code == 401 and moves and (moved := _moved(address, asked, error.url)) != _base(address.url):
+            return _models(replace(address, url=moved), moves - 1)  # another port of the host did not get the key
         _refused(address, asked, error, [])
     except (LookupError, TypeError) as error:
         raise _no_server(address, "its answer at /v1/models is no list of models") from error

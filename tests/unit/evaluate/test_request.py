@@ -113,3 +113,14 @@ def test_two_evaluations_at_once_on_a_fresh_cache_ask_once(tmp_path: Path) -> No
     said = both[0].stderr + both[1].stderr
     assert [(run.returncode, run.stdout) for run in both] == [(0, "1\n")] * 2, said
     assert said.count("… checking the tasks of smoke") == said.count("… waiting for another run") == 1
+
+
+def test_kept_tasks_that_are_damaged_are_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "slow_worker.py").write_text(WORKER)
+    paths = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    alone = os.environ | {"QUANTPRESS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": paths}
+    for damage in ("", '{"schema_version"', '{"schema_version": 2, "tasks": []}'):
+        for kept in (tmp_path / "cache" / "tasks").glob("*.json"):
+            kept.write_text(damage)
+        done = subprocess.run([sys.executable, "-c", ASK], env=alone, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

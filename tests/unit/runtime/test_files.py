@@ -79,3 +79,11 @@ def test_a_target_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_name_is_one_safe_path_component(name: str) -> None:
     assert "/" not in slug(name)
     assert slug(name) not in ("", ".", "..")
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "nothing"])
+def test_what_is_kept_and_damaged_is_nothing(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    if content is not None:
+        path.write_text(content)
+    assert atomic.read_kept(path) is None
