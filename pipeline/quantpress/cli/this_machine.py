@@ -11,7 +11,7 @@ from quantpress.cli import installation
 from quantpress.cli.installation import Problem
 from quantpress.errors import CapabilityError
 from quantpress.plan import hardware
-from quantpress.runtime import cpu, disk, environment
+from quantpress.runtime import cpu, disk, environment, free_memory
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.probes import asking
@@ -72,7 +72,7 @@ def facts(named_vllm: str | None) -> Facts:
     target, serves = _served_here(problems)
     vllm = _vllm(named_vllm, problems)
     places = [_place(folder, problems) for folder in (Path.cwd(), cache_folder().absolute())]
-    available = _available_memory()
+    available = free_memory.available()
     if not environment.gpus() and available < _MEMORY_GIB * memory.GIB:
         what = f"{available / 1e9:.1f} GB of memory are free; two servers side by side need {_MEMORY_GIB:.1f} GiB"
         problems.append(Problem(what=what, command="end other programs, or take a larger machine", blocks=True))
@@ -149,23 +149,6 @@ def _place(folder: Path, problems: list[Problem]) -> Place:
             Problem(what=what, command="free some space; quantpress gc removes what killed runs left", blocks=True)
         )
     return Place(folder=str(folder), free_gb=round(free, 1))
-
-
-def _available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes: what the kernel has to give, or what is left of the control group's limit (containers).
-
-    What the group counts of files that were read lately is given up where memory is asked for.
-    """
-    import psutil  # 30 ms
-
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        counted = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):  # no such group, or "max"
-        return available
-    return min(available, max(0, limit - used + int(counted.get("inactive_file", 0))))
 
 
 def text(found: Facts) -> str:

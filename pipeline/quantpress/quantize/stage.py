@@ -19,7 +19,7 @@ from quantpress.plan.preflight import too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
 from quantpress.quantize.workers import CHATS, ONESHOT, ChatsJob, OneshotJob, recipe_job
-from quantpress.runtime import atomic, console, digests, disk, environment, locks
+from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks
 from quantpress.runtime.cache import cache_folder, digest_cache
 
 # The distributions whose versions decide a checkpoint's bytes.
@@ -108,6 +108,7 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     if existing:
         return existing
     check_data(plan, model)
+    free_memory.require_for_model(plan.weight_bytes)
     disk.require_space(out, int(plan.weight_bytes * 1.5))
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"

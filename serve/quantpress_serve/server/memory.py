@@ -8,7 +8,7 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, shown
 from quantpress.plan import sizes
-from quantpress.runtime import console
+from quantpress.runtime import console, free_memory
 from quantpress_serve.workload.workload import Workload
 
 GIB = 2**30
@@ -48,9 +48,7 @@ def _needed(config: dict[str, Any], workload: Workload) -> int:
 
 
 def _room(weight_bytes: int, sides: int) -> float:
-    import psutil  # 30 ms
-
-    return float(psutil.virtual_memory().available - weight_bytes - sides * PER_SERVER) / sides / GIB
+    return float(free_memory.available() - weight_bytes - sides * PER_SERVER) / sides / GIB
 
 
 def kv_space_alone(weight_bytes: int) -> int:

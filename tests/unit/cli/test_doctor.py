@@ -11,7 +11,7 @@ import pytest
 
 from quantpress.cli import installation, this_machine
 from quantpress.errors import CapabilityError
-from quantpress.runtime import environment
+from quantpress.runtime import environment, free_memory
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,7 +28,7 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     executable.chmod(0o755)
     monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(environment, "gpus", list)
-    monkeypatch.setattr(this_machine, "_available_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(free_memory, "available", lambda: 64 * 2**30)
     monkeypatch.setattr(this_machine, "_DISK_GB", 0.0)
     monkeypatch.setattr(this_machine.asking, "schemes", lambda vllm: {})
     return executable
@@ -89,7 +89,7 @@ def test_a_vllm_that_cannot_be_loaded_blocks(sound: Path, monkeypatch: pytest.Mo
 
 
 def test_too_little_memory_and_disk_block(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(this_machine, "_available_memory", lambda: 2**30)
+    monkeypatch.setattr(free_memory, "available", lambda: 2**30)
     monkeypatch.setattr(this_machine, "_DISK_GB", 1e9)
     said = [problem.what for problem in this_machine.facts(str(sound)).problems if problem.blocks]
     assert any("two servers side by side need" in what for what in said)
@@ -136,6 +136,6 @@ def test_files_that_were_read_lately_leave_the_memory_of_a_container_free(tmp_pa
     (tmp_path / "memory.max").write_text(f"{2**20}\n")
     (tmp_path / "memory.current").write_text(f"{2**20}\n")
     (tmp_path / "memory.stat").write_text(f"anon {2**18}\ninactive_file {2**19}\n")
-    assert this_machine._available_memory(tmp_path) == 2**19
+    assert free_memory.available(tmp_path) == 2**19
     (tmp_path / "memory.max").write_text("max\n")
-    assert this_machine._available_memory(tmp_path) > 2**20
+    assert free_memory.available(tmp_path) > 2**20

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quantpress.errors import InputError, QuantpressError, StageError
+from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model, find_model
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import stage
 from quantpress.quantize.workers import OneshotJob, OneshotResult, recipe_job
 from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import worker
+from quantpress.runtime import free_memory, worker
 
 
 @pytest.fixture
@@ -87,3 +88,16 @@ def test_every_warning_reaches_the_screen_and_the_manifest(
     assert [text.startswith(start) for text, start in zip(manifest.warnings, starts, strict=True)] == [True] * 3
     shown = " ".join(capsys.readouterr().err.split())
     assert all(f"warning: {start}" in shown for start in starts)
+
+
+def test_a_model_larger_than_the_memory_is_said_before_the_start(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = find_model(str(make_model()))
+    data = {"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]}
+    made = replace(plan_of(Recipe.model_validate(data), model), weight_bytes=140_000_000_000)
+    monkeypatch.setattr(free_memory, "available", lambda: 21_400_000_000)
+    with pytest.raises(CapabilityError, match=r"140.0 GB of weights.*141.4 GB are needed, 21.4 GB are free") as caught:
+        stage.quantize(made, model, tmp_path / "out")
+    assert "up to 10.0 billion parameters in 16 bits fit here" in str(caught.value.hint)
+    assert not list((tmp_path / "out").glob("*/*"))
