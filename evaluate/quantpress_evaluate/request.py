@@ -62,7 +62,7 @@ class Request:
                 hint="name another --suite, or set chat_template: false in it",
             )
         if self.suite.chat_template:
-            _try_template(self.suite.name, model)
+            _try_template(self.suite.name, model, examples=any(task.num_fewshot != 0 for task in self.tasks))
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
@@ -110,9 +110,10 @@ def _has_chat_template(folder: Path) -> bool:
     return any(isinstance(one, dict) and one.get("chat_template") for one in told)
 
 
-def _try_template(suite: str, model: Model) -> None:
+def _try_template(suite: str, model: Model, examples: bool) -> None:
     """Questions with examples are put as turns, and without a system message."""
-    turns = [{"role": role, "content": "A text."} for role in ("user", "assistant", "user")]
+    roles = ("user", "assistant", "user") if examples else ("user",)
+    turns = [{"role": role, "content": "A text."} for role in roles]
     questions = cache_folder() / "chats" / "questions.jsonl"
     atomic.write_text(questions, json.dumps({"messages": turns}) + "\n")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+# `make test` runs this: what it tells the makes that it starts is not for ours.
+ALONE = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 ODD = {
     "RECIPE": "my recipes/it's 4 bits.yaml",
     "MODEL": '/models/a "b" (c) $d `e`',
@@ -23,7 +26,8 @@ ODD = {
 def test_every_target_hands_on_names_as_they_are(target: str, from_environment: bool) -> None:
     given = [f"{name}={value}" for name, value in ODD.items()]
     command = ["env", *given, "make"] if from_environment else ["make", *given]
-    done = subprocess.run([*command, "-n", "VLLM=vllm", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    command += ["-n", "VLLM=vllm", target]
+    done = subprocess.run(command, cwd=ROOT, env=ALONE, capture_output=True, text=True, check=True)
     words = shlex.split(done.stdout.splitlines()[-1])
     assert words[:2] == [".venv/bin/quantpress", target]
     assert words[words.index("--model") + 1] == ODD["MODEL"]
@@ -38,5 +42,5 @@ def test_every_target_hands_on_names_as_they_are(target: str, from_environment: 
 
 def test_a_python_with_a_space_in_its_path_is_called() -> None:
     command = ["make", "-n", "PYTHON=/my tools/python3.11", "locks"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=ALONE, capture_output=True, text=True, check=True)
     assert shlex.split(done.stdout.splitlines()[-1])[:2] == ["/my tools/python3.11", "scripts/make_locks.py"]
