@@ -195,7 +195,7 @@ def test_widths_that_do_not_divide(name: str, odd_checkpoints: Made) -> None:
 
 def test_widths_that_a_scheme_cannot_divide_are_refused(odd_widths: Path) -> None:
     source = find_model(str(odd_widths))
-    with pytest.raises(InputError, match="group_size 128 does not divide the 352 input features"):
+    with pytest.raises(InputError, match="group_size 128 does not divide the 192 input features"):
         plan_of(load_recipe("w4afp8"), source)
 
 
