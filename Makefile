@@ -91,7 +91,7 @@ demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=..
 
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint
-	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest tests/e2e)
+	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest -n 2 --dist loadfile tests/e2e)
 
 coverage: .venv/.complete-dev ## which lines of the packages the fast tests run (not those in processes of their own)
 	@.venv/bin/python -m coverage run -m pytest -q tests/unit $(PYTEST_ARGS)

@@ -1,5 +1,7 @@
 """What is planned on each kind of CPU, by a faked list of its features."""
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,8 +113,15 @@ def test_settings_of_torch_and_onednn_are_limits(monkeypatch: pytest.MonkeyPatch
     cpu._of_this_machine.cache_clear()
 
 
+_FOLDERS = tempfile.TemporaryDirectory()
+
+
 def _model(dtype: str = "bfloat16") -> Model:
-    return Model("m", Path("nowhere"), "m", CONFIG | {"dtype": dtype})
+    """A model of which only the config is there."""
+    folder, config = Path(_FOLDERS.name, dtype), CONFIG | {"dtype": dtype}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return Model("m", folder, "m", config)
 
 
 QUIET = Console(quiet=True)
