@@ -25,6 +25,17 @@ SERVED = next(
 )
 
 
+# A language model that is made in a moment, with the embedded model's tokenizer.
+SMALL: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
 def planned_from(recipe: Recipe, config: dict[str, Any]) -> Plan:
     """The plan for a model of which only the config is known."""
     with tempfile.TemporaryDirectory() as folder:

@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Run
+from support import SMALL
 
 from quantpress.model import headers
 
 pytestmark = pytest.mark.e2e
-TEXT: dict[str, Any] = {
-    "vocab_size": 49152,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
+TEXT = SMALL | {"pad_token_id": 0}
 
 
 def _image_text(folder: Path) -> None:

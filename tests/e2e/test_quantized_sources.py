@@ -8,17 +8,10 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from support import SMALL
 
 pytestmark = pytest.mark.e2e
-SMALL: dict[str, Any] = {
-    "vocab_size": 49152,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
+TIED = SMALL | {"tie_word_embeddings": True}
 SETTINGS = ("calibration.samples=2", "calibration.max_sequence_length=64", "calibration.all_experts=false")
 
 
@@ -29,7 +22,7 @@ def _mixture_that_overflows(folder: Path, tokenizer: Path) -> None:
 
     torch.manual_seed(0)
     experts = {"num_experts": 4, "moe_intermediate_size": 64, "num_experts_per_tok": 2, "mlp_only_layers": [1]}
-    config = AutoConfig.for_model("qwen3_moe", **SMALL, **experts, head_dim=16)
+    config = AutoConfig.for_model("qwen3_moe", **TIED, **experts, head_dim=16)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     with torch.no_grad():
         for part in ("up_proj", "gate_proj"):

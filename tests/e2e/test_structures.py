@@ -13,7 +13,7 @@ from quantpress.errors import InputError
 from quantpress.model import headers, layers
 from quantpress.model.patterns import selected
 from quantpress.model.source import Model, find_model, read_config
-from quantpress.model.structure import StructureJob, structure_of, tensors_of
+from quantpress.model.structure import StructureJob, described_tensors, structure_of
 from quantpress.plan.resolve import plan_of
 
 pytestmark = pytest.mark.e2e
@@ -55,7 +55,7 @@ def test_a_config_alone_tells_the_tensors_of_the_checkpoint(family: str, tmp_pat
     real = headers.read_folder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "aside")
     bare = structure_worker.structure(StructureJob(folder=str(tmp_path)))
-    found = tensors_of(tmp_path, read_config(tmp_path), bare)
+    found = described_tensors(read_config(tmp_path), bare)
     assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in real.items()}
     assert sum(tensor.nbytes for tensor in found.values()) == sum(tensor.nbytes for tensor in real.values())
     assert bare.linears == with_weights.linears
@@ -78,7 +78,7 @@ def test_tensors_under_names_of_before_are_known(tmp_path: Path) -> None:
         for name, tensor in now.items()
     }
     save_file({name: tensor.clone() for name, tensor in before.items()}, path, metadata={"format": "pt"})
-    found = structure_of(tmp_path, read_config(tmp_path))
+    found = structure_of(tmp_path, read_config(tmp_path), headers.read_if_any(tmp_path))
     assert found.not_loaded == []
     assert found.tensors.keys() == before.keys()
     stored = {f"{linear.stored}.weight" for linear in found.linears.values()}

@@ -17,7 +17,7 @@ import pytest
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact, Manifest, artifact_of
 from quantpress.errors import QuantpressError
-from quantpress.model import source, structure
+from quantpress.model import headers, source, structure
 from quantpress.model.source import Model
 from quantpress.package import build
 from quantpress.runtime import atomic
@@ -60,7 +60,7 @@ def quantpress(quantpress: Run, structures: Path, tmp_path: Path) -> Run:
             path = tmp_path / folder
             if before == "--model" and (path / "config.json").is_file():
                 with contextlib.suppress(QuantpressError, ValueError, OSError):
-                    structure.structure_of(path, source.read_config(path))
+                    structure.structure_of(path, source.read_config(path), headers.read_if_any(path))
         return quantpress(*arguments, **options)
 
     return run

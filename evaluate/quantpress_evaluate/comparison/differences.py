@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantpress.artifact.accuracy import Difference
+from quantpress.errors import listed
 from quantpress_evaluate.comparison.asked import NOTHING, Asked
 from quantpress_evaluate.comparison.samples import Sample, Samples, common, has_choices, is_same_document
 
@@ -174,15 +175,10 @@ def in_words(differences: list[Difference], most: int = 8) -> list[str]:
         where = f" ({item.documents} documents)" if item.documents else ""
         text = f"{item.what}{where}: {item.baseline} in the baseline, {item.candidate} in the candidate"
         alike.setdefault(text, []).append(item.task)
-    lines = [f"{listed(tasks)}: {text}" for text, tasks in alike.items()]
+    lines = [f"{listed(tasks, 5)}: {text}" for text, tasks in alike.items()]
     return first_of(lines, most)
 
 
 def first_of(lines: list[str], most: int = 10) -> list[str]:
     """The first ones of many lines, and how many more there are."""
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
-
-
-def listed(names: list[str], most: int = 5) -> str:
-    """Names in a row, the first ones of many."""
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"

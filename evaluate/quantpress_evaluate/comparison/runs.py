@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.errors import InputError
+from quantpress.errors import InputError, listed
 from quantpress_evaluate.comparison import asked, differences, logged
 from quantpress_evaluate.comparison.asked import NOTHING, Results
-from quantpress_evaluate.comparison.differences import Logged, first_of, listed
+from quantpress_evaluate.comparison.differences import Logged, first_of
 from quantpress_evaluate.comparison.samples import Samples, common_filter, filtered
 
 # samples_boolq.jsonl.gz is ours, samples_boolq_2026-01-31T12-00-00.123456.jsonl lm-eval's own.
@@ -113,7 +113,7 @@ def _require_one_model(path: Path, files: list[_File]) -> None:
     if len(models) == 1:
         return
     there = [
-        f"{own[0].shown_model}: {listed([file.task for file in own])} in {own[0].path.parent}"
+        f"{own[0].shown_model}: {listed([file.task for file in own], 5)} in {own[0].path.parent}"
         for own in models.values()
     ]
     lines = first_of(there)

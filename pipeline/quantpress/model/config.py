@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+_DTYPES = ("bfloat16", "float16", "float32")
 Config = dict[str, Any]  # of others: its names and types are what each family of models makes them
 
 
@@ -23,3 +24,9 @@ def number_in(config: Config, key: str) -> int:
     """A count in the config; 0 where it is missing or no number."""
     value = config.get(key)
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def dtype_of(config: Config) -> str:
+    """The type that the config names for the model's numbers: bfloat16 where it names none that we know."""
+    named = [part.get(key) for part in (config, text_config(config)) for key in ("dtype", "torch_dtype")]
+    return next((str(name) for name in named if name in _DTYPES), _DTYPES[0])

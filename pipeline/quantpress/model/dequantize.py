@@ -9,13 +9,12 @@ from typing import Any
 
 from quantpress.errors import slug
 from quantpress.model import headers
-from quantpress.model.config import Config, text_config
+from quantpress.model.config import Config, dtype_of
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
 from quantpress.runtime import atomic, disk, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.worker import Job, Result, Worker
 
-DTYPES = ("bfloat16", "float16", "float32")
 # Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".lock")
 
@@ -75,12 +74,6 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
 def _numbers(tensor: headers.Tensor) -> int:
     """How many weights a tensor may hold: a byte holds two of 4 bits, and 32 bits eight of them."""
     return prod(tensor.shape) * {"I32": 8, "U8": 2}.get(tensor.dtype, 1)
-
-
-def dtype_of(config: Config) -> str:
-    """The type that the config names for the model's numbers."""
-    named = [part.get(key) for part in (config, text_config(config)) for key in ("dtype", "torch_dtype")]
-    return next((str(name) for name in named if name in DTYPES), DTYPES[0])
 
 
 def without_quantization(config: Config) -> Config:

@@ -87,6 +87,11 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_if_any(folder: Path) -> dict[str, Tensor]:
+    """The same; none for a folder that holds no weights (yet): of many models a config.json is there first."""
+    return read_folder(folder) if any(folder.glob("*.safetensors")) else {}
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that transformers loads: those of the index, else model.safetensors, else all there are.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from quantpress.model.structure import Asked, Rescalings, Structure
 
-_EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
+EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.(?P<number>\d+)\.(?P<projection>\w+)$")
 
 Shape = tuple[int, int]
 
@@ -67,5 +67,5 @@ def without_experts(structure: Layers, left: int) -> Layers:
 
 def expert_number(tensor: str) -> int:
     """The number of the expert that a tensor belongs to; -1 for what belongs to none."""
-    match = _EXPERT.match(tensor.rpartition(".")[0])
+    match = EXPERT.match(tensor.rpartition(".")[0])
     return int(match["number"]) if match else -1

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpress.errors import InputError
-from quantpress.model import headers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 
@@ -77,9 +76,9 @@ def already_quantized(folder: Path, found: Quantization) -> InputError:
     )
 
 
-def quantization(folder: Path, config: Config, tensors: dict[str, Tensor] | None = None) -> Quantization | None:
+def quantization(folder: Path, config: Config, tensors: dict[str, Tensor]) -> Quantization | None:
     """How the model is quantized already, by all places that say so; None for one that is not."""
-    return _said(folder, config, tensors or {}) or seen(tensors or {})
+    return _said(folder, config, tensors) or seen(tensors)
 
 
 def _said(folder: Path, config: Config, tensors: dict[str, Tensor]) -> Quantization | None:
@@ -156,8 +155,3 @@ def _seen_method(name: str, tensors: dict[str, Tensor]) -> Method | None:
     narrow = {tensor.dtype for tensor in tensors.values() if tensor.dtype in _NARROW and len(tensor.shape) >= 2}
     scaled = any(other.endswith(("_scale_inv", ".weight_scale")) for other in tensors)
     return "fp8" if scaled and narrow and narrow <= {"F8_E4M3", "F8_E5M2", "F8_E8M0"} else None
-
-
-def stored_tensors(folder: Path) -> dict[str, Tensor] | None:
-    """The headers of the folder's weights; None for one that holds no weights (yet)."""
-    return headers.read_folder(folder) if list(folder.glob("*.safetensors")) else None

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
-from quantpress.model.config import Config
-from quantpress.model.dequantize import dequantized, dtype_of
+from quantpress.model.config import Config, dtype_of
+from quantpress.model.dequantize import dequantized
 from quantpress.model.soundness import (
     ADAPTER,
     Quantization,
     already_quantized,
     quantization,
     require_whole,
-    stored_tensors,
 )
 from quantpress.runtime import atomic, console, digests, disk, locks
 from quantpress.runtime.cache import cache_folder, digest_cache
@@ -293,7 +292,7 @@ def described_model(source: str, dequantize: bool = False) -> Model:
         return find_model(source)
     config = read_config(folder)
     require_whole(folder)
-    if found := quantization(folder, config, stored_tensors(folder)):
+    if found := quantization(folder, config, headers.read_if_any(folder)):
         raise already_quantized(folder, found)
     return Model(slug(name), folder, source, config)
 

@@ -13,8 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from quantpress.model import headers
-from quantpress.model.config import Config, text_config
+from quantpress.model.config import Config, dtype_of
 from quantpress.model.headers import Tensor
 from quantpress.runtime import digests, environment
 from quantpress.runtime.cache import cache_folder
@@ -109,35 +108,31 @@ _ANSWER = 3  # raise this when the worker answers otherwise
 
 
 def structure_of(
-    folder: Path, config: Config, trust_remote_code: bool = False, rescalings: Sequence[Asked] = ()
+    folder: Path,
+    config: Config,
+    files: dict[str, Tensor],
+    trust_remote_code: bool = False,
+    rescalings: Sequence[Asked] = (),
 ) -> Structure:
-    """The structure of the model in this folder, of which a config.json is enough. Takes seconds the first time.
+    """The structure of the model in this folder, with these tensors in its files: none where a config.json is all
+    that is there. Takes seconds the first time.
 
     Raises InputError for a model that transformers does not know, cannot build, or whose weights are not what its
     config describes; what Worker.run raises otherwise.
     """
     code = digests.sha256_files(sorted(folder.glob("*.py"))) if trust_remote_code else {}
-    shapes = [(name, tensor.shape) for name, tensor in files_of(folder).items()]
+    shapes = sorted((name, tensor.shape) for name, tensor in files.items())
     own = [one for one in rescalings if one.mappings is not None]
     known = [config, sorted(code.values()), environment.versions(_LIBRARIES), trust_remote_code, _ANSWER]
-    digest = digests.sha256_json([*known, sorted(shapes), [one.dump() for one in own]])
+    digest = digests.sha256_json([*known, shapes, [one.dump() for one in own]])
     kept = cache_folder() / "structures" / f"{digest[:16]}.json"
     job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code, rescalings=own)
     return STRUCTURE.answer(kept, job, f"asking transformers what a {config.get('model_type')} is made of")
 
 
-def files_of(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the folder's weights by name; none where it holds no more than a config.json."""
-    return headers.read_folder(folder) if any(folder.glob("*.safetensors")) else {}
-
-
-def tensors_of(folder: Path, config: Config, structure: Structure) -> dict[str, Tensor]:
-    """The model's tensors by name: from the weights' headers, or as its config describes them where there are none."""
-    if files := files_of(folder):
-        return files
-    text = text_config(config)
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype"))
-    name, size = _DTYPES.get(dtype, _DTYPES["bfloat16"])
+def described_tensors(config: Config, structure: Structure) -> dict[str, Tensor]:
+    """The tensors that the files of a model with this config will hold, by name."""
+    name, size = _DTYPES[dtype_of(config)]
     return {tensor: Tensor(name, tuple(shape), size * math.prod(shape)) for tensor, shape in structure.tensors.items()}
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
+from quantpress.model import headers
 from quantpress.model.headers import Tensor
 from quantpress.model.rescalings_worker import rescalings
-from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob, files_of
+from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob
 from quantpress.model.whole_model_worker import empty_model, keep_expert_names
 
 _DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64"}  # others are counted in, not computed with
@@ -21,7 +22,7 @@ def structure(job: StructureJob) -> Structure:
     """Raises InputError where transformers cannot build the model, or its weights are not what its config says."""
     import torch
 
-    files = files_of(Path(job.folder))
+    files = headers.read_if_any(Path(job.folder))
     with _without_numbers():
         model, missing = _built(job, files)
         belongs = _parameters_of(model, files)

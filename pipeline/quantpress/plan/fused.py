@@ -18,14 +18,13 @@ from pydantic import Field
 
 from quantpress.errors import InputError
 from quantpress.model.config import Config, text_config
-from quantpress.model.layers import Layers
+from quantpress.model.layers import EXPERT, Layers
 from quantpress.model.patterns import matching
 from quantpress.recipe.presets import Scheme
 from quantpress.runtime.records import Record
 
 TABLE = Path(__file__).with_name("fused.json")
 _BACKEND = "vllm.model_executor.models.transformers"
-_EXPERT = re.compile(r"^(?P<layer>.*)\.experts\.\d+\.(?P<projection>\w+)$")
 
 
 class Pack(Record):
@@ -160,7 +159,7 @@ def expert_sets(names: Iterable[str]) -> list[list[str]]:
     """The projections of all routed experts of a layer, which vLLM runs as one fused MoE layer."""
     experts: dict[str, list[str]] = {}
     for name in names:
-        if match := _EXPERT.match(name):
+        if match := EXPERT.match(name):
             experts.setdefault(match["layer"], []).append(name)
     return list(experts.values())
 
@@ -190,7 +189,7 @@ def expert_notes(schemes: dict[str, Scheme], structure: Layers, packing: Packing
     """Whether vLLM looks for quantized experts under other names than those that a checkpoint will have."""
     theirs = packing.experts or []
     for name in schemes:
-        if theirs and _EXPERT.match(name):
+        if theirs and EXPERT.match(name):
             stored = structure.stored_name(name)
             if not {_last(stored), _last(packing.vllm_name(stored))} & set(theirs):
                 return [
@@ -210,7 +209,7 @@ def left_alone(structure: Layers, packing: Packing) -> Layers:
 
 def _kept_in_16_bits(name: str, structure: Layers, packing: Packing) -> str | None:
     """The layer of vLLM's that takes this one and has no scales."""
-    if _EXPERT.match(name):
+    if EXPERT.match(name):
         return None
     theirs = packing.vllm_name(structure.stored_name(name))
     packed = [f"{parent}{one.into}" for one in packing.packed for part in one.of if (parent := _parent(theirs, part))]
@@ -226,7 +225,7 @@ def _last_two(name: str) -> str:
 
 
 def _listed(together: list[str]) -> str:
-    if _EXPERT.match(together[0]):
+    if EXPERT.match(together[0]):
         return f"the {len(together)} projections of the experts (re:.*experts)"
     parts = [_last(name) for name in together]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"

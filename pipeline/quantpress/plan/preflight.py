@@ -110,7 +110,8 @@ def _check_rescaling(
     modifier: Modifier, body: SmoothQuant | Awq, schemes: dict[str, Scheme], structure: Layers, config: Config
 ) -> list[str]:
     name = modifier.name
-    source = "the recipe's mappings" if body.mappings else f"llmcompressor's mappings for {_architecture(config)}"
+    kind = fused.architecture(config) or "an unknown architecture"
+    source = "the recipe's mappings" if body.mappings else f"llmcompressor's mappings for {kind}"
     answer = _answer(modifier, structure)
     if answer.refused:
         raise InputError(
@@ -137,11 +138,6 @@ def _answer(modifier: Modifier, structure: Layers) -> Rescalings:
     if known:
         return known[0]
     return structure.rescaling(Asked(algorithm=asked(modifier).algorithm))
-
-
-def _architecture(config: Config) -> str:
-    named = config.get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else "an unknown architecture"
 
 
 def _without_ignored(body: SmoothQuant, found: list[Rescaled], structure: Layers) -> list[Rescaled]:

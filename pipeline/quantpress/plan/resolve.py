@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from quantpress.errors import InputError
-from quantpress.model import layers
+from quantpress.model import headers, layers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
 from quantpress.model.patterns import matching, selected
 from quantpress.model.source import Model
-from quantpress.model.structure import structure_of, tensors_of
+from quantpress.model.structure import described_tensors, structure_of
 from quantpress.plan import fused, preflight, sizes
 from quantpress.plan.arithmetic import ComputeDtype
 from quantpress.plan.fused import Packing
@@ -72,8 +72,10 @@ class _Chosen:
 def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
     asked = [preflight.asked(modifier) for modifier in recipe.modifiers if preflight.rescales(modifier)]
-    structure = structure_of(model.path, model.config, model.trust_remote_code, asked)
-    return make_from(recipe, tensors_of(model.path, model.config, structure), model.config, layers.asked(structure))
+    files = headers.read_if_any(model.path)
+    structure = structure_of(model.path, model.config, files, model.trust_remote_code, asked)
+    tensors = files or described_tensors(model.config, structure)
+    return make_from(recipe, tensors, model.config, layers.asked(structure))
 
 
 def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, structure: Layers) -> Plan:

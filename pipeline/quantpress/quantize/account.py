@@ -93,8 +93,9 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
     """
     keep_side_files(model.path, checkpoint, model.trust_remote_code)
     _ignore_under_both_names(checkpoint, plan)
-    structure = structure_of(model.path, model.config, model.trust_remote_code)
-    found = where(headers.read_folder(model.path), headers.read_folder(checkpoint), structure, plan)
+    source = headers.read_folder(model.path)
+    structure = structure_of(model.path, model.config, source, model.trust_remote_code)
+    found = where(source, headers.read_folder(checkpoint), structure, plan)
     if lost := found["lost"]:
         raise StageError(
             f"{len(lost)} tensors of the model are in no file of the checkpoint: {', '.join(lost[:3])}",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from quantpress.errors import InputError, first_line, shown
+from quantpress.runtime.time_limit import time_limit
 
 Message = dict[str, Any]
 TEMPLATE_S = 10.0  # seconds that a chat template gets for one conversation; they take milliseconds
@@ -87,7 +85,7 @@ def rendered(messages: list[Message], tokenizer: Any, where: str) -> str:
     refusals = []
     for form in _forms(messages):
         try:
-            with _time_limit(TEMPLATE_S):
+            with time_limit(TEMPLATE_S):
                 text = _applied(form, tokenizer)
                 if _says_something(messages, form, text, tokenizer):
                     return text
@@ -157,22 +155,3 @@ def _refusal(refusals: list[Exception], messages: list[Message], where: str) -> 
         hint="change the conversation so that the template takes it (a text of `system` can begin the first text of "
         "`user`), or leave it out",
     )
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after so many seconds; without effect outside of the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _time_is_over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _time_is_over(*_: object) -> None:
-    raise TimeoutError

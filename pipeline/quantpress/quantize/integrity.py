@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from quantpress.errors import StageError
+from quantpress.errors import StageError, listed
 from quantpress.model import headers
-from quantpress.quantize.remarks import shortened
 
 # Where a float of 16 bits or 32 has its exponent: all ones there is infinity or no number.
 _EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
@@ -30,7 +29,7 @@ def check_scales(folder: Path) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} scales are at the limit of their type ({shortened([name for name, _ in found])}): what is "
+        f"{len(found)} scales are at the limit of their type ({listed([name for name, _ in found])}): what is "
         "larger is cut off, so these layers compute something else; look for weights and activations that overflow"
     ]
 

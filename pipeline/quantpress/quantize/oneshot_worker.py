@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
-from quantpress.errors import InputError, StageError
+from quantpress.errors import InputError, StageError, listed
 from quantpress.model.whole_model_worker import keep_expert_names, loaded_model
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data, remarks
@@ -80,7 +80,7 @@ def require_all_loaded(model: Any, missing: list[str]) -> None:
     if missing:
         raise InputError(
             f"{type(model).__name__} needs {len(missing)} tensors that the model's files do not hold: "
-            f"{remarks.shortened(missing)}",
+            f"{listed(missing)}",
             hint="fetch the model again; its config must be that of its weights, and experts that were dequantized one "
             "by one must be so in the model's own files",
         )
@@ -94,14 +94,13 @@ def require_finite(model: Any, layers: Collection[str]) -> list[str]:
     broken = [name for name, tensor in numbers if not torch.stack(tensor.aminmax()).isfinite().all()]
     if touched := [name for name in broken if name.rpartition(".")[0] in layers]:
         raise InputError(
-            f"{len(touched)} tensors of layers that are to be quantized hold NaN or infinity: "
-            f"{remarks.shortened(touched)}",
+            f"{len(touched)} tensors of layers that are to be quantized hold NaN or infinity: {listed(touched)}",
             hint="fetch the model again; if its publisher made it so, add these layers to `ignore`",
         )
     if not broken:
         return []
     return [
-        f"{len(broken)} tensors of the model hold NaN or infinity ({remarks.shortened(broken)}): they are kept as they "
+        f"{len(broken)} tensors of the model hold NaN or infinity ({listed(broken)}): they are kept as they "
         "are, and what the model answers may be nothing"
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantpress.artifact.manifest import Calibrated, ExpertTokens
-from quantpress.errors import StageError
+from quantpress.errors import StageError, listed
 from quantpress.recipe.modifiers import Awq, Gptq
 from quantpress.recipe.recipe import Recipe
 
@@ -84,8 +84,8 @@ def grouped(experts: Sequence[str]) -> str:
     for name in experts:
         match = _EXPERT.match(name)
         blocks.setdefault(match["block"] if match else name, []).append(match["number"] if match else "")
-    named = [f"{block}: {shortened(numbers, 8)}".removesuffix(": ") for block, numbers in blocks.items()]
-    return shortened(named, _SHOWN, "; ")
+    named = [f"{block}: {listed(numbers, 8)}".removesuffix(": ") for block, numbers in blocks.items()]
+    return listed(named, _SHOWN, "; ")
 
 
 # GPTQ tells of its failures once, at its end; AWQ of each, and at its end of the layers that it rescaled.
@@ -120,7 +120,7 @@ def of_fallbacks(recipe: Recipe, said: Sequence[str]) -> list[str]:
         limits = [body.fallback_limit for body in bodies if isinstance(body, Awq)]
         _require_calibrated("awq", len(skipped), layers, next(iter(limits), None))
         warnings.append(
-            f"AWQ did not rescale {len(skipped)} of {layers} places ({shortened(skipped)}): what follows gave NaN or "
+            f"AWQ did not rescale {len(skipped)} of {layers} places ({listed(skipped)}): what follows gave NaN or "
             "infinity on the calibration data, so layers there were rounded without it; look for activations that "
             "overflow"
         )
@@ -153,11 +153,5 @@ def of_llmcompressor(said: Sequence[str]) -> list[str]:
     for pattern, sentence in _SAID:
         whats = dict.fromkeys(match["what"] for message in said if (match := pattern.search(message)))
         if whats:
-            found.append(sentence.format(shortened(list(whats))))
+            found.append(sentence.format(listed(list(whats))))
     return found
-
-
-def shortened(names: Sequence[str], shown: int = _SHOWN, separator: str = ", ") -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return separator.join(names[:shown]) + more

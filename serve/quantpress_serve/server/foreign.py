@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from quantpress.artifact.throughput import ServerFacts
-from quantpress.errors import InputError
+from quantpress.errors import InputError, listed
 from quantpress.runtime import console
 from quantpress_serve.server import client
 from quantpress_serve.server.client import BadStatus, Json
@@ -151,21 +150,21 @@ def _chosen(address: Address, models: dict[str, Json]) -> str:
     if address.model is not None:
         if address.model not in models:
             raise InputError(
-                f"{address.url} serves no model {address.model!r}; it serves {_listed(models)}",
+                f"{address.url} serves no model {address.model!r}; it serves {_listed(list(models))}",
                 hint=f"name one of them with {address.options[1]}",
             )
         return address.model
     own = {name: model for name, model in models.items() if not model.get("parent")}  # the others are adapters
     if len({model.get("root") or name for name, model in own.items()}) > 1:
         raise InputError(
-            f"{address.url} serves several models: {_listed(own)}", hint=f"name one of them with {address.options[1]}"
+            f"{address.url} serves several models: {_listed(list(own))}",
+            hint=f"name one of them with {address.options[1]}",
         )
     return next(iter(own or models))
 
 
-def _listed(models: Sequence[str] | dict[str, Json]) -> str:
-    names = list(models)
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+def _listed(models: list[str]) -> str:
+    return listed(models, 20)
 
 
 def _require_context(address: Address, model: dict[str, Any], tokens: int) -> None:
@@ -261,7 +260,7 @@ def _refused(address: Address, url: str, error: BadStatus, models: list[str]) ->
         ) from error
     if models and _of_model(error, models):
         raise InputError(
-            f"{address.url} lists its model and then does not know it: {error}{said}; it lists {_listed(models)}",
+            f"{address.url} lists its model and then does not know it: {error}{said}; it lists {_listed(list(models))}",
             hint=f"name another of them with {name}",
         ) from error
     if error.code in (404, 405, 501):
