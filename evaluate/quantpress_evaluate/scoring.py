@@ -67,12 +67,17 @@ def score(subject: Subject, request: Request, reference: Path | None = None) -> 
     `reference`: the baseline's scores, by which a broken checkpoint is told. Raises StageError if it is broken, or a
     server or lm-eval fails.
     """
-    final = subject.scores_folder(request)
-    if subject.is_scored(request):
-        console.say(f"✓ {subject.role} on {request.suite.name}: scored before, nothing to do")
-        return Run.load(_score_file(final))
-    requests = subject.answers_file(request)
-    with locks.lock(requests), atomic.staging(final) as staged, ExitStack() as stack:
+    if not subject.is_scored(request):
+        with locks.turn(subject.answers_file(request)):
+            if not subject.is_scored(request):  # by another run meanwhile: recipes share their baseline
+                return _score(subject, request, reference)
+    console.say(f"✓ {subject.role} on {request.suite.name}: scored before, nothing to do")
+    return Run.load(_score_file(subject.scores_folder(request)))
+
+
+def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
+    final, requests = subject.scores_folder(request), subject.answers_file(request)
+    with atomic.staging(final) as staged, ExitStack() as stack:
         started = time.time()
         max_length = backend.context(subject.path, request.suite.max_length)
         by_vllm = request.backend == "vllm"

@@ -11,8 +11,8 @@ from quantpress.errors import slug
 from quantpress.model import headers
 from quantpress.model.config import Config, dtype_of
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
-from quantpress.runtime import atomic, disk, locks
-from quantpress.runtime.cache import cache_folder
+from quantpress.runtime import atomic, disk
+from quantpress.runtime.cache import cache_folder, made_once
 from quantpress.runtime.worker import Job, Result, Worker
 
 # Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
@@ -46,17 +46,15 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
     Everything else is copied. Raises StageError naming the tensors that cannot be dequantized, CapabilityError for
     lack of space.
     """
-    assert found.method is not None
+    method = found.method
+    assert method is not None
     final = cache_folder() / "models" / f"{slug(folder.name)}-{digest[:12]}-dequantized"
-    if (final / "config.json").is_file():
-        return final.resolve()
-    disk.require_space(final, 2 * sum(_numbers(tensor) for tensor in headers.read_folder(folder).values()))
-    with locks.turn(final), atomic.staging(final) as staged:
-        if (final / "config.json").is_file():  # by another run meanwhile
-            return final.resolve()
+
+    def dequantize(staged: Path) -> None:
+        disk.require_space(final, 2 * sum(_numbers(tensor) for tensor in headers.read_folder(folder).values()))
         job = DequantizeJob(
             model=folder.resolve(),
-            method=found.method,
+            method=method,
             quantization=found.details,
             dtype=dtype_of(config),
             output=staged.resolve(),
@@ -67,8 +65,8 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
             if path.name not in ("config.json", *SAID_ELSEWHERE):
                 shutil.copyfile(path, staged / path.name)
         atomic.write_json(staged / "config.json", without_quantization(config))
-        atomic.publish(staged, final)
-    return final.resolve()
+
+    return made_once(final, dequantize)
 
 
 def _numbers(tensor: headers.Tensor) -> int:

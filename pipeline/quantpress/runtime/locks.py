@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from quantpress.errors import StageError
 from quantpress.runtime import console
@@ -30,9 +31,7 @@ def lock(target: Path) -> Iterator[None]:
                 f"{target} is being written by process {owner}; one run at a time may write an artifact",
                 hint=f"wait until process {owner} ends, or write elsewhere with --out",
             ) from error
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        _sign(stream)
         yield
 
 
@@ -50,7 +49,14 @@ def turn(target: Path) -> Iterator[None]:
         except BlockingIOError:
             with console.step(f"waiting for another run that makes {target.name}"):
                 fcntl.flock(stream, fcntl.LOCK_EX)
+        _sign(stream)
         yield
+
+
+def _sign(stream: IO[str]) -> None:
+    stream.truncate(0)
+    stream.write(f"{os.getpid()}\n")
+    stream.flush()
 
 
 def lock_owner(target: Path) -> str | None:

@@ -12,6 +12,15 @@ from quantpress.errors import CapabilityError, StageError, slug
 from quantpress.runtime import atomic, digests, disk, locks
 
 
+def test_what_several_runs_want_at_once_is_made_once_and_the_others_wait(tmp_path: Path) -> None:
+    code = "import sys,time;from pathlib import Path;from quantpress.runtime.cache import made_once\n"
+    code += "def make(staged):\n  time.sleep(1);(staged/'made').write_text('');print('made')\n"
+    code += f"print((made_once(Path({str(tmp_path / 'model')!r}), make)/'made').is_file())"
+    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = sorted(run.communicate(timeout=60)[0].split() for run in runs)
+    assert said == [["True"], ["True"], ["made", "True"]]
+
+
 def test_publish_replaces_the_whole_directory(tmp_path: Path) -> None:
     final = tmp_path / "artifact"
     for content in ("old", "new"):
