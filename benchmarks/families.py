@@ -40,6 +40,7 @@ TEXT: dict[str, Any] = {
 PLAIN = {key: value for key, value in TEXT.items() if key != "head_dim"}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
 ROUTED = {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
+SIGMOID = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as published; vLLM asks the config
 LINEAR = {
     "num_hidden_layers": 4,
     "layer_types": ["linear_attention"] * 3 + ["full_attention"],
@@ -79,7 +80,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family("mistral", TEXT),
     "qwen2": Family("qwen2", PLAIN),
     "qwen3": Family("qwen3", TEXT),
-    "gemma2": Family("gemma2", {**TEXT, "query_pre_attn_scalar": 32}),
+    "gemma2": Family("gemma2", {**TEXT, "query_pre_attn_scalar": 32, "tie_word_embeddings": True}),
     "phi3": Family("phi3", PLAIN),
     "granite": Family("granite", PLAIN),
     "olmo2": Family("olmo2", PLAIN),
@@ -87,14 +88,16 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family("smollm3", PLAIN),
     "exaone4": Family("exaone4", PLAIN),
     "opt": Family("opt", {**PLAIN, "ffn_dim": 256, "word_embed_proj_dim": 128, "init_std": 0.1}),
-    "lfm2": Family("lfm2", {**PLAIN, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "lfm2": Family(
+        "lfm2", {**PLAIN, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "conv_dim": 128}
+    ),
     "mixtral": Family("mixtral", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": Family("qwen3_moe", {**TEXT, **EXPERTS, "num_experts": 4, "mlp_only_layers": []}),
     "gpt_oss": Family("gpt_oss", {**TEXT, **SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "glm4_moe": Family(
         "glm4_moe", {**TEXT, **ROUTED, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1}, speculative=True
     ),
-    "deepseek_v3": Family("deepseek_v3", {**PLAIN, **ROUTED, **LATENT, "num_key_value_heads": 4}),
+    "deepseek_v3": Family("deepseek_v3", {**PLAIN, **ROUTED, **LATENT, "num_key_value_heads": 4, **SIGMOID}),
     "granitemoehybrid": Family(
         "granitemoehybrid",
         {
