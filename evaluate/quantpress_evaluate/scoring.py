@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpress.artifact import own
 from quantpress.artifact.accuracy import Run
 from quantpress.errors import StageError
-from quantpress.runtime import atomic, console, digests, locks
+from quantpress.runtime import atomic, console, digests, locks, ownership
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.suite import ResolvedTask
@@ -77,6 +78,7 @@ def score(subject: Subject, request: Request, reference: Path | None = None) -> 
 
 def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
     final, requests = subject.scores_folder(request), subject.answers_file(request)
+    ownership.require_ours(final, own.score_strangers, f"move {final} away")
     with atomic.staging(final) as staged, ExitStack() as stack:
         started = time.time()
         max_length = backend.context(subject.path, request.suite.max_length)
@@ -114,7 +116,7 @@ def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
             command=lm_eval_command(job, final),
         )
         run.save(_score_file(staged))
-        atomic.publish(staged, final)
+        atomic.publish(staged, final, own.score_strangers)
     return run
 
 

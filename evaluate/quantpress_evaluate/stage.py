@@ -12,7 +12,7 @@ from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.errors import GateError, StageError
 from quantpress.model.source import Model
-from quantpress.runtime import console, digests, environment
+from quantpress.runtime import console, digests, environment, locks
 from quantpress_evaluate import scoring
 from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
@@ -48,8 +48,12 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     request, reason = request.for_recipe(artifact.finished().recipe)
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
-    if not request.extend:
-        return _look(artifact, model, request, Look())
+    # Nothing may tidy scores away before accuracy.json names them.
+    with locks.using(artifact.folder.parent):
+        return _looks(artifact, model, request) if request.extend else _look(artifact, model, request, Look())
+
+
+def _looks(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     limits = _limits(request)
     for number, limit in enumerate(limits, start=1):
         result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
@@ -174,7 +178,7 @@ def _require_alike(name: str, task: Scored, folders: list[Path]) -> None:
     if found:
         raise StageError(
             "\n       ".join(["the two were not scored alike:", *differences.in_words(found)]),
-            hint=f"delete {folders[0]} and {folders[1]}, and evaluate again",
+            hint=f"move {folders[0]} and {folders[1]} away, and evaluate again",
         )
 
 

@@ -26,7 +26,7 @@ def read_samples(folder: Path, task: str) -> Samples:
             return [json.loads(line) for line in stream]
     except (OSError, EOFError, ValueError) as error:
         raise StageError(
-            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"delete {folder} and evaluate again"
+            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"move {folder} away and evaluate again"
         ) from error
 
 

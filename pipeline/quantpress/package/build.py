@@ -17,7 +17,7 @@ from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import atomic, console, disk, locks
+from quantpress.runtime import atomic, console, disk, locks, ownership
 from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
@@ -85,8 +85,7 @@ class Package(Record):
 
 def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
-    if target.exists() and package_in(target) is None:
-        raise InputError(f"{target} exists and is not a package", hint="name another folder with --to")
+    ownership.require_ours(target, _strangers, "name another folder with --to, or move it away")
     if order.storage and "://" not in order.storage:
         raise InputError(
             f"--storage {order.storage!r} is not an address", hint="s3://..., hf://org/name, pvc://claim/path"
@@ -96,6 +95,12 @@ def require_possible(order: Order, target: Path) -> None:
     if order.sign_key:
         signing.check_key(order.sign_key)
     disk.require_writable(target, "name another folder with --to")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What is not ours in a folder that a package would replace: everything, where it is no package."""
+    mark = MANIFEST if is_package(folder) else ""
+    return ownership.strangers_beside(folder, mark, (signing.SIGNATURE,)) if mark else ownership.entries(folder)
 
 
 def folder_of(artifact: Artifact, order: Order) -> Path:
@@ -134,7 +139,7 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
         if order.sign_key:
             with console.step(f"signing {name}"):
                 signing.sign(staged, order.sign_key)
-        atomic.publish(staged, target)
+        atomic.publish(staged, target, _strangers)
     return about
 
 

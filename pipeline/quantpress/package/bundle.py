@@ -18,7 +18,7 @@ from quantpress.package import texts
 from quantpress.quantize import calibration_data
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, process
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record
@@ -61,8 +61,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
 
     Raises InputError if `target` is something else than a bundle, CapabilityError if something cannot be fetched.
     """
-    if target.exists() and not (target / "bundle.json").is_file():
-        raise InputError(f"{target} exists and is not a bundle", hint="name another folder with --to")
+    ownership.require_ours(target, _strangers, "name another folder with --to")
     if contents.wheels and not (_TREE / "Makefile").is_file():
         raise CapabilityError(
             "wheels are collected by the locks of the source tree, and this is an installed quantpress",
@@ -86,8 +85,12 @@ def bundle(contents: Contents, target: Path) -> Bundle:
             _add_wheels(staged)
         about = _manifest_of(contents, staged)
         atomic.write_json(staged / "bundle.json", about.dump())
-        atomic.publish(staged, target)
+        atomic.publish(staged, target, _strangers)
     return about
+
+
+def _strangers(folder: Path) -> list[str]:
+    return ownership.strangers_beside(folder, "bundle.json")
 
 
 def _manifest_of(contents: Contents, staged: Path) -> Bundle:

@@ -26,7 +26,7 @@ def test_publish_replaces_the_whole_directory(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with atomic.staging(final) as staged:
             (staged / f"{content}.txt").write_text(content)
-            atomic.publish(staged, final)
+            atomic.publish(staged, final, lambda _: [])
     assert [path.name for path in final.iterdir()] == ["new.txt"]
     assert list(tmp_path.iterdir()) == [final]
 
@@ -43,9 +43,9 @@ def test_an_interrupted_run_leaves_the_old_artifact_and_nothing_else(tmp_path: P
 
 
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / ".artifact.staging-99999").mkdir()
+    (tmp_path / ".artifact.staging-99999999").mkdir()
     with atomic.staging(tmp_path / "artifact"):
-        assert not (tmp_path / ".artifact.staging-99999").exists()
+        assert not (tmp_path / ".artifact.staging-99999999").exists()
 
 
 def test_a_second_run_is_told_who_holds_the_lock_and_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
