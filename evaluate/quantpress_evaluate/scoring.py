@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpress.artifact import own
@@ -26,13 +26,17 @@ from quantpress_serve.workload.workload import Engine
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored: the folder to load, what names its content, and the folder that keeps its scores."""
+    """What is scored: the folder to load, what names its content, and the folder that keeps its scores.
+
+    `seen` are the files as they were before the digest was taken: they must be the same when they were loaded.
+    """
 
     role: str
     path: Path
     digest: str
     keeps: Path
     trust_remote_code: bool
+    seen: digests.Seen = field(default_factory=dict)
 
     def key(self, request: Request) -> str:
         """What names its scores under a request."""
@@ -52,7 +56,7 @@ class Subject:
     @property
     def as_scored(self) -> Scored:
         """What the likelihoods of a fixed text are kept by, to be compared with an engine's."""
-        return Scored(self.path, self.digest, self.keeps, self.trust_remote_code)
+        return Scored(self.path, self.digest, self.keeps, self.trust_remote_code, self.seen)
 
     def is_scored(self, request: Request) -> bool:
         return _score_file(self.scores_folder(request)).is_file()
@@ -101,6 +105,7 @@ def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
         )
         scores = _scores(subject, request, job, up)
         stack.close()  # the server, which need not wait for what is written now
+        digests.require_unchanged(subject.seen)
         if scores.likelihoods:
             subject.as_scored.keep(request.compute_dtype, scores.likelihoods)
         run = Run(

@@ -21,6 +21,7 @@ from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Sourc
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.identity import Identity
+from quantpress.runtime.inside import inside
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Worker
 
@@ -120,7 +121,7 @@ def _add_model(model: Model, staged: Path) -> str:
     for path in sorted(model.path.rglob("*")):
         relative = path.relative_to(model.path)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            _copy(path, folder / relative)
+            _copy(inside(model.path, relative.as_posix()), folder / relative)
     return named
 
 
@@ -183,7 +184,7 @@ def _add_suite(path: Path, staged: Path) -> str:
                         f"task {task['task']}: {data} does not lie below the suite's folder, so it cannot be bundled",
                         hint="move the documents beside the suite",
                     )
-                _copy(path.parent / data, staged / "suites" / data)
+                _copy(inside(path.parent, data), staged / "suites" / data)
     return named
 
 

@@ -73,7 +73,8 @@ def try_template(chats: list[Path], model: Model) -> None:
     line of the first conversation that the template does not take.
     """
     of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
-    deciding = [digests.cached_sha256(paths, digest_cache()) for paths in (of_tokenizer, *([path] for path in chats))]
+    read = digests.cached_sha256([*of_tokenizer, *chats], digest_cache())
+    deciding = [{path.name: read[path] for path in of_tokenizer}, *({path.name: read[path]} for path in chats)]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
     kept = cache_folder() / "chats" / f"{digests.sha256_json([_CHATS, known])[:16]}.json"
     files = [path.resolve() for path in chats]
@@ -181,7 +182,8 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     )
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
-        result = ONESHOT.run(job, staged, title, log)
+        with digests.unchanged(job.deciding_files):
+            result = ONESHOT.run(job, staged, title, log)
     except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import hashlib
 import itertools
 import json
 import os
@@ -38,11 +39,29 @@ def read_json(path: Path) -> Any:
 
 
 def read_kept(path: Path) -> Any:
-    """What a file of the cache holds; None where there is none, or a damaged one: what is kept can be asked again."""
-    try:
-        return read_json(path) if path.is_file() else None
-    except StageError:
+    """What `write_kept` put into a file of the cache; None where there is none, or one that was damaged or edited.
+
+    That is said: what is kept can be asked again."""
+    if not path.is_file():
         return None
+    try:
+        found = read_json(path)
+    except StageError:
+        found = None
+    if not isinstance(found, dict) or found.get("sha256") != _checked(found.get("kept")):
+        console.say(f"  {path} is damaged, edited, or of another version: what it kept is found anew")
+        return None
+    return found["kept"]
+
+
+def write_kept(path: Path, value: Any) -> None:
+    """Keeps a JSON value in the cache, with a digest that tells whether it is still what was written."""
+    as_read = json.loads(json.dumps(value))
+    write_json(path, {"sha256": _checked(as_read), "kept": as_read})
+
+
+def _checked(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_input(path: Path) -> str:

@@ -61,6 +61,7 @@ def using(target: Path) -> Iterator[None]:
         if not _take(file, target, fcntl.F_RDLCK):
             with console.step(f"waiting for another run that tidies {target.name}"):
                 _take(file, target, fcntl.F_RDLCK, wait=True)
+        _sign(file)  # of several, the last one is named
         yield
 
 

@@ -166,7 +166,7 @@ def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     for content in ("[]", "null", "{", "3"):
         (tmp_path / "cache.json").write_text(content)
-        assert digests.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")["a"] == digests.sha256_file(
+        assert digests.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")[tmp_path / "a"] == digests.sha256_file(
             tmp_path / "a"
         )
 

@@ -67,10 +67,10 @@ def test_a_remembered_digest_follows_the_file(tmp_path: Path) -> None:
     path, cache = tmp_path / "x", tmp_path / "cache.json"
     path.write_text("one")
     first = digests.cached_sha256([path], cache)
-    assert digests.cached_sha256([path], cache) == first == {"x": digests.sha256_file(path)}
+    assert digests.cached_sha256([path], cache) == first == {path: digests.sha256_file(path)}
     path.write_text("two")
     os.utime(path, ns=(time.time_ns(), time.time_ns() + 1))
-    assert digests.cached_sha256([path], cache) == {"x": digests.sha256_file(path)} != first
+    assert digests.cached_sha256([path], cache) == {path: digests.sha256_file(path)} != first
 
 
 def test_too_little_space_is_said_before_work_starts(tmp_path: Path) -> None:
