@@ -68,7 +68,7 @@ class _Verified:
         if not self.shared:
             return said
         return (
-            f"{said}; {listed(self.shared)} are hard links, which a package and its checkpoint share: do not edit them"
+            f"{said}; {listed(self.shared)} are hard links that a package and its checkpoint share: do not edit"
         )
 
 

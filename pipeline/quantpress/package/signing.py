@@ -62,8 +62,8 @@ def sign(folder: Path, key: Path) -> None:
 
 
 def problems(folder: Path, public_key: Path, beside: Collection[str] = ()) -> list[str]:
-    """What is wrong with the signature; empty if the key's owner signed exactly the files of the folder, less those that
-    are known to lie `beside` them.
+    """What is wrong with the signature; empty if the key's owner signed exactly the files of the folder, less those
+    that are known to lie `beside` them.
 
     Raises InputError if there is no such key.
     """

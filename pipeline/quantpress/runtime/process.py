@@ -68,7 +68,7 @@ def guarded(
 
 
 def _wait_for_guard(process: subprocess.Popen[bytes], env: Mapping[str, str | None]) -> None:
-    """Until it has taken everything down; one that does not (stopped, say) is killed, and what it left is taken down."""
+    """Until it has taken everything down; one that does not (it may be stopped) is killed."""
     told = env.get("QUANTPRESS_GRACE_S")
     grace = float(told) if told else guard.GRACE_S
     try:

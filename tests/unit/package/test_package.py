@@ -82,8 +82,9 @@ def test_damage_is_named(case: str, pack: Pack, quantpress: Run) -> None:
 def test_what_the_hubs_client_adds_to_a_download_is_no_damage(pack: Pack) -> None:
     folder = pack()
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
-    (folder / ".cache" / "huggingface").mkdir(parents=True)
-    (folder / ".cache" / "huggingface" / "README.md.metadata").write_text("")
+    (folder / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / ".gitignore").write_text("*")
+    (folder / ".cache" / "huggingface" / "download" / "README.md.metadata").write_text("")
     assert build.verify(folder) == []
 
 
