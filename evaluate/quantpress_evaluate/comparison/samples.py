@@ -81,7 +81,7 @@ def pairs(task: str, baseline: Samples, candidate: Samples) -> Iterator[tuple[Sa
     if not len(both) == len(baseline) == len(candidate):
         raise StageError(
             f"{task}: baseline and candidate were scored on different documents",
-            hint="delete both score folders and evaluate again",
+            hint="move both score folders away and evaluate again",
         )
     yield from both
 

@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
     """Raises StageError if the file is not JSON: a file of ours that was cut short or edited."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StageError(
             f"{path} cannot be read: {error}", hint=f"restore {path}, or move it away and run again"
         ) from error

@@ -96,3 +96,50 @@ def test_what_is_kept_and_damaged_is_nothing(content: str | None, tmp_path: Path
     if content is not None:
         path.write_text(content)
     assert atomic.read_kept(path) is None
+
+
+def test_files_of_one_name_in_two_folders_have_a_digest_each(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "w.safetensors" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(str(path))
+    found = digests.cached_sha256(paths, tmp_path / "cache.json")
+    assert found == {path: digests.sha256_file(path) for path in paths}
+
+
+def test_equal_size_and_time_are_not_enough(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x", tmp_path / "cache.json"
+    path.write_text("one")
+    os.utime(path, ns=(10**18, 10**18))
+    digests.cached_sha256([path], cache)
+    path.write_text("two")
+    os.utime(path, ns=(10**18, 10**18))
+    assert digests.cached_sha256([path], cache) == {path: digests.sha256_file(path)}
+
+
+def test_an_edited_memory_of_digests_is_not_believed(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x", tmp_path / "cache.json"
+    path.write_text("one")
+    known = digests.cached_sha256([path], cache)[path]
+    cache.write_text(cache.read_text().replace(known, "0" * 64))
+    assert digests.cached_sha256([path], cache) == {path: known}
+
+
+@pytest.mark.parametrize("change", ["content", "another file", "gone", "content, with its old time"])
+def test_what_changed_while_in_use_is_not_what_was_loaded(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_text("one")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with pytest.raises(StageError, match="nobody knows what was loaded"), digests.unchanged([path]):
+        if change == "another file":
+            path.rename(tmp_path / "other")
+            path.write_text("one")
+        elif change == "gone":
+            path.unlink()
+        else:
+            path.write_text("two")
+        if change.endswith("time"):
+            os.utime(path, ns=times)
+    path.write_text("one")
+    with digests.unchanged([path]):
+        path.read_text()
