@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from quantpress.artifact.layer_errors import LayerErrors, layer_errors_file
 from quantpress.artifact.manifest import Artifact
-from quantpress.model.source import Model
+from quantpress.model.source import Model, deciding_files
 from quantpress.quantize.stage import DECISIVE
 from quantpress.report.facts.layer_errors import known, rotated
-from quantpress.runtime import atomic, environment, locks
+from quantpress.runtime import atomic, digests, environment, locks
 from quantpress_evaluate import workers
 
 
@@ -26,7 +26,8 @@ def measure(artifact: Artifact, model: Model) -> None:
     log.unlink(missing_ok=True)
     with locks.lock(artifact.folder), atomic.staging(artifact.folder / "layers") as staged:
         title = f"comparing {artifact.name} with the model, layer by layer"
-        measured = workers.LAYER_ERRORS.run(job, staged, title, log)
+        with digests.unchanged([*model.deciding_files(), *deciding_files(artifact.checkpoint)]):
+            measured = workers.LAYER_ERRORS.run(job, staged, title, log)
         LayerErrors(
             checkpoint_digest=record.digest,
             errors=measured.errors,

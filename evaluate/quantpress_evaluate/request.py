@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationError
+
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError, StageError
 from quantpress.model.source import Model
@@ -15,7 +17,7 @@ from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
-from quantpress.runtime.records import Stored
+from quantpress.runtime.records import Record
 from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
@@ -128,12 +130,14 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
         ) from error
 
 
-class KnownTasks(Stored):
+class KnownTasks(Record):
     """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
 
-    SCHEMA_VERSION = 2
+    tasks: list[ResolvedTask] = Field(min_length=1)
 
-    tasks: list[ResolvedTask]
+
+# Raise this when the shape of KnownTasks changes.
+_KNOWN_TASKS = 3
 
 
 def checked(request: Request) -> Request:
@@ -143,7 +147,7 @@ def checked(request: Request) -> Request:
     """
     asked = [task.dump() for task in request.tasks]
     # Of the environment too (sys.prefix): definitions name files that are installed in it.
-    decisive = [KnownTasks.SCHEMA_VERSION, asked, environment.versions(SCORING), STAGE, sys.prefix]
+    decisive = [_KNOWN_TASKS, asked, environment.versions(SCORING), STAGE, sys.prefix]
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
     tasks = _kept_tasks(kept)
@@ -151,7 +155,11 @@ def checked(request: Request) -> Request:
         with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
             if _kept_tasks(kept) is None:
                 _ask(request, kept, staged)
-        tasks = KnownTasks.load(kept).tasks
+        tasks = _kept_tasks(kept)
+    if tasks is None:
+        raise StageError(
+            f"{kept} could not be kept", hint="name a cache folder that can be written in QUANTPRESS_CACHE"
+        )
     known = replace(request, tasks=tasks)
     _require_gates_to_decide(known)
     return known
@@ -160,8 +168,8 @@ def checked(request: Request) -> Request:
 def _kept_tasks(kept: Path) -> list[ResolvedTask] | None:
     """None where nothing is kept yet, or a damaged file: lm-eval is asked again."""
     try:
-        return KnownTasks.load(kept).tasks or None if kept.is_file() else None
-    except StageError:
+        return KnownTasks.model_validate(atomic.read_kept(kept)).tasks
+    except ValidationError:  # None too
         return None
 
 
@@ -172,7 +180,7 @@ def _ask(request: Request, kept: Path, staged: Path) -> None:
     log.unlink(missing_ok=True)
     with without_log_of_wrong_input(log):
         result = workers.TASKS.run(job, staged, f"checking the tasks of {request.suite.name}", log)
-    KnownTasks(tasks=result.tasks).save(kept)
+    atomic.write_kept(kept, KnownTasks(tasks=result.tasks).dump())
     log.unlink(missing_ok=True)
 
 

@@ -6,12 +6,13 @@ import json
 import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from quantpress.artifact import own
 from quantpress.artifact.accuracy import Run
 from quantpress.errors import StageError
-from quantpress.runtime import atomic, console, digests, locks
+from quantpress.runtime import atomic, console, digests, locks, ownership
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.suite import ResolvedTask
@@ -25,13 +26,17 @@ from quantpress_serve.workload.workload import Engine
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored: the folder to load, what names its content, and the folder that keeps its scores."""
+    """What is scored: the folder to load, what names its content, and the folder that keeps its scores.
+
+    `seen` are the files as they were before the digest was taken: they must be the same when they were loaded.
+    """
 
     role: str
     path: Path
     digest: str
     keeps: Path
     trust_remote_code: bool
+    seen: digests.Seen = field(default_factory=dict)
 
     def key(self, request: Request) -> str:
         """What names its scores under a request."""
@@ -51,7 +56,7 @@ class Subject:
     @property
     def as_scored(self) -> Scored:
         """What the likelihoods of a fixed text are kept by, to be compared with an engine's."""
-        return Scored(self.path, self.digest, self.keeps, self.trust_remote_code)
+        return Scored(self.path, self.digest, self.keeps, self.trust_remote_code, self.seen)
 
     def is_scored(self, request: Request) -> bool:
         return _score_file(self.scores_folder(request)).is_file()
@@ -77,6 +82,7 @@ def score(subject: Subject, request: Request, reference: Path | None = None) -> 
 
 def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
     final, requests = subject.scores_folder(request), subject.answers_file(request)
+    ownership.require_ours(final, own.score_strangers, f"move {final} away")
     with atomic.staging(final) as staged, ExitStack() as stack:
         started = time.time()
         max_length = backend.context(subject.path, request.suite.max_length)
@@ -99,6 +105,7 @@ def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
         )
         scores = _scores(subject, request, job, up)
         stack.close()  # the server, which need not wait for what is written now
+        digests.require_unchanged(subject.seen)
         if scores.likelihoods:
             subject.as_scored.keep(request.compute_dtype, scores.likelihoods)
         run = Run(
@@ -114,7 +121,7 @@ def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
             command=lm_eval_command(job, final),
         )
         run.save(_score_file(staged))
-        atomic.publish(staged, final)
+        atomic.publish(staged, final, own.score_strangers)
     return run
 
 

@@ -11,8 +11,8 @@ from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.errors import GateError, StageError
-from quantpress.model.source import Model
-from quantpress.runtime import console, digests, environment
+from quantpress.model.source import Model, deciding_files
+from quantpress.runtime import console, digests, environment, locks
 from quantpress_evaluate import scoring
 from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
@@ -48,8 +48,12 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     request, reason = request.for_recipe(artifact.finished().recipe)
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
-    if not request.extend:
-        return _look(artifact, model, request, Look())
+    # Nothing may tidy scores away before accuracy.json names them, nor put another checkpoint there.
+    with locks.using(artifact.folder.parent), locks.using(artifact.folder):
+        return _looks(artifact, model, request) if request.extend else _look(artifact, model, request, Look())
+
+
+def _looks(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     limits = _limits(request)
     for number, limit in enumerate(limits, start=1):
         result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
@@ -70,13 +74,14 @@ def _limits(request: Request) -> list[int]:
 
 def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Accuracy:
     """One evaluation on the request's documents; figures that the same scores gave before are not computed again."""
+    checkpoint = digests.seen(deciding_files(artifact.checkpoint))
     results = results_of(artifact, Accuracy)
     known = results.known(request.suite.name)
     if known and look.number == 1:
         changed = manifest.differences(known.settings.dump(), request.settings().dump())
         if changed:
             console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
-    sides = _scored_sides(artifact, model, request, results.digest)
+    sides = _scored_sides(artifact, model, request, results.digest, checkpoint)
     key = _key(request, sides.runs)
     result = known if known and known.key == key else _computed(request, sides, key, results.digest)
     result = result.model_copy(update={"gates": _decided(request, sides.folders, look, result)})
@@ -101,13 +106,15 @@ class _Sides:
     folders: dict[str, Path]
 
 
-def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: str) -> _Sides:
+def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: str, checkpoint: digests.Seen) -> _Sides:
+    seen = digests.seen(model.deciding_files())
     base = Subject(
         role="baseline",
         path=model.path,
         digest=model.identity().digest,
         keeps=artifact.folder.parent / "baseline",
         trust_remote_code=model.trust_remote_code,
+        seen=seen,
     )
     own = Subject(
         role=artifact.name,
@@ -115,6 +122,7 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
         digest=digest,
         keeps=artifact.folder,
         trust_remote_code=model.trust_remote_code,
+        seen=checkpoint,
     )
     folders = {"baseline": base.scores_folder(request), "candidate": own.scores_folder(request)}
     runs = {"baseline": scoring.score(base, request)}
@@ -174,7 +182,7 @@ def _require_alike(name: str, task: Scored, folders: list[Path]) -> None:
     if found:
         raise StageError(
             "\n       ".join(["the two were not scored alike:", *differences.in_words(found)]),
-            hint=f"delete {folders[0]} and {folders[1]}, and evaluate again",
+            hint=f"move {folders[0]} and {folders[1]} away, and evaluate again",
         )
 
 

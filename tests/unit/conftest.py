@@ -41,8 +41,8 @@ def asked_here(structures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         file = structures / kept.name
         if not file.is_file():
-            atomic.write_json(file, ask(job).dump())
-        return structure.Structure.model_validate(atomic.read_json(file))
+            atomic.write_kept(file, ask(job).dump())
+        return structure.Structure.model_validate(atomic.read_kept(file))
 
     monkeypatch.setattr(structure, "STRUCTURE", SimpleNamespace(answer=answer))
 

@@ -26,7 +26,7 @@ def read_samples(folder: Path, task: str) -> Samples:
             return [json.loads(line) for line in stream]
     except (OSError, EOFError, ValueError) as error:
         raise StageError(
-            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"delete {folder} and evaluate again"
+            f"the samples of {task} in {folder} cannot be read: {error}", hint=f"move {folder} away and evaluate again"
         ) from error
 
 
@@ -81,7 +81,7 @@ def pairs(task: str, baseline: Samples, candidate: Samples) -> Iterator[tuple[Sa
     if not len(both) == len(baseline) == len(candidate):
         raise StageError(
             f"{task}: baseline and candidate were scored on different documents",
-            hint="delete both score folders and evaluate again",
+            hint="move both score folders away and evaluate again",
         )
     yield from both
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import StageError
-from quantpress.runtime import digests
+from quantpress.errors import StageError, listed
+from quantpress.runtime import digests, ownership
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
@@ -218,8 +218,14 @@ def artifacts_of(model_folder: Path) -> list[Artifact]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below the folder, in the order of its path."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file below the folder, in the order of its path.
+
+    Raises StageError for a link, a pipe or a device: what is behind it is none of the folder's.
+    """
+    paths = sorted(folder / name for name in ownership.entries(folder))
+    if odd := [str(path) for path in paths if not ownership.is_regular(path)]:
+        raise StageError(f"{listed(odd)}: a link or no file", hint="put the file itself in its place")
+    return paths
 
 
 def file_table(folder: Path) -> dict[str, File]:
@@ -235,10 +241,13 @@ def file_problems(
     """What differs between the files `present` in the folder and a table of them, a line for each file.
 
     `how` says what the table is of: they were "made" or "packaged" so. With `by_size`, a file of another length is
-    named by its lengths, not by its digests. Every byte of every expected file is read.
+    named by its lengths, not by its digests. Every byte of every expected file is read; no link is followed.
     """
-    names = sorted(name for name in expected.keys() & present if (folder / name).is_file())  # not a link to nothing
-    problems = [f"{name}: missing" for name in sorted(expected.keys() - set(names))]
+    there = sorted(expected.keys() & present)
+    names = [name for name in there if ownership.is_regular(folder / name)]
+    problems = [] if expected else ["manifest.json: lists no files, so it proves nothing"]
+    problems += [f"{name}: missing" for name in sorted(expected.keys() - present)]
+    problems += [f"{name}: a link or no file" for name in there if name not in names]
     problems += [f"{name}: not in the manifest" for name in sorted(present - expected.keys())]
     measured = digests.sha256_files([folder / name for name in names])
     for name in names:

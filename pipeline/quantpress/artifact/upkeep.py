@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest
+from quantpress.artifact import manifest, own
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import StageError
-from quantpress.runtime import locks
-
-_LEFTOVER = re.compile(r"^\..+\.(staging|old)-\d+$")
+from quantpress.runtime import atomic, locks, ownership
 
 
 def artifacts(out: Path) -> list[Artifact]:
@@ -89,29 +86,55 @@ def verify(artifact: Artifact) -> list[str]:
     except StageError as error:
         return [error.message]
     folder = artifact.checkpoint
-    present = {str(path.relative_to(folder)) for path in manifest.files_below(folder)}
+    present = set(ownership.entries(folder)) if folder.is_dir() and not folder.is_symlink() else set()
     return manifest.file_problems(folder, expected, present, "made", by_size=True)
 
 
 def garbage(out: Path) -> list[Path]:
     """What nothing refers to: what killed runs left, scores that no accuracy.json names, and answered requests, which
-    finished scores hold too (without them `--extend` asks again).
+    finished scores hold too (without them `--extend` asks again). Only what carries our mark (quantpress.artifact.own).
 
-    Nothing of a model is listed while a process writes below its folder.
+    Nothing of a model is listed while a process works below its folder, and no link is followed.
     """
-    found = []
-    for model in sorted(path for path in out.glob("*") if path.is_dir()):
-        if not any(map(locks.lock_owner, _lockable(model))):
-            found += [path for path in sorted(model.rglob(".*")) if _LEFTOVER.search(path.name) and path.is_dir()]
-            found += sorted(model.glob("*/scores/.requests-*"))
-            named = _named(model)
-            found += [path for path in sorted(model.glob("*/scores/[!.]*")) if path.name not in named]
+    return [path for model in _models(out) if not _is_in_use(model) for path in _garbage_of(model)]
+
+
+def _models(out: Path) -> list[Path]:
+    return [path for path in sorted(out.glob("*")) if path.is_dir() and not path.is_symlink()]
+
+
+def _is_in_use(model: Path) -> bool:
+    return any(map(locks.lock_owner, (model, *_lockable(model))))
+
+
+def _garbage_of(model: Path) -> list[Path]:
+    found = [left for folder in (model, *_folders_below(model)) for left in atomic.leftovers(folder)]
+    named = _named(model)
+    for keeps in _keeping_scores(model):
+        found += own.requests_of(keeps)
+        found += [path for path in own.scores_of(keeps) if path.name not in named]
     return found
+
+
+def _folders_below(model: Path) -> list[Path]:
+    """The folders below a model's, without links and without what lies in folders of killed runs."""
+    found = []
+    for path in sorted(model.iterdir()):
+        if path.is_dir() and not path.is_symlink() and ".staging-" not in path.name:
+            found += [path, *_folders_below(path)]
+    return found
+
+
+def _keeping_scores(model: Path) -> list[Path]:
+    """The artifacts' folders and the one of the model itself."""
+    folders = [artifact.folder for artifact in manifest.artifacts_of(model)]
+    return [path for path in (*folders, model / "baseline") if path.is_dir() and not path.is_symlink()]
 
 
 def _lockable(model: Path) -> list[Path]:
     """What the lock files below a model's folder stand for."""
-    return [path.with_name(path.name[1:].removesuffix(".lock")) for path in model.rglob(".*.lock")]
+    files = [path for folder in (model, *_folders_below(model)) for path in folder.glob(".*.lock")]
+    return [path.with_name(path.name[1:].removesuffix(".lock")) for path in files]
 
 
 def _named(model: Path) -> set[str]:
@@ -123,7 +146,17 @@ def _named(model: Path) -> set[str]:
     return named
 
 
-def remove(paths: list[Path]) -> None:
-    """Removes what `garbage` named; a folder with all that is in it, a link alone."""
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+def remove(out: Path, listed: Collection[Path]) -> list[Path]:
+    """Removes what `garbage` listed and what is garbage still, and returns it: each model is looked at again while
+    nobody can begin to work below its folder."""
+    removed = []
+    for model in _models(out):
+        if not any(path.is_relative_to(model) for path in listed):
+            continue
+        with suppress(StageError), locks.lock(model):  # in use by now
+            still = [] if any(map(locks.lock_owner, _lockable(model))) else _garbage_of(model)
+            for path in still:
+                if path in listed:
+                    (atomic.discard if ".staging-" in path.name else ownership.remove)(path)
+                    removed.append(path)
+    return removed

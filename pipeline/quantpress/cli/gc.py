@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress.artifact import upkeep
     from quantpress.cli.status import existing
-    from quantpress.runtime.console import complain, show
+    from quantpress.runtime.console import complain, show, warn
 
     found = upkeep.garbage(existing(options.out))
     names = [str(path) for path in found]
@@ -34,7 +34,11 @@ def run(options: Options) -> None:
         complain("\n".join(names))
         if not sys.stdin.isatty() or _answer(f"remove these {len(found)}? [y/N] ") != "y":
             raise InputError("nothing was removed", hint="quantpress gc --yes removes them without asking")
-    upkeep.remove(found)
+    removed = upkeep.remove(options.out, found)
+    kept = [path for path in found if path not in removed]
+    for path in kept:
+        warn(f"{path} is kept: a run began to use it meanwhile")
+    names = [str(path) for path in removed]
     show({"removed": names}, "\n".join(f"removed {name}" for name in names) or "nothing to remove")
 
 

@@ -35,7 +35,9 @@ def run(options: Options) -> None:
     text = markdown.table(header, lines, len(header)) if rows else f"{options.out} holds no artifact"
     show([vars(row) for row in rows], text)
     if any(row.problem for row in rows):
-        raise StageError("an artifact cannot be read", hint="delete its folder and quantize again")
+        raise StageError(
+            "an artifact cannot be read", hint="restore the file that is named, or move it away and run its stage again"
+        )
 
 
 def _line(row: Status) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpress.cli.options import Commands, add_flags, add_out
-from quantpress.errors import InputError, StageError
+from quantpress.errors import InputError, StageError, listed
 
 
 @dataclass(frozen=True)
@@ -36,40 +36,54 @@ def run(options: Options) -> None:
     from quantpress.runtime.console import show
 
     chosen = options.artifacts or [artifact.folder for artifact in upkeep.artifacts(existing(options.out))]
-    problems = {str(folder): _problems(folder, options.public_key) for folder in chosen}
-    sound = {str(folder): _sound(folder, options.public_key) for folder in chosen}
-    lines = [f"{name}: {'; '.join(found) or sound[name]}" for name, found in problems.items()]
-    show(problems, "\n".join(lines) or f"{options.out} holds no artifact")
-    if any(problems.values()):
+    found = {str(folder): _verified(folder, options.public_key) for folder in chosen}
+    lines = [f"{name}: {'; '.join(one.problems) or one.sound}" for name, one in found.items()]
+    show({name: vars(one) for name, one in found.items()}, "\n".join(lines) or f"{options.out} holds no artifact")
+    if any(one.problems for one in found.values()):
         raise StageError(
-            "an artifact is not what was made", hint="delete its folder; quantpress quantize or package makes it again"
+            "an artifact is not what was made",
+            hint="put back what is missing or changed, and move away what was added; where that cannot be, move its "
+            "folder away, and quantpress quantize or package makes it again",
         )
 
 
-def _problems(folder: Path, public_key: Path | None) -> list[str]:
+@dataclass(frozen=True)
+class _Verified:
+    """`problems` are what is wrong; `signature` says of a package whether somebody answers for it (build.Verified), and
+    is None for an artifact; `shared` are files with other names too, which must not be changed in place."""
+
+    problems: list[str]
+    signature: str | None
+    shared: list[str]
+
+    @property
+    def sound(self) -> str:
+        """What to say of an artifact or a package without problems."""
+        said = {
+            None: "as made",
+            "signed": "as packaged, and signed by the owner of the key",
+            "not checked": "as packaged; the signature was not checked (--public-key)",
+            "unsigned": "as packaged; not signed: that nothing is damaged is known, not who made it",
+        }[self.signature]
+        if not self.shared:
+            return said
+        return f"{said}; {listed(self.shared)} are hard links that a package and its checkpoint share: do not edit"
+
+
+def _verified(folder: Path, public_key: Path | None) -> _Verified:
     """What is wrong with an artifact or a package. Raises InputError for a folder that is neither."""
     from quantpress.artifact import upkeep
     from quantpress.artifact.manifest import Artifact
     from quantpress.package import build
+    from quantpress.runtime import copying
 
     if build.is_package(folder):
-        return build.verify(folder, public_key)
+        found = build.verified(folder, public_key)
+        return _Verified(found.problems, found.signature, copying.shared(folder))
     made = Artifact(folder)
     if not made.manifest_file.is_file():
         raise InputError(f"{folder} holds no manifest.json", hint="quantpress status lists the artifacts")
     if public_key:
         raise InputError(f"{folder} is no package, and only packages are signed", hint="quantpress package RECIPE")
-    return upkeep.verify(made)
-
-
-def _sound(folder: Path, public_key: Path | None) -> str:
-    """What to say of an artifact or a package without problems."""
-    from quantpress.package import build
-    from quantpress.package.signing import SIGNATURE
-
-    if not build.is_package(folder):
-        return "as made"
-    if public_key:
-        return "as packaged, and signed by the owner of the key"
-    signed = (folder / SIGNATURE).is_file()
-    return "as packaged; " + ("the signature was not checked (--public-key)" if signed else "not signed")
+    shared = copying.shared(made.checkpoint) if made.checkpoint.is_dir() else []
+    return _Verified(upkeep.verify(made), None, shared)

@@ -13,6 +13,7 @@ from quantpress.model.config import Config, dtype_of
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
 from quantpress.runtime import atomic, disk
 from quantpress.runtime.cache import cache_folder, made_once
+from quantpress.runtime.inside import inside
 from quantpress.runtime.worker import Job, Result, Worker
 
 # Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
@@ -84,9 +85,11 @@ def without_quantization(config: Config) -> Config:
 
 
 def side_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that are no weights: config, tokenizer, processors, templates, licence, code."""
+    """The files of a model's folder that are no weights: config, tokenizer, processors, templates, licence, code.
+
+    Raises InputError for one that lies elsewhere."""
     return [
-        path
+        inside(folder, path.name)
         for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.startswith(".") and not path.name.endswith(WEIGHTS)
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress.runtime.inside import inside
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -96,7 +97,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that transformers loads: those of the index, else model.safetensors, else all there are.
 
     Some repositories hold the same weights a second time (consolidated.safetensors). Raises InputError for a file that
-    the index names and that is not there, or if there is none at all.
+    the index names and that is not there, for one that lies elsewhere, or if there is none at all.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
@@ -104,13 +105,16 @@ def weight_files(folder: Path) -> list[Path]:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise InputError(f"{index} is not a safetensors index: {error}", hint="fetch the model again") from error
-        if missing := [name for name in names if not (folder / str(name)).is_file()]:
+        paths = [inside(folder, str(name)) for name in names]
+        if missing := [path.name for path in paths if not path.is_file()]:
             raise InputError(f"{index} names {missing[0]}, which is not there", hint="fetch the model again")
-        return [folder / str(name) for name in names]
+        return paths
     files = (
-        [single]
+        [inside(folder, single.name)]
         if single.is_file()
-        else sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+        else sorted(
+            inside(folder, path.name) for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_")
+        )
     )
     if not files:
         raise InputError(f"{folder} holds no *.safetensors", hint="quantpress reads safetensors only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from quantpress.model.soundness import (
 from quantpress.runtime import console, digests, disk
 from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
+from quantpress.runtime.inside import inside, require_inside
 from quantpress.runtime.worker import Job, Result, Worker
 
 EMBEDDED = "embedded"
@@ -64,12 +66,12 @@ class Model:
 
     def deciding_files(self) -> list[Path]:
         """Every file that decides the model's output."""
-        kept = [p for p in self.path.iterdir() if p.suffix in _DECIDES and p.is_file()]
-        return sorted(kept + headers.weight_files(self.path))
+        return deciding_files(self.path)
 
     def digests(self) -> dict[str, str]:
-        """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
-        return digests.cached_sha256(self.deciding_files(), digest_cache())
+        """sha256 of these files by their names in the folder: read once, about a second for 2 GB, then remembered."""
+        found = digests.cached_sha256(self.deciding_files(), digest_cache())
+        return {path.relative_to(self.path).as_posix(): digest for path, digest in found.items()}
 
     def identity(self) -> Identity:
         """What names it in results; a folder or file by its whole path."""
@@ -81,6 +83,14 @@ class Model:
             notes=list(self.notes),
             dequantized=self.dequantized,
         )
+
+
+def deciding_files(folder: Path) -> list[Path]:
+    """Every file of a model's or a checkpoint's folder that decides its output. Raises InputError for a file that lies
+    elsewhere (quantpress.runtime.inside)."""
+    beside = [path.name for path in folder.iterdir() if path.suffix in _DECIDES and not path.name.startswith(".")]
+    kept = [path for path in (inside(folder, name) for name in beside) if path.is_file()]
+    return sorted(kept + headers.weight_files(folder))
 
 
 def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = False) -> Model:
@@ -103,8 +113,10 @@ def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = 
 
 def _dequantized(model: Model, found: Quantization) -> Model:
     """The same model in the folder of its dequantized weights."""
-    was = Dequantized(stored=found.said, dtype=dtype_of(model.config), digest=digests.sha256_json(model.digests()))
-    path = dequantized(model.path, model.config, found, was.digest)
+    with digests.unchanged(model.deciding_files()):
+        digest = digests.sha256_json(model.digests())
+        was = Dequantized(stored=found.said, dtype=dtype_of(model.config), digest=digest)
+        path = dequantized(model.path, model.config, found, was.digest)
     note = (
         f"The weights were dequantized from {was.stored} to {was.dtype}: they lie on that format's grid, so what a "
         "recipe loses here is not what it loses on the model before it was quantized."
@@ -136,6 +148,7 @@ def _folder(path: Path, name: str, source: str, revision: str | None = None, not
     if not any((path / file).is_file() for file in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     require_whole(path)
+    require_inside(path)
     if (path / ADAPTER).is_file():
         path, notes = _without_adapter(path), (*notes, f"The adapter in {path} ({ADAPTER}) is no part of the model.")
     return Model(slug(name), path, source, config, revision, notes)
@@ -149,14 +162,19 @@ def _without_adapter(path: Path) -> Path:
 
     def link(staged: Path) -> None:
         for file in own:
-            (staged / file.name).symlink_to(file)
+            try:
+                (staged / file.name).symlink_to(file)
+            except PermissionError:  # vfat has no links
+                shutil.copytree(file, staged / file.name) if file.is_dir() else shutil.copyfile(
+                    file, staged / file.name
+                )
 
     return made_once(final, link)
 
 
 def read_config(path: Path) -> Config:
     """The folder's config.json. Raises InputError unless there is one that can be read."""
-    config_file = path / "config.json"
+    config_file = inside(path, "config.json")
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
     try:
@@ -226,7 +244,7 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _converted(gguf: Path, name: str, source: str, note: str) -> Model:
-    digest = digests.cached_sha256([gguf], digest_cache())[gguf.name]
+    digest = digests.cached_sha256([gguf], digest_cache())[gguf]
     final = cache_folder() / "models" / f"{slug(name)}-{digest[:12]}"
     made = made_once(final, lambda staged: _convert(gguf, staged, final.name))
     return _folder(made, name, source, digest, (note,))
@@ -290,6 +308,7 @@ def described_model(source: str, dequantize: bool = False) -> Model:
         return find_model(source)
     config = read_config(folder)
     require_whole(folder)
+    require_inside(folder)
     if found := quantization(folder, config, headers.read_if_any(folder)):
         raise already_quantized(folder, found)
     return Model(slug(name), folder, source, config)

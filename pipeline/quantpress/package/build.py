@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,13 +19,16 @@ from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import atomic, console, disk, locks
+from quantpress.runtime import atomic, console, copying, disk, locks, ownership
 from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
-# What the hub and its client add to a repository or to a download of it; no part of a package.
-_FOREIGN = (".gitattributes", ".cache/huggingface/")
+# What the hub and its client add to a repository or to a download of it, by exact names; no part of a package.
+_FOREIGN = re.compile(
+    r"\.gitattributes|\.cache/huggingface/(\.gitignore|CACHEDIR\.TAG|download/(?P<of>.+)\.(metadata|lock))"
+)
+Signature = Literal["signed", "unsigned", "not checked", "broken"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,7 @@ class Package(Record):
 
 def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
-    if target.exists() and package_in(target) is None:
-        raise InputError(f"{target} exists and is not a package", hint="name another folder with --to")
+    ownership.require_ours(target, _strangers, "name another folder with --to, or move it away")
     if order.storage and "://" not in order.storage:
         raise InputError(
             f"--storage {order.storage!r} is not an address", hint="s3://..., hf://org/name, pvc://claim/path"
@@ -96,6 +100,12 @@ def require_possible(order: Order, target: Path) -> None:
     if order.sign_key:
         signing.check_key(order.sign_key)
     disk.require_writable(target, "name another folder with --to")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What is not ours in a folder that a package would replace: everything, where it is no package."""
+    mark = MANIFEST if is_package(folder) else ""
+    return ownership.strangers_beside(folder, mark, (signing.SIGNATURE,)) if mark else ownership.entries(folder)
 
 
 def folder_of(artifact: Artifact, order: Order) -> Path:
@@ -114,17 +124,19 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
     name = slug(f"{model.name}-{made.recipe_name}")
     storage = order.storage or f"pvc://models/{name}"
     source = origin.origin_of(model, order.base_model, order.license)
-    with locks.lock(target), atomic.staging(target) as staged:
+    with _alone_with(artifact), locks.lock(target), atomic.staging(target) as staged:
         # What people and clusters read.
         facts = _facts(artifact, name, source, made, model, order)
         atomic.write_text(staged / "README.md", card.render(facts))
         _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, made.bytes.checkpoint))
 
         # The files themselves.
-        for path in manifest.files_below(artifact.checkpoint):
-            _link(path, staged / path.relative_to(artifact.checkpoint))
+        shared = [
+            copying.copy_or_share(path, staged / path.relative_to(artifact.checkpoint))
+            for path in manifest.files_below(artifact.checkpoint)
+        ]
         for path in (*source.terms, artifact.folder / "recipe.resolved.yaml"):
-            _link(path, staged / path.name)
+            shutil.copyfile(path, staged / path.name)
 
         # Their digests: of what is in the package, not of what was meant to be in it.
         with console.step(f"reading the digests of {name}"):
@@ -134,8 +146,18 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
         if order.sign_key:
             with console.step(f"signing {name}"):
                 signing.sign(staged, order.sign_key)
-        atomic.publish(staged, target)
+        atomic.publish(staged, target, _strangers)
+    if any(shared):
+        console.say(
+            f"  {sum(shared)} files of {target} are hard links to the checkpoint's, which nobody may write to now: "
+            "this file system cannot share copies"
+        )
     return about
+
+
+def _alone_with(artifact: Artifact) -> AbstractContextManager[None]:
+    """While its files are copied; a folder that nobody can write to needs no lock."""
+    return locks.lock(artifact.folder) if os.access(artifact.folder.parent, os.W_OK) else nullcontext()
 
 
 def _facts(
@@ -158,17 +180,8 @@ def _write_deploy(folder: Path, texts: dict[str, str]) -> None:
     for name, text in texts.items():
         atomic.write_text(folder / name, text)
         if name.endswith(".sh"):
-            (folder / name).chmod(0o755)
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link, which takes no space, or a copy where the file systems differ."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()  # a hub model's files are links into its cache
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
+            with suppress(PermissionError):  # vfat
+                (folder / name).chmod(0o755)
 
 
 def _manifest_of(facts: card.Facts, storage: str, table: dict[str, File]) -> Package:
@@ -216,22 +229,50 @@ def is_package(folder: Path) -> bool:
 
 
 def contents(folder: Path) -> list[str]:
-    """Relative names of the files in a package's folder, less what the hub's client puts there."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return [name for name in names if not name.startswith(_FOREIGN)]
+    """Relative names of all that is in a package's folder, links included, less what the hub's client puts there."""
+    names = ownership.entries(folder)
+    return [name for name in names if not _is_the_hubs(folder, name, names)]
+
+
+def _is_the_hubs(folder: Path, name: str, names: list[str]) -> bool:
+    """Whether it is a file that the hub's client keeps beside a download: one of a name that it uses, of a file that is
+    there."""
+    found = _FOREIGN.fullmatch(name)
+    return bool(found and ownership.is_regular(folder / name) and (found["of"] is None or found["of"] in names))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """`problems` are what is wrong, a line for each file; `signature` says whether somebody answers for the files:
+    "signed" by the owner of the key that was named, "broken", "unsigned", or "not checked" where no key was named."""
+
+    problems: list[str]
+    signature: Signature
+
+
+def verified(folder: Path, public_key: Path | None = None) -> Verified:
+    """What is wrong with a package, and what its signature says; no problem if every byte is as packaged.
+
+    With `public_key` a package without a signature is not what it should be, nor is one with a file that the signature
+    does not cover. Raises InputError if there is no such key.
+    """
+    is_signed = os.path.lexists(folder / signing.SIGNATURE)
+    signature: Signature = "not checked" if is_signed else "unsigned"
+    about = package_in(folder)
+    if about is None:
+        wrong = f"{MANIFEST}: not a manifest of this version of quantpress (schema_version {SCHEMA_VERSION})"
+        return Verified([wrong], signature)
+    present = set(contents(folder)) - {MANIFEST, signing.SIGNATURE}
+    problems = manifest.file_problems(folder, about.files, present, "packaged", by_size=False)
+    marks = [name for name in (MANIFEST, signing.SIGNATURE) if os.path.lexists(folder / name)]
+    problems += [f"{name}: a link or no file" for name in marks if not ownership.is_regular(folder / name)]
+    if public_key:
+        found = signing.problems(folder, public_key, set(ownership.entries(folder)) - set(contents(folder)))
+        problems += found
+        signature = ("broken" if found or problems else "signed") if is_signed else "unsigned"
+    return Verified(problems, signature)
 
 
 def verify(folder: Path, public_key: Path | None = None) -> list[str]:
-    """What is wrong with a package, a line for each file; empty if every byte is as packaged.
-
-    With `public_key` the signature counts too: a package without one is not what it should be. Raises InputError if
-    there is no such key.
-    """
-    about = package_in(folder)
-    if about is None:
-        return [f"{MANIFEST}: not a manifest of this version of quantpress (schema_version {SCHEMA_VERSION})"]
-    present = set(contents(folder)) - {MANIFEST, signing.SIGNATURE}
-    problems = manifest.file_problems(folder, about.files, present, "packaged", by_size=False)
-    if public_key:
-        problems += signing.problems(folder, public_key)
-    return problems
+    """The problems alone."""
+    return verified(folder, public_key).problems

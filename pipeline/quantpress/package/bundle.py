@@ -18,9 +18,10 @@ from quantpress.package import texts
 from quantpress.quantize import calibration_data
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, process
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.identity import Identity
+from quantpress.runtime.inside import inside
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Worker
 
@@ -61,8 +62,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
 
     Raises InputError if `target` is something else than a bundle, CapabilityError if something cannot be fetched.
     """
-    if target.exists() and not (target / "bundle.json").is_file():
-        raise InputError(f"{target} exists and is not a bundle", hint="name another folder with --to")
+    ownership.require_ours(target, _strangers, "name another folder with --to")
     if contents.wheels and not (_TREE / "Makefile").is_file():
         raise CapabilityError(
             "wheels are collected by the locks of the source tree, and this is an installed quantpress",
@@ -86,8 +86,12 @@ def bundle(contents: Contents, target: Path) -> Bundle:
             _add_wheels(staged)
         about = _manifest_of(contents, staged)
         atomic.write_json(staged / "bundle.json", about.dump())
-        atomic.publish(staged, target)
+        atomic.publish(staged, target, _strangers)
     return about
+
+
+def _strangers(folder: Path) -> list[str]:
+    return ownership.strangers_beside(folder, "bundle.json")
 
 
 def _manifest_of(contents: Contents, staged: Path) -> Bundle:
@@ -117,7 +121,7 @@ def _add_model(model: Model, staged: Path) -> str:
     for path in sorted(model.path.rglob("*")):
         relative = path.relative_to(model.path)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            _copy(path, folder / relative)
+            _copy(inside(model.path, relative.as_posix()), folder / relative)
     return named
 
 
@@ -180,7 +184,7 @@ def _add_suite(path: Path, staged: Path) -> str:
                         f"task {task['task']}: {data} does not lie below the suite's folder, so it cannot be bundled",
                         hint="move the documents beside the suite",
                     )
-                _copy(path.parent / data, staged / "suites" / data)
+                _copy(inside(path.parent, data), staged / "suites" / data)
     return named
 
 

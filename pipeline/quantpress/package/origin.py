@@ -11,6 +11,7 @@ import yaml
 
 from quantpress.errors import InputError
 from quantpress.model.source import EMBEDDED, Model
+from quantpress.runtime.inside import inside
 
 # The GGUF file of the embedded model (its digest is checked) says: general.organization HuggingFaceTB, general.license
 # apache-2.0, general.languages en; its name is SmolLM2-135M-Instruct.
@@ -36,7 +37,7 @@ class Origin:
 def origin_of(model: Model, base_model: str | None = None, license: str | None = None) -> Origin:
     """The origin of a model; `base_model` and `license` are what the user says, and count before the files.
 
-    Raises InputError for a base model that is no id of the hub.
+    Raises InputError for a base model that is no id of the hub, and for a file that lies outside of the model's folder.
     """
     if base_model and not _HUB_ID.match(base_model):
         raise InputError(f"--base-model {base_model!r} is not an id of the form org/name", hint="leave it out")
@@ -46,7 +47,8 @@ def origin_of(model: Model, base_model: str | None = None, license: str | None =
     language = found.get("language") or []
     hub = model.source.partition("@")[0]
     own = hub if model.revision and _HUB_ID.match(hub) and not Path(model.source).exists() else None
-    terms = sorted(path for pattern in _TERMS for path in model.path.glob(pattern) if path.is_file())
+    named = sorted(path for pattern in _TERMS for path in model.path.glob(pattern) if path.is_file())
+    terms = [inside(model.path, path.name) for path in named]
     return Origin(
         base_model=base_model or own or found.get("base_model"),
         license=_text(found, "license"),
@@ -69,7 +71,7 @@ def _said(model: Model) -> tuple[dict[str, Any], str]:
     if model.source.endswith(".gguf"):
         return _of_gguf(Path(model.source)), "the metadata of its GGUF file"
     # A card's base_model is the parent of this model; the base of our checkpoint is this model itself.
-    said = {key: value for key, value in _of_card(model.path / "README.md").items() if key != "base_model"}
+    said = {key: value for key, value in _of_card(inside(model.path, "README.md")).items() if key != "base_model"}
     return said, "the model card (README.md) beside its weights"
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, InputError, StageError, first_line
+from quantpress.errors import CapabilityError, InputError, StageError, first_line, shown
 from quantpress.package import push
 from quantpress.package.push import Tagged, Upload
 from quantpress.runtime import console
@@ -33,6 +33,7 @@ def send(upload: Upload, place: str, public: bool) -> Tagged:
         registry = _registry(place)
         container = registry.get_container(place)
         registry.auth.load_configs(container)
+        _require_own_tag(registry, container, place)
         manifest = oras.oci.NewManifest()
         sent: list[str] = []
         kept: list[str] = []
@@ -51,6 +52,19 @@ def send(upload: Upload, place: str, public: bool) -> Tagged:
         raise push.broken_off(error) from error
     digest = response.headers.get("Docker-Content-Digest")
     return Tagged(destination=upload.destination, sent=sent, already_there=kept, digest=digest)
+
+
+def _require_own_tag(registry: Any, container: Any, place: str) -> None:
+    """Raises InputError if the tag names something that is no package: it would no longer be found."""
+    found = registry.do_request(f"{registry.prefix}://{container.manifest_url()}", "GET", headers={"Accept": "*/*"})
+    try:
+        kind = found.json().get("artifactType") if found.status_code == 200 else ARTIFACT
+    except (ValueError, AttributeError):
+        kind = None
+    if kind != ARTIFACT:
+        raise InputError(
+            f"oci://{place} is the tag of something that is no package: {shown(kind)}", hint="push to another tag"
+        )
 
 
 def _registry(place: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,11 @@ def sign(folder: Path, key: Path) -> None:
     _signer(key).set_hashing_config(hashing).sign(folder, signature)
 
 
-def problems(folder: Path, public_key: Path) -> list[str]:
-    """What is wrong with the signature; empty if the key's owner signed exactly these files.
+def problems(folder: Path, public_key: Path, beside: Collection[str] = ()) -> list[str]:
+    """What is wrong with the signature; empty if the key's owner signed exactly the files of the folder, less those
+    that are known to lie `beside` them.
 
-    Files that were not signed are the manifest's affair. Raises InputError if there is no such key.
+    Raises InputError if there is no such key.
     """
     library, signature = _library(), folder / SIGNATURE
     if not public_key.is_file():
@@ -75,7 +77,8 @@ def problems(folder: Path, public_key: Path) -> list[str]:
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{public_key} is not a public key: {first_line(error)}", hint="name one in PEM") from error
     try:
-        config.set_ignore_unsigned_files(True).verify(folder, signature)
+        ignored = library.hashing.Config().set_ignored_paths(paths=[SIGNATURE, *sorted(beside)], ignore_git_paths=False)
+        config.set_hashing_config(ignored).verify(folder, signature)
     except Exception as error:  # the library and what it builds on raise a dozen classes; all mean "not verified"
         changed = re.findall(r"Hash mismatch for \\?[\"']([^\"'\\]+)", str(error))  # beside them stand raw digests
         return [f"{SIGNATURE}: not signed like this: {', '.join(changed)}" if changed else _failed(error)]

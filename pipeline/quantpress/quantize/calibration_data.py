@@ -95,7 +95,7 @@ def _identity(source: Source) -> DataSource:
     path = local_file(source)
     described = DataSource(**source.model_dump())
     if path:
-        digest = digests.cached_sha256([path], digest_cache())[path.name]
+        digest = digests.cached_sha256([path], digest_cache())[path]
         return described.model_copy(update={"dataset": path.name, "sha256": digest})
     # The order of a hub data set is drawn by the datasets library.
     return described.model_copy(update=environment.versions(("datasets",)))

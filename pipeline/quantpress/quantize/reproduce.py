@@ -92,7 +92,7 @@ def _recipe_of(artifact: Artifact, known: Manifest) -> Recipe:
         where = ".".join(map(str, ("recipe", *first["loc"])))
         raise StageError(
             f"{artifact.manifest_file} is damaged: {where}: {first['msg']}",
-            hint=f"delete {artifact.folder} and run again",
+            hint=f"move {artifact.folder} away and quantize again",
         ) from error
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from quantpress.artifact import manifest
+from quantpress.artifact import manifest, own
 from quantpress.artifact.manifest import Artifact, Inputs, Manifest, Sizes, artifact_of
 from quantpress.errors import InputError, StageError
 from quantpress.model import headers
@@ -19,7 +19,7 @@ from quantpress.plan.preflight import too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
 from quantpress.quantize.workers import CHATS, ONESHOT, ChatsJob, OneshotJob, recipe_job
-from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks
+from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks, ownership
 from quantpress.runtime.cache import cache_folder, digest_cache
 
 # The distributions whose versions decide a checkpoint's bytes.
@@ -73,7 +73,8 @@ def try_template(chats: list[Path], model: Model) -> None:
     line of the first conversation that the template does not take.
     """
     of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
-    deciding = [digests.cached_sha256(paths, digest_cache()) for paths in (of_tokenizer, *([path] for path in chats))]
+    read = digests.cached_sha256([*of_tokenizer, *chats], digest_cache())
+    deciding = [{path.name: read[path] for path in of_tokenizer}, *({path.name: read[path]} for path in chats)]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
     kept = cache_folder() / "chats" / f"{digests.sha256_json([_CHATS, known])[:16]}.json"
     files = [path.resolve() for path in chats]
@@ -104,6 +105,7 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     """
     disk.require_writable(out)
     artifact = artifact_of(out, model.name, plan.recipe.name)
+    require_replaceable(artifact)
     existing = _existing(artifact, plan, model)
     if existing:
         return existing
@@ -118,8 +120,15 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
             error.log = error.log or log
             raise
         made.save(staged / "manifest.json")
-        atomic.publish(staged, artifact.folder)
+        atomic.publish(staged, artifact.folder, own.strangers)
     return Quantized(artifact, made, reused=False)
+
+
+def require_replaceable(artifact: Artifact) -> None:
+    """Raises InputError if the artifact's folder holds anything that quantpress did not write."""
+    ownership.require_ours(
+        artifact.folder, own.strangers, f"move it out of {artifact.folder}, or write elsewhere with --out"
+    )
 
 
 def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
@@ -148,7 +157,7 @@ def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
         path = artifact.checkpoint / name
         return path.is_file() and path.stat().st_size == size
 
-    return [name for name, file in known.files.items() if not is_whole(name, file.bytes)]
+    return [name for name, file in known.files.items() if not is_whole(name, file.bytes)] if known.files else ["all"]
 
 
 def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manifest:
@@ -173,7 +182,8 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     )
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
-        result = ONESHOT.run(job, staged, title, log)
+        with digests.unchanged(job.deciding_files):
+            result = ONESHOT.run(job, staged, title, log)
     except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
@@ -194,7 +204,8 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     atomic.write_text(staged / "recipe.resolved.yaml", yaml.safe_dump(plan.recipe.dump(), sort_keys=False))
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)
     for path in checkpoint.iterdir():
-        path.chmod(0o644)
+        with suppress(PermissionError):  # vfat has no such permissions: there everybody may read
+            path.chmod(0o644)
 
     # What is known of it. The worker has read the model's digests meanwhile, so they cost nothing here.
     inputs = inputs_of(plan, model)

@@ -3,7 +3,8 @@
     python -I guard.py COMMAND [ARG ...]
 
 The owner holds the other end of standard input: when that closes (even by kill -9), or on SIGTERM, every descendant
-gets SIGTERM, and after GRACE_S seconds SIGKILL. The guard ends with the command's exit code, or 128 + its signal.
+gets SIGTERM, and after GRACE_S seconds SIGKILL. The guard ends with the command's exit code, or 128 + its signal. If
+the guard itself is killed at the same moment, its second process does the same, and the kernel kills the command.
 Standard library only, Linux only: it must start in milliseconds under any Python.
 """
 
@@ -27,7 +28,7 @@ def _grace() -> float:
 
 
 GRACE_S = _grace()
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def adopt_orphans() -> None:
@@ -76,16 +77,43 @@ def take_down() -> None:
 
 
 def main(command: list[str]) -> int:
+    """The guard is two processes, so that one of them may be killed together with the owner: the outer one waits for
+    the owner's end and for the inner one's, the inner one runs the command and goes when the outer one does."""
     adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     woken, wake = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"x"))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    alive, hold = os.pipe()
+    inner = os.fork()
+    if inner == 0:
+        os.close(hold)
+        os.dup2(alive, 0)  # what the owner is to the outer process, the outer one is to the inner
+        os._exit(run(command, woken))
+    os.close(alive)
+    ended = os.pidfd_open(inner)
+    ready, _, _ = select.select([ended, 0, woken], [], [])
+    os.close(hold)
+    if ended not in ready:
+        select.select([ended], [], [], GRACE_S + 10)  # it takes everything down; where it was stopped, we do
+        os.kill(inner, signal.SIGCONT)
+    code = _code(inner) if select.select([ended], [], [], 0)[0] else None
+    take_down()
+    return 0 if code is None else code
+
+
+def run(command: list[str], woken: int) -> int:
+    """Runs the command to its end, or until standard input closes or a signal comes. Returns its exit code."""
+    adopt_orphans()
+    guard = os.getpid()
+
+    def in_the_child() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        die_with(guard)
+
     try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        )
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=in_the_child)
     except OSError as error:
-        print(f"guard: {command[0]}: {error}", file=sys.stderr)
+        print(f"guard: {command[0]}: {error}", file=sys.stderr, flush=True)
         return 127
     ended = os.pidfd_open(child.pid)
     ready, _, _ = select.select([ended, 0, woken], [], [])
@@ -93,6 +121,23 @@ def main(command: list[str]) -> int:
     take_down()
     if code is None:
         code = child.poll() or 0
+    return code if code >= 0 else 128 - code
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent's main thread ends, whatever ended it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(128 + signal.SIGKILL)
+
+
+def _code(pid: int) -> int:
+    """The exit code of a process that has ended, or 128 + its signal."""
+    try:
+        status = os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0
+    code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
 

@@ -27,6 +27,7 @@ _NO_MESSAGE = re.compile(
     r"^(\(.*?\] ?|\[|\d{2,4}[-:]\d\d|(INFO|WARNING|ERROR|DEBUG)\b|Traceback|During handling|.*\d%\||/\S+:\d+:)"
 )
 _MESSAGE_LINES = 8
+_GUARDS_OWN_S = 20.0  # beyond the grace that a guard gives, for all that it does itself
 
 
 @contextmanager
@@ -58,12 +59,23 @@ def guarded(
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait()
+        _wait_for_guard(process, env or {})
         _guards.discard(process.pid)
         if process.returncode < 0:
             take_down_orphans()
         if log:
             scrub(log)
+
+
+def _wait_for_guard(process: subprocess.Popen[bytes], env: Mapping[str, str | None]) -> None:
+    """Until it has taken everything down; one that does not (it may be stopped) is killed."""
+    told = env.get("QUANTPRESS_GRACE_S")
+    grace = float(told) if told else guard.GRACE_S
+    try:
+        process.wait(grace + _GUARDS_OWN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _environment(*changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Stored(Record):
             raise StageError(
                 f"{path} has schema_version {shown(version)}; this version of quantpress reads "
                 f"{', '.join(map(str, sorted({*cls.OLDER, cls.SCHEMA_VERSION})))}",
-                hint=f"delete {path} and run again, or use the version that wrote it",
+                hint=f"move {path} away and run again, or use the version that wrote it",
             )
         try:
             return cls.model_validate(cls.OLDER[version](data) if version in cls.OLDER else data)
@@ -62,5 +62,5 @@ class Stored(Record):
             where = ".".join(map(str, first["loc"]))
             raise StageError(
                 f"{path} is damaged: {where}: {first['msg']}, found {shown(first['input'])}",
-                hint=f"delete {path} and run again",
+                hint=f"restore {path}, or move it away and run again",
             ) from error

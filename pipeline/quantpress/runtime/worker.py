@@ -73,7 +73,7 @@ class Worker(Generic[J, R]):
             log.unlink(missing_ok=True)
             with without_log_of_wrong_input(log):
                 answer = self.run(job, staged, title, log)
-            atomic.write_json(kept, answer.dump())
+            atomic.write_kept(kept, answer.dump())
             log.unlink(missing_ok=True)
         return answer
 

@@ -14,11 +14,13 @@ from quantpress.quantize.stage import DECISIVE
 from quantpress.quantize.workers import SHAPES, recipe_job
 from quantpress.recipe.modifiers import Prunes, Quip, Reap, SpinQuant
 from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import atomic, console, digests, disk, environment, locks
+from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership
 from quantpress.runtime.records import Record
 from quantpress_serve.bench import stage
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload
+
+_MARK = "shapes.json"  # in the folder of the config: its digest and what it depends on, and the files beside it
 
 
 class Shapes(Record):
@@ -47,12 +49,14 @@ def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fre
         model=digests.sha256_json(model.config),
         versions=environment.versions(DECISIVE),
     )
-    if not _is_made(folder, shapes.digest):
+    if not _is_made(checkpoint, shapes.digest):
+        ownership.require_ours(checkpoint, _strangers, f"move it out of {checkpoint}, or write elsewhere with --out")
         folder.mkdir(parents=True, exist_ok=True)
         with locks.lock(folder), atomic.staging(checkpoint) as staged:
             _make_config(plan, model, staged, folder / "logs" / "shapes.log")
-            atomic.publish(staged, checkpoint)
-        atomic.write_json(folder / "shapes.json", {"digest": shapes.digest, "inputs": shapes.dump()})
+            files: dict[str, Any] = {name: {} for name in ownership.entries(staged)}
+            atomic.write_json(staged / _MARK, {"digest": shapes.digest, "inputs": shapes.dump(), "files": files})
+            atomic.publish(staged, checkpoint, _strangers)
     subject = Subject(
         name=plan.recipe.name,
         folder=folder,
@@ -67,9 +71,16 @@ def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fre
     return stage.measure(subject, load, sides, fresh)
 
 
-def _is_made(folder: Path, digest: str) -> bool:
-    known = folder / "shapes.json"
-    return known.is_file() and atomic.read_json(known).get("digest") == digest and (folder / "checkpoint").is_dir()
+def _is_made(checkpoint: Path, digest: str) -> bool:
+    return ownership.mark_in(checkpoint / _MARK).get("digest") == digest
+
+
+def _strangers(checkpoint: Path) -> list[str]:
+    """What there is not ours; before the mark lay in the folder, it lay beside it, and listed nothing."""
+    found = ownership.strangers_beside(checkpoint, _MARK)
+    if found and ownership.mark_in(checkpoint.with_name(_MARK)):
+        return [name for name in found if name not in ("config.json", "generation_config.json")]
+    return found
 
 
 def require_schemes_only(recipe: Recipe) -> None:

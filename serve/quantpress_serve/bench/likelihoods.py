@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpress.artifact.served import DIFFERS, SAME, Served, Side
@@ -32,12 +32,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Scored:
-    """A model's folder, what names its content, and the folder that keeps its likelihoods."""
+    """A model's folder, what names its content, and the folder that keeps its likelihoods.
+
+    `seen` are its files as they were before the digest was taken.
+    """
 
     path: Path
     digest: str
     keeps: Path
     trust_remote_code: bool
+    seen: digests.Seen = field(default_factory=dict)
 
     @property
     def window(self) -> int:
@@ -52,6 +56,7 @@ class Scored:
         return self.keeps / "likelihoods" / f"{digests.sha256_json(key)[:12]}.json"
 
     def keep(self, compute_dtype: str, found: Likelihoods) -> None:
+        digests.require_unchanged(self.seen)
         place = self.place(compute_dtype)
         place.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(place, found.dump())

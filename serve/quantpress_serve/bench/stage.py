@@ -25,10 +25,10 @@ from quantpress.artifact.throughput import (
 )
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
 from quantpress.model.config import positions
-from quantpress.model.source import Model
+from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.recipe.truthful import untruthful
-from quantpress.runtime import atomic, console, environment, locks
+from quantpress.runtime import atomic, console, digests, environment, locks
 from quantpress_serve.bench import chat, interference, likelihoods, summary
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.subject import Sides, Subject
@@ -78,6 +78,8 @@ def bench(
     `fresh` measures in any case. Raises StageError if a server or the load generator fails; what was measured until
     then is kept, marked as incomplete.
     """
+    files = {CANDIDATE: deciding_files(artifact.checkpoint), BASELINE: model.deciding_files()}
+    seen = {role: digests.seen(paths) for role, paths in files.items()}
     record = artifact.finished()
     subject = Subject(
         name=artifact.name,
@@ -90,6 +92,7 @@ def bench(
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
         untruthful=untruthful(record.recipe),
         inexact=known.inexact,
+        seen=seen,
     )
     result = measure(subject, load, sides, fresh)
     if result.served:  # none in results of earlier versions
@@ -129,6 +132,8 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
         log.unlink(missing_ok=True)
         run = Run(Generator(vllm, load, staged, log, interference.on_gpu() - before), servers)
         run.measure()
+        for files in subject.seen.values():
+            digests.require_unchanged(files)
         result = _result(subject, inputs, run, answers, served)
         path = written(subject, result)
     if run.lost:

@@ -9,7 +9,7 @@ from quantpress.artifact.results import Results
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model.source import Model
-from quantpress.runtime import console
+from quantpress.runtime import console, digests
 from quantpress_serve import surroundings
 from quantpress_serve.bench.likelihoods import Scored
 from quantpress_serve.server import foreign, server
@@ -86,7 +86,8 @@ class Subject:
 
     `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
     `compute_dtype` is the type in which transformers computes, `untruthful` says why its likelihoods are not the
-    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand.
+    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `seen` are each side's
+    files as they were before the digests were taken.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Subject:
     compute_dtype: str = "stored"
     untruthful: str | None = None
     inexact: str | None = None
+    seen: dict[str, digests.Seen] = field(default_factory=dict)
 
     @property
     def logs(self) -> Path:
@@ -111,8 +113,8 @@ class Subject:
         """Both sides, as transformers computes them."""
         trust, beside = self.model.trust_remote_code, self.folder.parent / "baseline"
         return {
-            CANDIDATE: Scored(self.candidate, self.digest, self.folder, trust),
-            BASELINE: Scored(self.model.path, self.model_digest, beside, trust),
+            CANDIDATE: Scored(self.candidate, self.digest, self.folder, trust, self.seen.get(CANDIDATE, {})),
+            BASELINE: Scored(self.model.path, self.model_digest, beside, trust, self.seen.get(BASELINE, {})),
         }
 
     @property

@@ -148,7 +148,7 @@ def _asked(kept: Path, vllm: Path, script: Path, words: list[str], what: str) ->
             hint="name another vLLM with --vllm; the table in docs/reference/recipes.md answers without one",
         )
     answer = json.loads(lines[-1])
-    atomic.write_json(kept, answer)
+    atomic.write_kept(kept, answer)
     return answer
 
 

@@ -118,7 +118,7 @@ def test_a_table_of_files_and_the_folder(tmp_path: Path) -> None:
     (tmp_path / "new").write_text("")
     present = {path.name for path in tmp_path.iterdir()}
     problems = manifest.file_problems(tmp_path, table, present, "made", by_size=True)
-    assert problems[:3] == ["gone: missing", "new: not in the manifest", "longer: 18 bytes, made with 6"]
+    assert problems[:3] == ["gone: a link or no file", "new: not in the manifest", "longer: 18 bytes, made with 6"]
     assert problems[3].startswith("other: sha256 ")
     by_digest = manifest.file_problems(tmp_path, table, present, "packaged", by_size=False)
     assert [line.partition(" ")[0] for line in by_digest] == ["gone:", "new:", "longer:", "other:"]

@@ -68,6 +68,13 @@ def test_status_says_who_holds_an_artifact(artifact: Artifact, quantpress: Run) 
     assert time.time() - artifact.manifest_file.stat().st_mtime >= row["age_s"] - 1
 
 
+def put_scores(folder: Path) -> None:
+    """A folder of scores with its mark."""
+    folder.mkdir(parents=True)
+    (folder / "score.json").write_text(json.dumps({"folder": folder.name}))
+    (folder / "samples_boolq.jsonl.gz").write_bytes(b"")
+
+
 @pytest.fixture
 def put_accuracy(artifact: Artifact, results: Callable[[str], Any]) -> Callable[..., None]:
     """Writes the artifact's accuracy.json: the one of a real run, with changes."""
@@ -78,25 +85,26 @@ def put_accuracy(artifact: Artifact, results: Callable[[str], Any]) -> Callable[
 def test_gc_asks_and_removes_only_what_nothing_refers_to(
     artifact: Artifact, put_accuracy: Callable[..., None], quantpress: Run
 ) -> None:
-    left = artifact.folder.with_name(".r4.staging-99999")
+    left = artifact.folder.with_name(".r4.staging-99999999-x")
     unused = artifact.folder / "scores" / "smoke-000000000000"
     used = artifact.folder / "scores" / "smoke-111111111111"
-    for folder in (left, unused, used):
-        folder.mkdir(parents=True)
+    left.mkdir()
+    for folder in (unused, used):
+        put_scores(folder)
     stray = unused.parent / "notes.txt"
     stray.write_text("")
     put_accuracy(runs={"candidate": {"folder": used.name}})
     (used.parent / f".{used.name}.lock").write_text("")
     with locks.lock(unused):
         assert upkeep.garbage(artifact.folder.parents[1]) == []
-    assert upkeep.garbage(artifact.folder.parents[1]) == [left, stray, unused]
+    assert upkeep.garbage(artifact.folder.parents[1]) == [left, unused]
     refused = quantpress("gc")
     assert refused.returncode == 2
     assert left.exists()
     assert quantpress("gc", "--yes").returncode == 0
     assert not left.exists()
     assert not unused.exists()
-    assert not stray.exists()
+    assert stray.exists()
     assert used.exists()
     assert upkeep.verify(artifact) == []
 
@@ -158,7 +166,7 @@ def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     for content in ("[]", "null", "{", "3"):
         (tmp_path / "cache.json").write_text(content)
-        assert digests.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")["a"] == digests.sha256_file(
+        assert digests.cached_sha256([tmp_path / "a"], tmp_path / "cache.json")[tmp_path / "a"] == digests.sha256_file(
             tmp_path / "a"
         )
 
@@ -208,7 +216,7 @@ def test_scores_are_kept_for_a_result_of_another_checkpoint(
     artifact: Artifact, put_accuracy: Callable[..., None]
 ) -> None:
     used = artifact.folder.parent / "baseline" / "scores" / "smoke-111111111111"
-    used.mkdir(parents=True)
+    put_scores(used)
     put_accuracy(checkpoint_digest="e" * 64, runs={"baseline": {"folder": used.name}})
     assert upkeep.garbage(artifact.folder.parents[1]) == []
     (artifact.folder / "accuracy").mkdir()

@@ -54,7 +54,7 @@ def test_scores_of_other_questions_are_not(
 ) -> None:
     with pytest.raises(StageError, match=f"not scored alike:\n *piqa: {what}") as refused:
         compared(tmp_path, asked, rows)
-    assert f"delete {tmp_path / 'base'}" in (refused.value.hint or "")
+    assert f"move {tmp_path / 'base'}" in (refused.value.hint or "")
 
 
 def test_a_metric_that_is_no_number_of_a_document_is_no_traceback(tmp_path: Path, asked: Request) -> None:

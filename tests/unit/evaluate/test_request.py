@@ -119,8 +119,9 @@ def test_kept_tasks_that_are_damaged_are_asked_for_again(tmp_path: Path) -> None
     (tmp_path / "slow_worker.py").write_text(WORKER)
     paths = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
     alone = os.environ | {"QUANTPRESS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": paths}
-    for damage in ("", '{"schema_version"', '{"schema_version": 2, "tasks": []}'):
+    # Of none, of no tasks, and an edit: the last file that was kept, with another number in it.
+    for damage in ("", "{}", '{"kept": {"tasks": {}}}', "edited"):
         for kept in (tmp_path / "cache" / "tasks").glob("*.json"):
-            kept.write_text(damage)
+            kept.write_text(kept.read_text().replace('"weight": 1', '"weight": 2') if damage == "edited" else damage)
         done = subprocess.run([sys.executable, "-c", ASK], env=alone, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from quantpress.errors import InputError
-from quantpress.model import soundness
+from quantpress.model import headers, soundness
 from quantpress.model.headers import Tensor
-from quantpress.model.source import described_model, find_model
+from quantpress.model.source import Model, described_model, find_model
 
 Make = Callable[..., Path]
 FLOAT = Tensor("BF16", (8, 8), 128)
@@ -120,3 +120,45 @@ def test_which_quantizations_can_be_undone(case: str, tmp_path: Path) -> None:
     found = soundness.quantization(tmp_path, config, tensors)
     assert found is not None
     assert found.method == method
+
+
+@pytest.mark.parametrize("named", ["../private/w.safetensors", "{here}/private/w.safetensors", "linked.safetensors"])
+def test_an_index_does_not_lead_out_of_the_folder(named: str, make_model: Make, tmp_path: Path) -> None:
+    folder = make_model()
+    (tmp_path / "private").mkdir()
+    (folder / "model.safetensors").rename(tmp_path / "private" / "w.safetensors")
+    (folder / "linked.safetensors").symlink_to("../private/w.safetensors")
+    index = {"weight_map": {"model.norm.weight": named.format(here=tmp_path)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="leads out of its folder"):
+        headers.weight_files(folder)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json", "templates", "config.json"])
+def test_a_model_with_a_link_out_of_its_folder_is_refused(name: str, make_model: Make, tmp_path: Path) -> None:
+    folder = make_model()
+    (folder / name).unlink(missing_ok=True)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("{}")
+    (folder / name).symlink_to("../private" if name == "templates" else "../private/key")
+    for find in (find_model, described_model):
+        with pytest.raises(InputError, match="leads out of its folder"):
+            find(str(folder))
+
+
+def test_shards_of_one_name_in_two_folders_have_a_digest_each(make_model: Make) -> None:
+    folder = make_model()
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    for part in "ab":
+        (folder / part).mkdir()
+        (folder / part / "w.safetensors").write_bytes(weights + part.encode())
+    index = {"weight_map": {"x": "a/w.safetensors", "y": "b/w.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = Model("m", folder, "m", {}).digests()
+    assert {"a/w.safetensors", "b/w.safetensors"} < before.keys()
+    for part in "ab":
+        (folder / part / "w.safetensors").write_bytes(weights + b"c")
+        after = Model("m", folder, "m", {}).digests()
+        assert after != before
+        before = after

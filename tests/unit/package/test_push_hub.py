@@ -69,11 +69,28 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def do_GET(self) -> None:
+        files = self.server.files() if REPOSITORY in self.server.repositories else {}
         if f"/api/models/{REPOSITORY}/tree/" in self.path:
-            rows = [{"type": "file", "path": p, "size": len(c), "oid": "0"} for p, c in self.server.files().items()]
+            rows = [{"type": "file", "path": p, "size": len(c), "oid": "0"} for p, c in files.items()]
             self._answer(200, rows)
+        elif self.path.startswith(f"/api/models/{REPOSITORY}"):
+            self._answer(200, {"id": REPOSITORY, "siblings": [{"rfilename": name} for name in files]})
+        elif self.path.startswith(f"/{REPOSITORY}/resolve/"):
+            self._file(files.get(self.path.split("/", 5)[5]))
         else:
             self._answer(404, {"error": self.path})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _file(self, content: bytes | None) -> None:
+        self.send_response(404 if content is None else 200)
+        self.send_header("ETag", '"0123456789"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content or b"")
 
     def do_PUT(self) -> None:
         content, digest = self._body(), self.path.rpartition("/")[2]
@@ -174,11 +191,24 @@ def test_a_package_is_one_commit(hub: Hub, push: Run, pack: Pack, tmp_path: Path
 
 
 def test_files_of_an_earlier_package_go_in_the_same_commit(hub: Hub, push: Run, pack: Pack) -> None:
+    """What the earlier package's manifest lists, and no other file of the repository."""
     folder = pack()
-    hub.repositories[REPOSITORY] = {"private": False, "commits": [{"old.safetensors": b"x", ".gitattributes": b"y"}]}
-    assert push(folder).returncode == 0
-    assert hub.files().keys() == {*build.contents(folder), ".gitattributes"}
+    about = {"kind": "package", "files": {"old[1].safetensors": {}, "README.md": {}, "config.json": {}}}
+    before = {"old[1].safetensors": b"x", "README.md": b"", "manifest.json": json.dumps(about).encode()}
+    others = {".gitattributes": b"y", "eval/notes.md": b"z", "old1.safetensors": b"not of the package"}
+    hub.repositories[REPOSITORY] = {"private": False, "commits": [before | others]}
+    done = push(folder)
+    assert done.returncode == 0, done.stderr
+    assert hub.files().keys() == {*build.contents(folder), *others}
     assert len(hub.repositories[REPOSITORY]["commits"]) == 2
+
+
+def test_a_file_of_somebody_else_is_not_replaced(hub: Hub, push: Run, pack: Pack) -> None:
+    there = {"README.md": b"mine", ".gitattributes": b"y"}
+    hub.repositories[REPOSITORY] = {"private": False, "commits": [there]}
+    done = push(pack())
+    assert (done.returncode, hub.files()) == (2, there)
+    assert "would be replaced: README.md" in done.stderr
 
 
 def test_an_upload_that_breaks_off_publishes_nothing_and_goes_on(hub: Hub, push: Run, pack: Pack) -> None:

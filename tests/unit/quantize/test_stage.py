@@ -101,3 +101,23 @@ def test_a_model_larger_than_the_memory_is_said_before_the_start(
         stage.quantize(made, model, tmp_path / "out")
     assert "up to 10.0 billion parameters in 16 bits fit here" in str(caught.value.hint)
     assert not list((tmp_path / "out").glob("*/*"))
+
+
+def test_a_model_that_is_replaced_while_it_is_quantized_names_no_checkpoint(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new weights' digest would stand for a checkpoint of the old ones."""
+    model = Model("m", tmp_path / "model", "m", {})
+    model.path.mkdir()
+    weights = model.path / "model.safetensors"
+    weights.write_bytes(b"old")
+
+    def replaced(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
+        (tmp_path / "other").write_bytes(b"new")
+        (tmp_path / "other").rename(weights)
+        return OneshotResult(modifiers=[], calibration=None, threads=1, warnings=[]).dump()
+
+    monkeypatch.setattr(worker, "call_worker", replaced)
+    (tmp_path / "staged").mkdir()
+    with pytest.raises(StageError, match="nobody knows what was loaded"):
+        stage.make_checkpoint(plan, model, tmp_path / "staged", tmp_path / "log")

@@ -459,6 +459,11 @@ def test_against_needs_a_report(tmp_path: Path) -> None:
         changes.older_report(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         changes.older_report(tmp_path / "nowhere.json")
+    for text in ("", "[" * 100_000, "{}", "null"):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(InputError) as caught:
+            changes.older_report(tmp_path)
+        assert caught.value.hint == "name a report.json that quantpress report wrote"
 
 
 def test_a_report_of_version_1_can_be_the_older_one(artifacts: Any) -> None:

@@ -26,7 +26,7 @@ with locks.lock(final), atomic.staging(final) as staged:
     for name in ("one", "two", "three"):
         (staged / name).write_text("new")
     atomic.write_json(staged / "manifest.json", "new")
-    atomic.publish(staged, final)
+    atomic.publish(staged, final, lambda _: [])
 print(seen)
 """
 NAMES = ["manifest.json", "one", "three", "two"]

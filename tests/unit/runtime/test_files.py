@@ -26,7 +26,7 @@ def test_publish_replaces_the_whole_directory(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with atomic.staging(final) as staged:
             (staged / f"{content}.txt").write_text(content)
-            atomic.publish(staged, final)
+            atomic.publish(staged, final, lambda _: [])
     assert [path.name for path in final.iterdir()] == ["new.txt"]
     assert list(tmp_path.iterdir()) == [final]
 
@@ -43,9 +43,9 @@ def test_an_interrupted_run_leaves_the_old_artifact_and_nothing_else(tmp_path: P
 
 
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / ".artifact.staging-99999").mkdir()
+    (tmp_path / ".artifact.staging-99999999").mkdir()
     with atomic.staging(tmp_path / "artifact"):
-        assert not (tmp_path / ".artifact.staging-99999").exists()
+        assert not (tmp_path / ".artifact.staging-99999999").exists()
 
 
 def test_a_second_run_is_told_who_holds_the_lock_and_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_a_remembered_digest_follows_the_file(tmp_path: Path) -> None:
     path, cache = tmp_path / "x", tmp_path / "cache.json"
     path.write_text("one")
     first = digests.cached_sha256([path], cache)
-    assert digests.cached_sha256([path], cache) == first == {"x": digests.sha256_file(path)}
+    assert digests.cached_sha256([path], cache) == first == {path: digests.sha256_file(path)}
     path.write_text("two")
     os.utime(path, ns=(time.time_ns(), time.time_ns() + 1))
-    assert digests.cached_sha256([path], cache) == {"x": digests.sha256_file(path)} != first
+    assert digests.cached_sha256([path], cache) == {path: digests.sha256_file(path)} != first
 
 
 def test_too_little_space_is_said_before_work_starts(tmp_path: Path) -> None:
@@ -96,3 +96,50 @@ def test_what_is_kept_and_damaged_is_nothing(content: str | None, tmp_path: Path
     if content is not None:
         path.write_text(content)
     assert atomic.read_kept(path) is None
+
+
+def test_files_of_one_name_in_two_folders_have_a_digest_each(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "w.safetensors" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(str(path))
+    found = digests.cached_sha256(paths, tmp_path / "cache.json")
+    assert found == {path: digests.sha256_file(path) for path in paths}
+
+
+def test_equal_size_and_time_are_not_enough(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x", tmp_path / "cache.json"
+    path.write_text("one")
+    os.utime(path, ns=(10**18, 10**18))
+    digests.cached_sha256([path], cache)
+    path.write_text("two")
+    os.utime(path, ns=(10**18, 10**18))
+    assert digests.cached_sha256([path], cache) == {path: digests.sha256_file(path)}
+
+
+def test_an_edited_memory_of_digests_is_not_believed(tmp_path: Path) -> None:
+    path, cache = tmp_path / "x", tmp_path / "cache.json"
+    path.write_text("one")
+    known = digests.cached_sha256([path], cache)[path]
+    cache.write_text(cache.read_text().replace(known, "0" * 64))
+    assert digests.cached_sha256([path], cache) == {path: known}
+
+
+@pytest.mark.parametrize("change", ["content", "another file", "gone", "content, with its old time"])
+def test_what_changed_while_in_use_is_not_what_was_loaded(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_text("one")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with pytest.raises(StageError, match="nobody knows what was loaded"), digests.unchanged([path]):
+        if change == "another file":
+            path.rename(tmp_path / "other")
+            path.write_text("one")
+        elif change == "gone":
+            path.unlink()
+        else:
+            path.write_text("two")
+        if change.endswith("time"):
+            os.utime(path, ns=times)
+    path.write_text("one")
+    with digests.unchanged([path]):
+        path.read_text()

@@ -244,3 +244,46 @@ def test_one_answer_is_asked_for_at_a_time(tmp_path: Path) -> None:
     with locks.turn(tmp_path / "a.json"):
         assert (tmp_path / "a.json").read_text() == "made"
     first.join()
+
+
+def _tree(owner: int) -> list[int]:
+    """The guard's two processes, below their owner."""
+    (outer,) = psutil.Process(owner).children()
+    return [outer.pid, *(child.pid for child in outer.children())]
+
+
+@pytest.mark.parametrize("also", [1, 2])
+def test_an_owner_and_its_guard_killed_at_once_leave_no_command(also: int, tmp_path: Path) -> None:
+    """With one of the guard's two processes all goes; with both, what the guard itself started."""
+    code = f"""
+from pathlib import Path
+import sys
+from quantpress.runtime import process
+command = [sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "pids")!r}]
+with process.guarded(command, Path({str(tmp_path / "log")!r}), {{"QUANTPRESS_GRACE_S": "0.2"}}) as running:
+    running.wait()
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    command, below = _pids(tmp_path / "pids")
+    guards = _tree(owner.pid)
+    assert len(guards) == 2
+    for pid in (owner.pid, *guards[:also]):
+        os.kill(pid, signal.SIGKILL)
+    owner.wait()
+    try:
+        assert _gone([command] if also == 2 else [command, below])
+    finally:
+        if psutil.pid_exists(below):
+            os.kill(below, signal.SIGKILL)
+
+
+def test_a_stopped_guard_does_not_block_the_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_GUARDS_OWN_S", 0.3)
+    command = [sys.executable, "-c", STUBBORN, str(tmp_path / "pids")]
+    with process.guarded(command, tmp_path / "log", {"QUANTPRESS_GRACE_S": "0.2"}) as running:
+        pids = _pids(tmp_path / "pids")
+        for pid in (running.pid, *(child.pid for child in psutil.Process(running.pid).children())):
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    assert _gone(pids)

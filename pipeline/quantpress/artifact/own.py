@@ -1,0 +1,75 @@
+"""What of an artifact's folder quantpress wrote: all else is somebody else's, and is neither replaced nor removed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from quantpress.runtime import ownership
+
+_MANIFEST = "manifest.json"
+_SCORE = "score.json"
+_HEX = "[0-9a-f]{12}"
+# Beside the checkpoint's files and those of packages and scores, whose own marks list them.
+_WRITTEN = re.compile(
+    rf"""(
+    manifest\.json | recipe\.resolved\.yaml | layer_errors\.json | shapes\.json
+    | (accuracy|throughput)(-incomplete)?\.json | (accuracy|throughput)/[^/]+\.json
+    | likelihoods/{_HEX}\.json | logs/[^/]+\.log
+    | scores/\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?
+    | ([^/]+/)*\.[^/]+\.(lock|\d+\.tmp)           # locks, and what a killed run did not finish writing
+    | ([^/]+/)*\.[^/]+\.staging-[^/]+/.*          # the same of folders
+    )""",
+    re.VERBOSE,
+)
+_SCORED = re.compile(r"next_tokens\.npy|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml|lm_eval/[^/]+/results_[^/]+\.json")
+_REQUESTS = re.compile(rf"\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?")
+
+
+def strangers(folder: Path) -> list[str]:
+    """What in an artifact's folder is not ours, by relative name: everything, where manifest.json is no mark."""
+    names = ownership.entries(folder)
+    files = ownership.marked_files(folder / _MANIFEST)
+    if files is None:
+        return names
+    ours = {f"checkpoint/{name}" for name in files} | _in_package(folder / "package")
+    scores = folder / "scores"
+    ours |= {f"scores/{one.name}/{name}" for one in _folders(scores) for name in _scored(one)}
+    return [name for name in names if name not in ours and not _WRITTEN.fullmatch(name)]
+
+
+def _in_package(folder: Path) -> set[str]:
+    files = ownership.marked_files(folder / _MANIFEST)
+    return set() if files is None else {f"package/{name}" for name in (*files, _MANIFEST, "model.sig")}
+
+
+def _folders(folder: Path) -> list[Path]:
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+
+
+def _scored(folder: Path) -> list[str]:
+    """The files of a folder of scores that are ours; none without its mark, which names the folder."""
+    if ownership.mark_in(folder / _SCORE).get("folder") != folder.name:
+        return []
+    return [name for name in ownership.entries(folder) if name == _SCORE or _SCORED.fullmatch(name)]
+
+
+def score_strangers(folder: Path) -> list[str]:
+    """The same of one folder of scores."""
+    ours = set(_scored(folder))
+    return [name for name in ownership.entries(folder) if name not in ours]
+
+
+def scores_of(keeps: Path) -> list[Path]:
+    """The folders of scores below an artifact (or below the model's own, `baseline`) that are ours, whole."""
+    return [folder for folder in _folders(keeps / "scores") if _scored(folder) and not score_strangers(folder)]
+
+
+def requests_of(keeps: Path) -> list[Path]:
+    """The files of answered requests there."""
+    folder = keeps / "scores"
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if _REQUESTS.fullmatch(path.name) and ownership.is_regular(path)]
