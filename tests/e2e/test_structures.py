@@ -133,6 +133,7 @@ def _kinds() -> dict[str, str]:
 
 def test_what_is_planned_is_what_compressed_tensors_matches(tmp_path: Path) -> None:
     """For all types with QUANTPRESS_ALL_FAMILIES set (`make test-families`), else for every tenth."""
+    import torch
     import transformers
     from compressed_tensors.utils.match import match_named_modules
 

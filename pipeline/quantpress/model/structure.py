@@ -86,10 +86,10 @@ class Structure(Result):
     `linears` and `embeddings` by module name; `others` the class of each module with weights that is neither;
     `containers` that of each module without weights of its own; `special` that of a layer or embedding whose class is
     derived from Linear or Embedding; `bases` the names of what each class is derived from, itself among them. `tied` is
-    the embedding that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class loads,
-    `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that hold
-    several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore` why the
-    layers that they match are best kept in 16 bits.
+    the embedding that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class
+    loads, `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that
+    hold several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore`
+    why the layers that they match are best kept in 16 bits.
     """
 
     model_class: str

@@ -184,7 +184,7 @@ def _stored(model: Any, name: str) -> str:
 
 
 def _bases(kind: type) -> list[str]:
-    """The names by which compressed-tensors knows a class: its own, and those of the modules that it is derived from."""
+    """The names by which compressed-tensors knows a class: its own, and those that it is derived from."""
     import torch
 
     return [base.__name__ for base in kind.__mro__ if issubclass(base, torch.nn.Module)]

@@ -47,7 +47,8 @@ class Packing(Record):
 
     `unquantized` are layers that it builds for 16 bits whatever the checkpoint says, by the last two parts of their
     names; `embeddings` the embeddings that it loads quantized, by the last two parts or the last, and
-    `embeddings_by_class` those that only a target that is a class reaches; `experts` what it calls an expert's projections; `missing` why the vLLM that was asked cannot import it.
+    `embeddings_by_class` those that only a target that is a class reaches; `experts` what it calls an expert's
+    projections; `missing` why the vLLM that was asked cannot import it.
     """
 
     module: str = ""
@@ -222,9 +223,8 @@ def left_alone(structure: Layers, packing: Packing) -> Layers:
     """The layers with those that vLLM keeps in 16 bits among what a default `ignore` has."""
     kept = [name for name in structure.linears if _kept_in_16_bits(name, structure, packing)]
     left = structure.left_alone or {"lm_head": "the output head"}
-    reasons = {
-        name: "vLLM keeps it in 16 bits" for name in kept if not any(structure.matching(one, [name]) for one in left)
-    }
+    known = {name for pattern in left for name in structure.matching(pattern, kept)}
+    reasons = {name: "vLLM keeps it in 16 bits" for name in kept if name not in known}
     return replace(structure, left_alone={**left, **reasons}) if reasons else structure
 
 

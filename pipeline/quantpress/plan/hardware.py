@@ -108,7 +108,8 @@ TABLE: dict[str, tuple[Cell, ...]] = {
                _full("FlashInfer"), Cell("full", "CPU attention", ("avx512f", "amx_tile"))),
     ROTATIONS: (_full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"),
                 _no("its Hadamard kernel is for GPUs")),
-    EMBEDDINGS: (_TRITON, _TRITON, _TRITON, _TRITON, _TRITON, _no("vLLM looks up quantized embeddings with Triton only")),
+    EMBEDDINGS: (_TRITON, _TRITON, _TRITON, _TRITON, _TRITON,
+                 _no("vLLM looks up quantized embeddings with Triton only")),
     UNSERVED: (_NOWHERE,) * 6,
 }  # fmt: skip
 

@@ -33,8 +33,9 @@ class Plan:
 
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
-    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its group; `notes` what a person
-    should know; `architecture` is the class that the config names, `packing` what vLLM makes of its layers;
+    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its
+    group; `notes` what a person should know; `architecture` is the class that the config names, `packing` what vLLM
+    makes of its layers;
     `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
     """
 

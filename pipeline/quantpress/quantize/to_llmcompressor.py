@@ -78,14 +78,13 @@ def _pruning(name: str, body: Prunes, model: Any) -> Any:
     llmcompressor 0.14 compares `ignore` with a layer's name and a dot after it, so that "lm_head" ignores nothing.
     """
     from compressed_tensors.utils import match_named_modules
-    from torch.nn import Linear
 
     targeted = {layer for layer, _ in match_named_modules(model, body.targets)}
     ignored = {layer for layer, _ in match_named_modules(model, body.ignore)}
     layers = [
         layer
-        for layer, module in model.named_modules()
-        if isinstance(module, Linear) and layer not in ignored and not targeted.isdisjoint([layer, *parents(layer)])
+        for layer, _ in match_named_modules(model, ["Linear"])
+        if layer not in ignored and not targeted.isdisjoint([layer, *parents(layer)])
     ]
     options = body.model_dump(exclude_none=True, exclude={"targets", "ignore"})
     return _modifier_class(name)(**options, targets=layers, ignore=[])
@@ -129,13 +128,13 @@ def _format(scheme: Any) -> Any:
     Linear or Embedding would leave all of them unpacked. It stores 4-bit weights in 8 bits where activations are
     quantized too; vLLM's kernels for W4A8 and W4AFP8 load packed weights only.
     """
+    from compressed_tensors.compressors.base import COMPRESSIBLE_MODULE_TYPES
     from compressed_tensors.compressors.format import infer_module_format
-    from torch.nn import Linear
 
     weights, inputs = scheme.weights, scheme.input_activations
     if inputs is not None and weights.type == "int" and weights.num_bits < 8:
         return "pack-quantized"
-    return infer_module_format(Linear, scheme)
+    return infer_module_format(COMPRESSIBLE_MODULE_TYPES[0], scheme)
 
 
 def _kv_cache(cache: KvCache) -> Any:

@@ -1,4 +1,4 @@
-"""Targets that are classes of modules, and embeddings: what llmcompressor takes is planned, or refused with a reason."""
+"""Targets that are classes, and embeddings: what llmcompressor takes is planned, or refused with a reason."""
 
 from collections.abc import Callable
 from pathlib import Path
