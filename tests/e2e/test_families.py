@@ -110,3 +110,45 @@ def test_nothing_is_lost_and_what_is_planned_is_made(
     was, now = (json.loads((path / "config.json").read_text()) for path in (folder, checkpoint))
     assert now["architectures"] == was["architectures"]
     assert {path.name for path in folder.iterdir()} <= {path.name for path in checkpoint.iterdir()}
+
+
+def _scaled_embeddings(folder: Path) -> None:
+    """Embeddings of a class of their own, tied to the head."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("gemma3_text", **TEXT, head_dim=16, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+
+
+@pytest.mark.parametrize("make", [_scaled_embeddings, _image_text], ids=["tied", "beside a tower"])
+def test_embeddings_are_quantized_as_planned(
+    make: Callable[[Path], None], tmp_path: Path, embedded_model: Path, real: Run
+) -> None:
+    import torch
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import preset_name_to_scheme
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    make(folder)
+    AutoTokenizer.from_pretrained(embedded_model).save_pretrained(folder)
+    recipe = tmp_path / "all.yaml"
+    recipe.write_text(
+        "name: all\ndescription: d\nmodifiers:\n- rtn: {scheme: W8A16, group_size: 32, targets: [Linear, Embedding]}\n"
+    )
+    options = ("--model", str(folder), "--out", str(tmp_path / "artifacts"), "--json")
+    plan = json.loads(real("plan", str(recipe), *options[:2], "--json").stdout)
+    manifest = json.loads(real("quantize", str(recipe), "--target", "any", *options).stdout)
+    assert manifest["quantized_layers"] == 15
+    assert manifest["bytes"]["checkpoint"] == plan["bytes"]["after"]
+    made = load_file(tmp_path / "artifacts" / "model" / "all" / "checkpoint" / "model.safetensors")
+    name = next(name for name in made if name.endswith("embed_tokens.weight_packed")).removesuffix(".weight_packed")
+    scheme = preset_name_to_scheme("W8A16", ["Embedding"])
+    scheme.weights.group_size = 32
+    parts = {part: made[f"{name}.{part}"] for part in ("weight_packed", "weight_scale", "weight_shape")}
+    weight = BaseCompressor.get_value_from_registry("pack-quantized").decompress(parts, scheme)["weight"]
+    original = load_file(folder / "model.safetensors")[f"{name}.weight"]
+    assert (weight.float() - original.float()).norm() < 0.02 * original.float().norm()
+    assert torch.equal(made["lm_head.weight"], original if make is _scaled_embeddings else made["lm_head.weight"])

@@ -11,7 +11,6 @@ import pytest
 
 from quantpress.errors import InputError
 from quantpress.model import headers, layers
-from quantpress.model.patterns import selected
 from quantpress.model.source import Model, find_model, read_config
 from quantpress.model.structure import StructureJob, described_tensors, structure_of
 from quantpress.plan.resolve import plan_of
@@ -134,6 +133,7 @@ def _kinds() -> dict[str, str]:
 
 def test_what_is_planned_is_what_compressed_tensors_matches(tmp_path: Path) -> None:
     """For all types with QUANTPRESS_ALL_FAMILIES set (`make test-families`), else for every tenth."""
+    import torch
     import transformers
     from compressed_tensors.utils.match import match_named_modules
 
@@ -160,8 +160,14 @@ def test_what_is_planned_is_what_compressed_tensors_matches(tmp_path: Path) -> N
             continue
         structure_worker.linearize(model)
         patterns = [pattern for pattern in found.left_alone if pattern != "lm_head"] + ["lm_head"]
-        theirs = {one for one, _ in match_named_modules(model, ["Linear"], patterns)}
-        ours = set(selected(list(layers.asked(found).linears), ["Linear"], patterns))
+        asked = layers.asked(found)
+        classes = ["Linear", "Embedding", *sorted(set(found.special.values()))]
+        theirs = {
+            one
+            for one, module in match_named_modules(model, classes, patterns)
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
+        }
+        ours = set(asked.selected(list(asked.shapes), classes, patterns))
         checked += 1
         if ours != theirs:
             unlike[kind] = sorted(ours ^ theirs)[:3]

@@ -123,9 +123,9 @@ class Account(Record):
     """Where the tensors of the model's files went, by number.
 
     `kept` are in the checkpoint bit for bit, `not_loaded` too, in a file of their own (transformers does not know
-    them); `quantized` as planned; `changed` by the modifiers that rescale, rotate or prune; `retyped` are stored in
-    another type, as transformers loads them; `taken_apart` are experts that were in one tensor; `dropped` are experts
-    that the recipe takes out, and an output head that is stored once, as the embedding.
+    them); `quantized` as planned; `changed` by the modifiers that rescale, rotate or prune; `retyped` were stored in
+    another type, as older manifests say (now such tensors are kept too); `taken_apart` are experts that were in one
+    tensor; `dropped` are experts that the recipe takes out, and an output head that is stored once, as the embedding.
     """
 
     kept: int = 0

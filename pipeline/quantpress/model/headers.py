@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,50 @@ def contents(
                     start, end = item["data_offsets"]
                     stream.seek(8 + length + start)
                     yield name, item["dtype"], item["shape"], stream.read(end - start)
+
+
+def reader(paths: Iterable[Path]) -> Callable[[str], bytes]:
+    """Gives the bytes of a tensor in these files, by its name."""
+    places: dict[str, tuple[Path, int, int, int]] = {}
+    for path in paths:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        places |= {name: (path, 8 + length, *item["data_offsets"]) for name, item in header.items()}
+
+    def read_one(name: str) -> bytes:
+        path, base, start, end = places[name]
+        with path.open("rb") as stream:
+            stream.seek(base + start)
+            return stream.read(end - start)
+
+    return read_one
+
+
+def write(path: Path, tensors: dict[str, Tensor], read_one: Callable[[str], bytes]) -> None:
+    """A safetensors file of these tensors. Each is read when it is written: they may be large.
+
+    Those with wider numbers come first, as the format's own library has it: so each begins at a multiple of its width.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    ordered = sorted(tensors, key=lambda name: -_width(tensors[name]))
+    for name in ordered:
+        end = offset + tensors[name].nbytes
+        header[name] = {"dtype": tensors[name].dtype, "shape": tensors[name].shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in ordered:
+            stream.write(read_one(name))
+
+
+def _width(tensor: Tensor) -> int:
+    """Bytes of a number."""
+    return tensor.nbytes // (math.prod(tensor.shape) or 1)
 
 
 def digests(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:

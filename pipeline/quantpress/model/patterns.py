@@ -1,9 +1,9 @@
-"""Names of layers: compressed-tensors' rule for targets and ignore, in bounded time."""
+"""Names of layers: compressed-tensors' rule for targets and ignore, in bounded time. Classes are Layers.matching's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 
 from quantpress.errors import InputError
@@ -13,12 +13,10 @@ _SECONDS = 2.0  # for one pattern against every name of a model; 10,000 names ta
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that a target or ignore matches: all for the class Linear, one by its name, or re:PATTERN.
+    """Those of `names` that a target or ignore matches by name or as re:PATTERN.
 
     Raises InputError for a pattern that would take for ever: llmcompressor and vLLM would hang on it too.
     """
-    if pattern == "Linear":
-        return list(names)
     if not pattern.startswith("re:"):
         return [name for name in names if name == pattern]
     compiled = _compiled(pattern)
@@ -35,10 +33,3 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.removeprefix("re:"))
-
-
-def selected(names: Sequence[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
-    """The names that a target matches and no ignore does, in their order."""
-    wanted = {name for pattern in targets for name in matching(pattern, names)}
-    unwanted = {name for pattern in ignore for name in matching(pattern, names)}
-    return [name for name in names if name in wanted and name not in unwanted]

@@ -69,7 +69,8 @@ class StructureJob(Job):
 
 
 class Linear(Record):
-    """A Linear layer: its weight's shape, and the name of its weight in the files, without `.weight`.
+    """A Linear layer or an embedding: its weight's shape (of an embedding, a row for each token), and the name of its
+    weight in the files, without `.weight`.
 
     An expert that the files keep in a tensor of three dimensions has the name that a checkpoint gives it.
     """
@@ -82,16 +83,22 @@ class Linear(Record):
 class Structure(Result):
     """The model in the class that holds all of it, with experts made Linear as calibration makes them.
 
-    `linears` by module name; `others` the class of each module with weights that is not Linear; `tied` the embedding
-    that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class loads,
-    `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that hold
-    several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore` why the
-    layers that they match are best kept in 16 bits.
+    `linears` and `embeddings` by module name; `others` the class of each module with weights that is neither;
+    `containers` that of each module without weights of its own; `special` that of a layer or embedding whose class is
+    derived from Linear or Embedding; `bases` the names of what each class is derived from, itself among them. `tied` is
+    the embedding that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class
+    loads, `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that
+    hold several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore`
+    why the layers that they match are best kept in 16 bits.
     """
 
     model_class: str
     linears: dict[str, Linear]
+    embeddings: dict[str, Linear] = Field(default_factory=dict)
     others: dict[str, str]
+    containers: dict[str, str] = Field(default_factory=dict)
+    special: dict[str, str] = Field(default_factory=dict)
+    bases: dict[str, list[str]] = Field(default_factory=dict)
     routers: list[str] = Field(default_factory=list)
     tied: str | None
     tensors: dict[str, list[int]]
@@ -104,7 +111,7 @@ class Structure(Result):
 
 STRUCTURE = Worker("quantpress.model.structure_worker", StructureJob, Structure)
 _LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
-_ANSWER = 3  # raise this when the worker answers otherwise
+_ANSWER = 4  # raise this when the worker answers otherwise
 
 
 def structure_of(

@@ -31,19 +31,25 @@ def structure(job: StructureJob) -> Structure:
         fused = [stored for name in _fused_experts(model) for stored in saved[name]]
         linearize(model)
         keep_expert_names(model)
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    modules = dict(model.named_modules())
+    linears = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
+    embeddings = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
     tied = _tied(model, linears)
     _require_all(missing, tied, job.folder)
-    others = {
-        name: type(module).__name__
-        for name, module in model.named_modules()
-        if name not in linears and _has_weight(module)
-    }
+    classes = {name: type(module).__name__ for name, module in modules.items() if name}
+    rest = [name for name in classes if name not in linears and name not in embeddings]
+    others = {name: classes[name] for name in rest if _has_weight(modules[name])}
     decoder = _decoder_name(model)
     return Structure(
         model_class=type(model).__name__,
         linears={name: _linear(model, name, module) for name, module in linears.items()},
+        embeddings={name: _linear(model, name, module) for name, module in embeddings.items()},
         others=others,
+        containers={name: classes[name] for name in rest if name not in others},
+        special={
+            name: classes[name] for name in (*linears, *embeddings) if classes[name] not in ("Linear", "Embedding")
+        },
+        bases={kind.__name__: _bases(kind) for kind in {type(module) for module in modules.values()}},
         routers=[_stored(model, name) + ".weight" for name in (*linears, *others) if _is_router(model, name)],
         tied=tied,
         tensors=shapes,
@@ -175,6 +181,13 @@ def _stored(model: Any, name: str) -> str:
     """What a module is called in the files."""
     weight = model.get_submodule(name).weight
     return stored_names(model, f"{name}.weight", weight)[0].removesuffix(".weight")
+
+
+def _bases(kind: type) -> list[str]:
+    """The names by which compressed-tensors knows a class: its own, and those that it is derived from."""
+    import torch
+
+    return [base.__name__ for base in kind.__mro__ if issubclass(base, torch.nn.Module)]
 
 
 def _has_weight(module: Any) -> bool:

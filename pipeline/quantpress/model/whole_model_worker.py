@@ -32,7 +32,7 @@ def whole_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> 
     """
     try:
         model, missing = loaded_model(folder, trust_remote_code, **options)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AttributeError) as error:  # the last one for embeddings that are quantized
         if "trust_remote_code" in str(error):
             raise
         raise StageError(f"transformers cannot load {folder}: {first_line(error)}", hint=_BY_VLLM) from error

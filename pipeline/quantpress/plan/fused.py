@@ -19,7 +19,6 @@ from pydantic import Field
 from quantpress.errors import InputError
 from quantpress.model.config import Config, text_config
 from quantpress.model.layers import EXPERT, Layers
-from quantpress.model.patterns import matching
 from quantpress.recipe.presets import Scheme
 from quantpress.runtime.records import Record
 
@@ -47,13 +46,17 @@ class Packing(Record):
     """What a class of vLLM does with the layers of a checkpoint.
 
     `unquantized` are layers that it builds for 16 bits whatever the checkpoint says, by the last two parts of their
-    names; `experts` what it calls an expert's projections; `missing` why the vLLM that was asked cannot import it.
+    names; `embeddings` the embeddings that it loads quantized, by the last two parts or the last, and
+    `embeddings_by_class` those that only a target that is a class reaches; `experts` what it calls an expert's
+    projections; `missing` why the vLLM that was asked cannot import it.
     """
 
     module: str = ""
     name: str = ""
     packed: list[Pack] = Field(default_factory=list)
     unquantized: list[str] = Field(default_factory=list)
+    embeddings: list[str] = Field(default_factory=list)
+    embeddings_by_class: list[str] = Field(default_factory=list)
     experts: list[str] | None = None
     renamed: Renamed = Field(default_factory=Renamed)
     missing: str | None = None
@@ -185,6 +188,23 @@ def check(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> No
         )
 
 
+def unserved_embedding(
+    name: str, scheme: Scheme, targets: Iterable[str], structure: Layers, packing: Packing
+) -> str | None:
+    """Why vLLM does not load this embedding quantized by a group with these targets; None where it does."""
+    theirs = packing.vllm_name(structure.stored_name(name))
+    known = {_last(theirs), _last_two(theirs)}
+    whose = packing.name or "backend for models of transformers"
+    if not known & {*packing.embeddings, *packing.embeddings_by_class}:
+        return f"vLLM's {whose} keeps {_last_two(theirs)} in 16 bits"
+    if scheme.kind != "int" or not scheme.symmetric or scheme.strategy not in ("group", "channel"):
+        return f"vLLM loads embeddings as symmetric integers in groups or channels only, not {_name(scheme)}"
+    # vLLM finds a target that is a class inside of the name of its own class, VocabParallelEmbedding.
+    if not known & set(packing.embeddings) and "Embedding" not in targets:
+        return f"vLLM's {whose} finds {_last_two(theirs)} quantized only where `targets` name the class Embedding"
+    return None
+
+
 def expert_notes(schemes: dict[str, Scheme], structure: Layers, packing: Packing) -> list[str]:
     """Whether vLLM looks for quantized experts under other names than those that a checkpoint will have."""
     theirs = packing.experts or []
@@ -203,7 +223,8 @@ def left_alone(structure: Layers, packing: Packing) -> Layers:
     """The layers with those that vLLM keeps in 16 bits among what a default `ignore` has."""
     kept = [name for name in structure.linears if _kept_in_16_bits(name, structure, packing)]
     left = structure.left_alone or {"lm_head": "the output head"}
-    reasons = {name: "vLLM keeps it in 16 bits" for name in kept if not any(matching(one, [name]) for one in left)}
+    known = {name for pattern in left for name in structure.matching(pattern, kept)}
+    reasons = {name: "vLLM keeps it in 16 bits" for name in kept if name not in known}
     return replace(structure, left_alone={**left, **reasons}) if reasons else structure
 
 

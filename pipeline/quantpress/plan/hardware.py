@@ -20,7 +20,7 @@ from quantpress.runtime import cpu, environment
 GPUS = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100")
 # `cpu` is this machine's; the others are kinds of CPU by their instruction sets.
 TARGETS = (*GPUS, cpu.THIS, *cpu.KINDS)
-KV_CACHE, ROTATIONS = "KV cache FP8", "online rotations"
+KV_CACHE, ROTATIONS, EMBEDDINGS = "KV cache FP8", "online rotations", "quantized embeddings"
 UNSERVED = "not in vLLM"
 
 
@@ -59,6 +59,7 @@ def _no(why: str) -> Cell:
 
 _MARLIN, _WEIGHT_ONLY = _full("Marlin"), _fallback("Marlin, activations in 16 bits")
 _HUMMING = _fallback("Humming, if that package is installed beside vLLM")
+_TRITON = _full("Triton lookup")
 _NO_CPU = _no("no kernel for CPUs")
 _NOWHERE = _no("no scheme of vLLM takes it")
 _INT4_CPU = "CPU W4A16 (input and output features in multiples of 32)"
@@ -107,6 +108,8 @@ TABLE: dict[str, tuple[Cell, ...]] = {
                _full("FlashInfer"), Cell("full", "CPU attention", ("avx512f", "amx_tile"))),
     ROTATIONS: (_full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"),
                 _no("its Hadamard kernel is for GPUs")),
+    EMBEDDINGS: (_TRITON, _TRITON, _TRITON, _TRITON, _TRITON,
+                 _no("vLLM looks up quantized embeddings with Triton only")),
     UNSERVED: (_NOWHERE,) * 6,
 }  # fmt: skip
 

@@ -10,17 +10,17 @@ from quantpress.model import layers
 from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
-from quantpress.model.patterns import matching, selected
 from quantpress.model.structure import Algorithm, Asked, Mapping, Rescaled, Rescalings
 from quantpress.plan import fused
 from quantpress.plan.fused import Packing
-from quantpress.recipe.modifiers import Awq, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
+from quantpress.recipe.modifiers import Awq, Group, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
 
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
 # Learned positions of a language model; a vision tower's have nothing to do with its sequences.
 _POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positions|position_embeddings?)$")
+_BY_INPUTS = ("gptq", "autoround")
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
@@ -33,6 +33,8 @@ def check(recipe: Recipe, schemes: dict[str, Scheme], structure: Layers, config:
         notes += _check_modifier(modifier, schemes, structure, config)
     if structure.tied and "lm_head" in schemes:
         notes.append(f"lm_head shares its weight with {structure.tied}; quantizing it stores both")
+    elif structure.tied in schemes:
+        notes.append(f"{structure.tied} shares its weight with lm_head; quantizing it stores both")
     return notes
 
 
@@ -42,7 +44,7 @@ def too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
     if calibration is None or not longest or calibration.max_sequence_length <= longest:
         return []
     wanted = calibration.max_sequence_length
-    if learned := next((name for name in structure.others if _POSITIONS.search(name)), None):
+    if learned := next((name for name in structure.names if _POSITIONS.search(name)), None):
         raise InputError(
             f"calibration.max_sequence_length {wanted}: the model has {longest} positions ({learned})",
             hint=f"--set calibration.max_sequence_length={longest}",
@@ -72,11 +74,36 @@ def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: L
 
 
 def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:
+    """Pruning takes the layers inside of the modules that it names, too."""
+    containers = structure.containers if isinstance(body, Prunes) else ()
     for pattern in (*body.targets, *(one for one in body.ignore if one != "lm_head")):
-        if not matching(pattern, structure.names):
+        if not structure.matching(pattern, [*structure.names, *containers]):
             raise InputError(f"{name}: {pattern!r} matches no layer of the model", hint="correct targets or ignore")
-    if not selected(list(structure.linears), body.targets, body.ignore):
+    inside = structure.within(structure.selected(containers, body.targets))
+    if not {*structure.selected(list(structure.linears), body.targets), *inside} - {
+        found for pattern in body.ignore for found in structure.matching(pattern, structure.linears)
+    }:
         raise InputError(f"{name}: every targeted layer is ignored", hint="narrow `ignore` in the recipe")
+
+
+def check_embeddings(modifier: str, group: Group, embeddings: list[str]) -> None:
+    """Raises InputError for embeddings among the layers of a group where they cannot be quantized."""
+    if not embeddings:
+        return
+    if modifier in _BY_INPUTS:
+        raise InputError(
+            f"{modifier}: {embeddings[0]} is an embedding; {modifier} looks at what goes into a layer, which here are "
+            "token numbers, and llmcompressor would leave its scales undefined",
+            hint="add it to `ignore`, and quantize it by an entry of its own: "
+            "- rtn: {scheme: W8A16, targets: [Embedding], ignore: []}",
+        )
+    activations = group.preset.activations != "none" if group.preset else group.input_activations is not None
+    if activations:
+        raise InputError(
+            f"{modifier}: {embeddings[0]} is an embedding; what goes into it are token numbers, which cannot be "
+            f"quantized as {group.scheme or 'input_activations'} would",
+            hint="give embeddings a group with weights alone: scheme W8A16 or W4A16",
+        )
 
 
 def rescales(modifier: Modifier) -> bool:
@@ -143,7 +170,7 @@ def _answer(modifier: Modifier, structure: Layers) -> Rescalings:
 def _without_ignored(body: SmoothQuant, found: list[Rescaled], structure: Layers) -> list[Rescaled]:
     ignored: set[str] = set()
     for pattern in body.ignore or []:
-        names = matching(pattern, structure.names)
+        names = structure.matching(pattern, structure.names)
         if not names and pattern != "lm_head":
             raise InputError(
                 f"smoothquant.ignore: {pattern!r} matches no layer of the model", hint="correct or remove it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -12,7 +12,6 @@ from quantpress.model import headers, layers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
-from quantpress.model.patterns import matching, selected
 from quantpress.model.source import Model
 from quantpress.model.structure import described_tensors, structure_of
 from quantpress.plan import fused, preflight, sizes
@@ -23,8 +22,8 @@ from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import Recipe
 
 GROUP_SIZES = (128, 64, 32)
-# A class of modules, as in `ignore: [LlamaRMSNorm]`. Only Linear layers are quantized, so that ignoring one of another
-# class is true whether the model has it or not; recipes for several families list what they do not touch.
+# A class of modules, as in `ignore: [LlamaRMSNorm]`. Ignoring one that the model does not have is true; recipes for
+# several families list what they do not touch.
 _CLASS = re.compile(r"^(?!Linear$)[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*$")
 
 
@@ -34,8 +33,9 @@ class Plan:
 
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
-    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored; `notes` what a person
-    should know; `architecture` is the class that the config names, `packing` what vLLM makes of its layers;
+    `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its
+    group; `notes` what a person should know; `architecture` is the class that the config names, `packing` what vLLM
+    makes of its layers;
     `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
     """
 
@@ -49,6 +49,7 @@ class Plan:
     untouched_bytes: int = 0
     schemes: dict[str, Scheme] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     structure: Layers = field(default_factory=lambda: Layers({}))
     packing: Packing = fused.GENERIC
     architecture: str | None = None
@@ -94,18 +95,19 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
     notes = preflight.check(resolved, schemes, structure, config, packing)
     untouched = sum(tensor.nbytes for tensor in tensors.values())
     untouched -= sum(_own_bytes(name, structure, tensors) for name in schemes)
-    untouched += _untied_bytes(resolved, structure, tensors)
+    untouched += _untied_bytes(resolved, schemes, structure, tensors)
     return Plan(
         recipe=resolved,
         layers=tuple(sorted(schemes)),
         group_size=min((one.size for one in chosen if one.size), default=None),
         scales=", ".join(sorted({_scales(scheme) for scheme in schemes.values()})),
-        largest_input=max((structure.linears[name][1] for name in schemes), default=0),
+        largest_input=max((structure.linears[name][1] for name in schemes if name in structure.linears), default=0),
         weight_bytes=weight_bytes,
         checkpoint_bytes=untouched + sum(_stored(name, scheme, structure, tensors) for name, scheme in schemes.items()),
         untouched_bytes=untouched,
         schemes=schemes,
         labels={name: one.group.scheme or _label(schemes[name]) for one in chosen for name in one.names},
+        targets={name: tuple(one.group.targets) for one in chosen for name in one.names},
         structure=structure,
         packing=packing,
         architecture=fused.architecture(config),
@@ -142,7 +144,7 @@ def _without_absent(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[str
     for modifier in recipe.modifiers:
         body, named = modifier.body, getattr(modifier.body, "ignore_if_present", None)
         if named is not None:
-            present = [name for name in named if _CLASS.match(name) or matching(name, structure.names)]
+            present = [name for name in named if _CLASS.match(name) or structure.matching(name, structure.names)]
             absent = [name for name in named if name not in present]
             if absent:
                 listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
@@ -189,7 +191,7 @@ def _weight(name: str, structure: Layers, tensors: dict[str, Tensor]) -> Tensor 
 def _own_bytes(name: str, structure: Layers, tensors: dict[str, Tensor]) -> int:
     if tensor := _weight(name, structure, tensors):
         return tensor.nbytes
-    return 0 if name.endswith("lm_head") else prod(structure.linears[name]) * _element_bytes(tensors)
+    return 0 if name.endswith("lm_head") else prod(structure.shapes[name]) * _element_bytes(tensors)
 
 
 def _element_bytes(tensors: dict[str, Tensor]) -> int:
@@ -201,12 +203,13 @@ def _element_bytes(tensors: dict[str, Tensor]) -> int:
 def _stored(name: str, scheme: Scheme, structure: Layers, tensors: dict[str, Tensor]) -> int:
     tensor = _weight(name, structure, tensors)
     each = tensor.nbytes // prod(tensor.shape) if tensor else _element_bytes(tensors)
-    return sizes.layer_bytes(structure.linears[name], scheme, each)
+    return sizes.layer_bytes(structure.shapes[name], scheme, each)
 
 
-def _untied_bytes(recipe: Recipe, structure: Layers, tensors: dict[str, Tensor]) -> int:
-    """SpinQuant needs lm_head apart from the embedding that it shares its weight with."""
-    apart = structure.tied and any(modifier.name == "spinquant" for modifier in recipe.modifiers)
+def _untied_bytes(recipe: Recipe, schemes: Container[str], structure: Layers, tensors: dict[str, Tensor]) -> int:
+    """SpinQuant, and quantizing the embedding, need lm_head apart from the embedding that it shares its weight with."""
+    alone = structure.tied in schemes and "lm_head" not in schemes
+    apart = structure.tied and (alone or any(modifier.name == "spinquant" for modifier in recipe.modifiers))
     return tensors[f"{structure.tied}.weight"].nbytes if apart else 0
 
 
@@ -240,15 +243,15 @@ def _label(scheme: Scheme) -> str:
 
 
 def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Chosen]:
-    names = list(structure.linears)
+    names = list(structure.shapes)
     for group in body.all_groups:
-        _check_matches(f"{modifier.name}.targets", group.targets, names)
+        _check_matches(f"{modifier.name}.targets", group.targets, names, structure)
     if body.all_groups:
-        named = [pattern for pattern in body.ignore if not _CLASS.match(pattern)]
-        _check_matches(f"{modifier.name}.ignore", named, structure.names, excepted="lm_head")
+        named = [pattern for pattern in body.ignore if not _CLASS.match(pattern) and pattern != "lm_head"]
+        _check_matches(f"{modifier.name}.ignore", named, structure.names, structure)
     chosen = []
     for group in body.all_groups:
-        found = selected(names, group.targets, body.ignore)
+        found = structure.selected(names, group.targets, body.ignore)
         if not found:
             raise InputError(
                 f"{modifier.name}: every layer that targets {group.targets} name is also ignored, "
@@ -257,18 +260,27 @@ def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Cho
                 else f"{modifier.name}.groups: every layer that {group.targets} name is also ignored",
                 hint="narrow `ignore` in the recipe",
             )
-        shapes = {name: structure.linears[name] for name in found}
+        preflight.check_embeddings(modifier.name, group, [name for name in found if name in structure.embeddings])
+        shapes = {name: structure.shapes[name] for name in found}
         chosen.append(_Chosen(modifier.name, group, found, _group_size(modifier.name, group, shapes)))
     return chosen
 
 
-def _check_matches(what: str, patterns: Iterable[str], names: list[str], excepted: str | None = None) -> None:
+def _check_matches(what: str, patterns: Iterable[str], names: list[str], structure: Layers) -> None:
     for pattern in patterns:
-        if pattern != excepted and not matching(pattern, names):
+        if structure.matching(pattern, names):
+            continue
+        if inside := structure.within(structure.matching(pattern, structure.containers)):
             raise InputError(
-                f"{what}: {pattern!r} matches none of the model's {len(names)} layers",
-                hint=f"a layer is named like {next(iter(names), 'nothing here')!r}; patterns start with re:",
+                f"{what}: {pattern!r} names modules that only hold layers, such as those of {inside[0]}; Linear layers "
+                "and embeddings are quantized, and llmcompressor would leave out all others without a word",
+                hint=f"name the layers inside by a pattern: re:.*{inside[0].split('.')[-2]}[.]",
             )
+        unfit = "is the class of modules that cannot be quantized, and " if pattern in structure.bases else ""
+        raise InputError(
+            f"{what}: {pattern!r} {unfit}matches none of the model's {len(names)} layers",
+            hint=f"a layer is named like {next(iter(names), 'nothing here')!r}; patterns start with re:",
+        )
 
 
 def _group_size(modifier: str, group: Group, shapes: dict[str, Shape]) -> int | None:

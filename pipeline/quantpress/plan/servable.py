@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantpress.errors import CapabilityError
-from quantpress.plan import hardware
+from quantpress.plan import fused, hardware
 from quantpress.plan.fused import expert_sets, fused_sets, unserved
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
@@ -20,7 +20,10 @@ _GROUPED = ("W4A16", "W4A16 asymmetric", "W8A16", "W4A8")
 
 def kinds_of(plan: Plan) -> list[str]:
     """The rows of hardware.TABLE that the plan needs."""
-    kinds = {hardware.kind_of(scheme) for scheme in plan.schemes.values()}
+    embeddings = plan.structure.embeddings
+    kinds = {
+        hardware.EMBEDDINGS if name in embeddings else hardware.kind_of(scheme) for name, scheme in plan.schemes.items()
+    }
     for modifier in plan.recipe.modifiers:
         body = modifier.body
         if isinstance(body, Quantizes) and body.kv_cache:
@@ -34,6 +37,8 @@ def require_served(plan: Plan, target: str) -> None:
     """Raises CapabilityError, saying what can be served there, unless `target` can serve the plan's checkpoint."""
     if reason := unserved(plan.architecture):
         raise CapabilityError(reason, hint="take a model whose architecture it serves")
+    if reason := _unserved_embedding(plan):
+        raise CapabilityError(reason, hint="add it to `ignore`")
     hardware.require(kinds_of(plan), target)
     if odd := _odd_for_blocks(plan):
         raise CapabilityError(
@@ -50,6 +55,15 @@ def require_served(plan: Plan, target: str) -> None:
             f"{odd}: the CPU's kernel for 4-bit weights takes multiples of {_INT4_STEP} only",
             hint="add those layers to `ignore`, or use a scheme without packed weights (W8A8)",
         )
+
+
+def _unserved_embedding(plan: Plan) -> str | None:
+    """Why vLLM does not load one of the plan's embeddings, whatever it runs on."""
+    for name in plan.structure.embeddings.keys() & plan.schemes.keys():
+        reason = fused.unserved_embedding(name, plan.schemes[name], plan.targets[name], plan.structure, plan.packing)
+        if reason:
+            return f"{name} is quantized: {reason}"
+    return None
 
 
 def _odd_for_blocks(plan: Plan) -> str | None:
@@ -74,11 +88,11 @@ def _odd_for_int4(plan: Plan) -> str | None:
     shapes = {
         name: plan.structure.linears[name]
         for name, scheme in plan.schemes.items()
-        if hardware.kind_of(scheme) in ("W4A16", "W4A16 asymmetric", "W4A8")
+        if name in plan.structure.linears and hardware.kind_of(scheme) in ("W4A16", "W4A16 asymmetric", "W4A8")
     }
-    fused = [together for together in fused_sets(plan.packing, plan.structure) if together[0] in shapes]
-    single = [[name] for name in shapes.keys() - {name for together in fused for name in together}]
-    for together in sorted(fused + single):
+    sets = [together for together in fused_sets(plan.packing, plan.structure) if together[0] in shapes]
+    single = [[name] for name in shapes.keys() - {name for together in sets for name in together}]
+    for together in sorted(sets + single):
         outputs, inputs = sum(shapes[name][0] for name in together), shapes[together[0]][1]
         if outputs % _INT4_STEP or inputs % _INT4_STEP:
             return f"{' + '.join(together)} has {inputs} input and {outputs} output features"

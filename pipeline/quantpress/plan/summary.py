@@ -72,7 +72,7 @@ class Summary(Record):
 def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Summary:
     """The summary of a plan; `context` is in tokens, `concurrency` in sequences."""
     linears = plan.structure.linears
-    parameters = sum(prod(linears[name]) for name in plan.layers)
+    parameters = sum(prod(plan.structure.shapes[name]) for name in plan.layers)
     quantized = plan.checkpoint_bytes - plan.untouched_bytes
     halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
     calibration = plan.recipe.calibration
@@ -90,7 +90,9 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Su
             context=context,
             concurrency=concurrency,
         ),
-        tensor_parallel_sizes=sizes.tensor_parallel_sizes(config, plan.schemes, linears),
+        tensor_parallel_sizes=sizes.tensor_parallel_sizes(
+            config, {name: scheme for name, scheme in plan.schemes.items() if name in linears}, linears
+        ),
         hardware=servable.table(plan),
         notes=[*plan.notes, *_too_little_data(plan), *_too_long(config, context)],
         resolved=plan.recipe.dump(),
@@ -112,7 +114,7 @@ def _too_long(config: Config, context: int) -> list[str]:
 
 def _layers(plan: Plan) -> dict[str, int]:
     labels = Counter(f"{plan.labels[name]}, {plan.scales_of(name)}" for name in plan.layers)
-    left = len(plan.structure.linears) - len(plan.layers)
+    left = len(plan.structure.linears.keys() - set(plan.layers))
     return dict(labels) | ({"16 bits": left} if left else {})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from quantpress.model.headers import Tensor
 from quantpress.model.source import Model
 from quantpress.model.structure import Structure, structure_of
 from quantpress.plan.resolve import Plan
+from quantpress.quantize import retyped
 from quantpress.recipe.modifiers import Awq, Modifier, Reap
 from quantpress.runtime import atomic
 
@@ -31,18 +31,8 @@ def keep_what_is_not_loaded(source: Path, checkpoint: Path, names: Sequence[str]
     They get a file of their own, are listed in the index, and left out of quantization in the config.
     """
     wanted = set(names)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in headers.read_folder(source).items():
-        if name in wanted:
-            end = offset + tensor.nbytes
-            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
-            offset = end
-    text = json.dumps(header).encode()
-    with (checkpoint / NOT_LOADED).open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for _, _, _, raw in headers.contents(source, wanted.__contains__):  # one at a time: they may be large
-            stream.write(raw)
+    tensors = {name: tensor for name, tensor in headers.read_folder(source).items() if name in wanted}
+    headers.write(checkpoint / NOT_LOADED, tensors, headers.reader(headers.weight_files(source)))
     _list_in_index(checkpoint, names)
     _ignore_in_config(checkpoint, names)
 
@@ -55,10 +45,17 @@ def _list_in_index(checkpoint: Path, names: Sequence[str]) -> None:
         weights = {name: file.name for file in headers.weight_files(checkpoint) for name in headers.read(file)}
         index = {"metadata": {}, "weight_map": weights}
     index["weight_map"] |= dict.fromkeys(names, NOT_LOADED)
-    sizes = (tensor.nbytes for file in headers.weight_files(checkpoint) for tensor in headers.read(file).values())
-    new = headers.read(checkpoint / NOT_LOADED).values()
-    index["metadata"]["total_size"] = sum(sizes) + sum(tensor.nbytes for tensor in new)
     atomic.write_json(path, index)
+    _say_size_in_index(checkpoint)
+
+
+def _say_size_in_index(checkpoint: Path) -> None:
+    path = checkpoint / INDEX
+    if path.is_file():
+        index = json.loads(path.read_text(encoding="utf-8"))
+        tensors = headers.read_folder(checkpoint).values()
+        index["metadata"] = {**index.get("metadata", {}), "total_size": sum(tensor.nbytes for tensor in tensors)}
+        atomic.write_json(path, index)
 
 
 def _ignore_in_config(checkpoint: Path, names: Sequence[str]) -> None:
@@ -86,7 +83,8 @@ def keep_side_files(source: Path, checkpoint: Path, trust_remote_code: bool) -> 
 
 
 def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
-    """Makes the checkpoint whole: side files, and tensors that transformers never loads. Returns where each tensor is.
+    """Makes the checkpoint whole: side files, tensors that transformers never loads, and the type of those that it
+    loads as another. Returns where each tensor is.
 
     Raises StageError if a tensor of the model is missing, or is another one although no modifier of the recipe changes
     what it does not quantize.
@@ -101,7 +99,10 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
             f"{len(lost)} tensors of the model are in no file of the checkpoint: {', '.join(lost[:3])}",
             hint="report this with the model's config.json; such a checkpoint would serve something else",
         )
+    saved = {name: structure.renamed.get(name, name) for name in source}
     changed = _differing(model.path, checkpoint, found["kept"], structure)
+    same, others = retyped.told_apart(model.path, checkpoint, {name: saved[name] for name in found["retyped"]})
+    changed += others
     if changed and not any(_changes_weights(modifier) for modifier in plan.recipe.modifiers):
         raise StageError(
             f"{len(changed)} tensors of the checkpoint are not the model's, although nothing in the recipe changes "
@@ -110,8 +111,12 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
         )
     if found["not_loaded"]:
         keep_what_is_not_loaded(model.path, checkpoint, found["not_loaded"])
-    counts = {place: len(names) for place, names in found.items() if place != "lost"}
-    return Account(**counts | {"kept": counts["kept"] - len(changed), "changed": len(changed)})
+    if same:
+        retyped.restore(model.path, checkpoint, {saved[name]: name for name in same})
+        _say_size_in_index(checkpoint)
+    counts = {place: len(names) for place, names in found.items() if place not in ("lost", "retyped")}
+    kept = len(found["kept"]) + len(found["retyped"]) - len(changed)
+    return Account(**counts | {"kept": kept, "changed": len(changed)})
 
 
 def where(source: dict[str, Tensor], made: dict[str, Tensor], structure: Structure, plan: Plan) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantpress.model.layers import parents
 from quantpress.recipe import modifiers
 from quantpress.recipe.modifiers import Awq, Gptq, Group, KvCache, Modifier, Prunes, Quantizes
 from quantpress.recipe.recipe import Recipe
@@ -72,13 +73,19 @@ def _options(body: modifiers.Body) -> dict[str, Any]:
 
 
 def _pruning(name: str, body: Prunes, model: Any) -> Any:
-    """SparseGPT and Wanda with the layers named one by one.
+    """SparseGPT and Wanda with the layers named one by one, also those inside of the modules that are targeted.
 
     llmcompressor 0.14 compares `ignore` with a layer's name and a dot after it, so that "lm_head" ignores nothing.
     """
     from compressed_tensors.utils import match_named_modules
 
-    layers = [layer for layer, _ in match_named_modules(model, body.targets, body.ignore)]
+    targeted = {layer for layer, _ in match_named_modules(model, body.targets)}
+    ignored = {layer for layer, _ in match_named_modules(model, body.ignore)}
+    layers = [
+        layer
+        for layer, _ in match_named_modules(model, ["Linear"])
+        if layer not in ignored and not targeted.isdisjoint([layer, *parents(layer)])
+    ]
     options = body.model_dump(exclude_none=True, exclude={"targets", "ignore"})
     return _modifier_class(name)(**options, targets=layers, ignore=[])
 
@@ -110,18 +117,24 @@ def _scheme(group: Group) -> Any:
         parts = {"weights": group.weights, "input_activations": group.input_activations}
         arguments = {name: part.model_dump(exclude_none=True) for name, part in parts.items() if part}
         scheme = QuantizationScheme(targets=group.targets, **arguments)
-    _pack_below_8_bits(scheme)
+    scheme.format = _format(scheme)
     return scheme
 
 
-def _pack_below_8_bits(scheme: Any) -> None:
-    """compressed-tensors 0.19 stores 4-bit weights in 8 bits where activations are quantized too.
+def _format(scheme: Any) -> Any:
+    """How the scheme's weights are stored: as those of plain Linear layers.
 
-    vLLM's kernels for W4A8 and W4AFP8 load packed weights only.
+    compressed-tensors 0.19 asks each layer for its format, and the first one decides: one whose class is derived from
+    Linear or Embedding would leave all of them unpacked. It stores 4-bit weights in 8 bits where activations are
+    quantized too; vLLM's kernels for W4A8 and W4AFP8 load packed weights only.
     """
+    from compressed_tensors.compressors.base import COMPRESSIBLE_MODULE_TYPES
+    from compressed_tensors.compressors.format import infer_module_format
+
     weights, inputs = scheme.weights, scheme.input_activations
     if inputs is not None and weights.type == "int" and weights.num_bits < 8:
-        scheme.format = "pack-quantized"
+        return "pack-quantized"
+    return infer_module_format(COMPRESSIBLE_MODULE_TYPES[0], scheme)
 
 
 def _kv_cache(cache: KvCache) -> Any:

@@ -48,6 +48,8 @@ class Architecture(TypedDict):
     name: str
     packed: list[Pack]
     unquantized: list[str]
+    embeddings: list[str]
+    embeddings_by_class: list[str]
     experts: list[str] | None
     renamed: Renamed
     missing: str | None
@@ -239,6 +241,23 @@ def _unquantized(kinds: dict[type, set[str]]) -> list[str]:
     return sorted(path for path in without if "." in path and path not in with_config)
 
 
+def _embeddings(kinds: dict[type, set[str]], named: bool) -> list[str]:
+    """Embeddings that are built with a quantization config, by the last two parts of their names, or the last alone.
+
+    Without `named` those that are not told their own name: only a target that is a class can match them.
+    """
+    found: set[str] = set()
+    for kind, attributes in kinds.items():
+        for attribute, call in _built(kind):
+            words = {keyword.arg: keyword.value for keyword in call.keywords}
+            config = words.get("quant_config")
+            if _called(call) != "VocabParallelEmbedding" or config is None or ("prefix" in words) != named:
+                continue
+            if not (isinstance(config, ast.Constant) and config.value is None):
+                found |= {f"{parent}.{attribute}" if parent else attribute for parent in attributes}
+    return sorted(found)
+
+
 def _experts(kinds: dict[type, set[str]]) -> list[str] | None:
     """What the projections of an expert are called in checkpoints: gate, down and up; None without experts."""
     named: list[str] | None = None
@@ -293,6 +312,8 @@ def _described(kind: type) -> Architecture:
         "name": kind.__name__,
         "packed": [{"into": into, "of": list(parts)} for into, parts in sorted(packed)],
         "unquantized": _unquantized(kinds),
+        "embeddings": _embeddings(kinds, named=True),
+        "embeddings_by_class": _embeddings(kinds, named=False),
         "experts": _experts(kinds),
         "renamed": _renamed(kinds, kind),
         "missing": None,
