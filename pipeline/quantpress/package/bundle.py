@@ -33,14 +33,16 @@ _FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve
 class Contents:
     """What goes into a bundle.
 
-    `suite` and `workload` are files; `documents` the tasks' local files by task; `on_the_hub` the tasks without one,
-    which `documents_worker` fetches (evaluate's: this room knows nothing of it).
+    `suite` and `workload` are files, `trust_workload` the arguments that the workload may set; `documents` the tasks'
+    local files by task; `on_the_hub` the tasks without one, which `documents_worker` fetches (evaluate's: this room
+    knows nothing of it).
     """
 
     recipes: list[Recipe]
     model: Model
     suite: Path
     workload: Path
+    trust_workload: list[str]
     documents: dict[str, Path]
     on_the_hub: list[dict[str, Any]]
     documents_worker: Worker[Any, Any]
@@ -81,6 +83,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
             _fetch_documents(contents.on_the_hub, staged / "benchmarks", contents.documents_worker)
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
         arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
+        arguments += [f"--trust-workload={name}" for name in contents.trust_workload]
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
             _add_wheels(staged)

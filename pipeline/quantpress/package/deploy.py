@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
@@ -128,7 +129,11 @@ def _without(arguments: list[str], names: set[str]) -> list[str]:
 
 
 def _number(arguments: list[str], name: str) -> int:
-    return int(arguments[arguments.index(name) + 1]) if name in arguments else 1
+    """The value of `--name value` or `--name=value`, 1 where there is none."""
+    for word, following in itertools.pairwise([*arguments, "1"]):
+        if word.partition("=")[0] == name:
+            return int(word.partition("=")[2] or following)
+    return 1
 
 
 def _version(measured: str | None) -> tuple[str, list[str]]:
