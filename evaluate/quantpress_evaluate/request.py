@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
-from quantpress.errors import InputError, StageError
+from quantpress.errors import InputError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
-from quantpress.runtime.records import Stored
 from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Requirement
+from quantpress_evaluate.kept_tasks import KnownTasks, kept_tasks
 from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.vllm import find_vllm
 
@@ -128,14 +128,6 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
         ) from error
 
 
-class KnownTasks(Stored):
-    """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
-
-    SCHEMA_VERSION = 2
-
-    tasks: list[ResolvedTask]
-
-
 def checked(request: Request) -> Request:
     """The request with groups resolved and `available` documents counted, asked of lm-eval; the answer is kept.
 
@@ -146,23 +138,15 @@ def checked(request: Request) -> Request:
     decisive = [KnownTasks.SCHEMA_VERSION, asked, environment.versions(SCORING), STAGE, sys.prefix]
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
-    tasks = _kept_tasks(kept)
+    tasks = kept_tasks(kept)
     if tasks is None:
         with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
-            if _kept_tasks(kept) is None:
+            if kept_tasks(kept) is None:
                 _ask(request, kept, staged)
         tasks = KnownTasks.load(kept).tasks
     known = replace(request, tasks=tasks)
     _require_gates_to_decide(known)
     return known
-
-
-def _kept_tasks(kept: Path) -> list[ResolvedTask] | None:
-    """None where nothing is kept yet, or a damaged file: lm-eval is asked again."""
-    try:
-        return KnownTasks.load(kept).tasks or None if kept.is_file() else None
-    except StageError:
-        return None
 
 
 def _ask(request: Request, kept: Path, staged: Path) -> None:
