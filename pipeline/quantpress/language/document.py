@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from quantpress.errors import InputError, first_line, shown
+from quantpress.errors import InputError, first_line, printable, shown
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _LARGEST = 2**63
@@ -136,6 +136,9 @@ class _Walker:
                 loc, f"{shown(node.value)} is not a value ({first_line(error)}); quote it if it is text"
             )
             return None
+        if isinstance(value, str) and printable(value) != value:
+            self.document.problem(loc, f"{shown(value)} holds a control character, which no text here needs")
+            return None
         if isinstance(value, int) and abs(value) >= _LARGEST:
             self.document.problem(loc, f"{shown(node.value)} is too large a number")
             return None
@@ -152,6 +155,8 @@ class _Walker:
             self.document.marks[where] = self.mark(key_node)
             if key is None or key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int"):
                 self.document.problem(where, f"the key {key!r} is not plain text")
+            elif printable(key) != key:
+                self.document.problem(where, f"the key {shown(key)} holds a control character")
             elif key in result:
                 line = first.line if first else "?"
                 self.document.problem(where, f"duplicate key {key!r} (first on line {line}); YAML would keep the last")

@@ -12,7 +12,7 @@ import yaml
 
 from quantpress.artifact.manifest import file_table
 from quantpress.errors import CapabilityError, InputError, slug
-from quantpress.language import shipped
+from quantpress.language import quoting, shipped
 from quantpress.model.source import EMBEDDED, Model
 from quantpress.package import texts
 from quantpress.quantize import calibration_data
@@ -199,7 +199,7 @@ def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, worker: Worker[A
 
 def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
     values = {"has_documents": has_documents, "build": _vllm_build(), "arguments": arguments}
-    path.write_text(texts.rendered("run.sh.jinja", texts.shell, **values), encoding="utf-8")
+    path.write_text(texts.rendered("run.sh.jinja", quoting.shell, **values), encoding="utf-8")
     path.chmod(0o755)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from quantpress.artifact.throughput import EngineSettings, ServerFacts, Throughput
+from quantpress.language import quoting
 from quantpress.package import texts
 
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
@@ -172,7 +173,7 @@ _KSERVE_USE = "kubectl apply -f kserve.yaml      (KServe fetches {storage})"
 
 
 def _commented(made: Engine, use: str, documents: list[dict[str, Any]]) -> str:
-    head = "".join(f"# {texts.comment(line)}\n" for line in (use, *made.notes))
+    head = "".join(f"# {quoting.comment(line)}\n" for line in (use, *made.notes))
     return head + yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -191,7 +192,7 @@ def _docker(name: str, made: Engine) -> str:
     folder = f"/models/{name}"
     return texts.rendered(
         "docker-run.sh.jinja",
-        texts.shell,
+        quoting.shell,
         notes=made.notes,
         gpus=0 if made.cpu else made.gpus,
         shm_size=f"{_SHM_SIZE}g",

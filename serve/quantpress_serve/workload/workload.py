@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from quantpress.artifact.throughput import WorkloadRecord
 from quantpress.language import shipped
 from quantpress.language.document import load_yaml
-from quantpress.language.validation import Strict, validate
+from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.engine import Engine as Engine
@@ -103,7 +103,7 @@ class Workload(Strict):
     """Random prompts and answers of given lengths, or prompts from a file, at several strengths of the load."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
-    description: str = Field(min_length=1, description="One line for reports.")
+    description: Line = Field(description="One line for reports.")
     input_len: Length | None = Field(default=None, description="Tokens of each random prompt.")
     output_len: Length | None = Field(default=None, description="Tokens of each answer, exactly.")
     prompts: Prompts | None = Field(

@@ -139,7 +139,7 @@ def _stage(
     if results.front.is_file():
         return [], "measured on an older checkpoint, so it is not shown"
     started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
-    return [], f"`{command}` was started and has not finished" if started else "not measured"
+    return [], f"{command} was started and has not finished" if started else "not measured"
 
 
 def _size(record: Manifest, checkpoint: Path) -> Size:
