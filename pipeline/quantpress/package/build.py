@@ -87,6 +87,11 @@ def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
     if target.exists() and package_in(target) is None:
         raise InputError(f"{target} exists and is not a package", hint="name another folder with --to")
+    if order.storage and ("@" in order.storage or "?" in order.storage):
+        raise InputError(
+            "--storage takes an address without a user name, a key or a signature in it: it ends up in the package",
+            hint="s3://bucket/prefix; the cluster gives its own credentials",
+        )
     if order.storage and "://" not in order.storage:
         raise InputError(
             f"--storage {order.storage!r} is not an address", hint="s3://..., hf://org/name, pvc://claim/path"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quantpress.errors import StageError, shown
-from quantpress.runtime import atomic
+from quantpress.runtime import atomic, secrets
 
 
 class Record(BaseModel):
@@ -32,8 +32,8 @@ class Stored(Record):
     OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
-        atomic.write_json(path, self.as_saved())
+        """Writes the file, whole or not at all, and without secrets."""
+        atomic.write_json(path, secrets.cleaned(self.as_saved()))
 
     def as_saved(self) -> dict[str, Any]:
         """The record as its file has it."""
