@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from quantpress.model.soundness import (
     quantization,
     require_whole,
 )
-from quantpress.runtime import console, digests, disk
+from quantpress.runtime import console, digests, disk, foreign
 from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.worker import Job, Result, Worker
@@ -160,8 +159,8 @@ def read_config(path: Path) -> Config:
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = foreign.read_json(config_file)
+    except (OSError, ValueError) as error:
         raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import atomic, console, disk, locks
+from quantpress.runtime import atomic, console, disk, foreign, locks
 from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
@@ -214,7 +213,7 @@ def package_in(folder: Path) -> Package | None:
 def is_package(folder: Path) -> bool:
     """Whether the folder says of itself that it is a package, be it a sound one or not."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = foreign.read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("kind") == "package"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, StageError
+from quantpress.runtime import foreign
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -21,7 +22,7 @@ _RENAME_EXCHANGE = 2
 def read_json(path: Path) -> Any:
     """Raises StageError if the file is not JSON: a file of ours that was cut short or edited."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return foreign.read_json(path)
     except (OSError, ValueError) as error:
         raise StageError(f"{path} cannot be read: {error}", hint=f"delete {path} and run again") from error
 
@@ -37,6 +38,8 @@ def read_kept(path: Path) -> Any:
 def read_input(path: Path) -> str:
     """Text of a file that the user named: UTF-8, with or without a byte order mark. Raises InputError otherwise."""
     try:
+        if not path.is_file():
+            raise OSError("it is no regular file")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

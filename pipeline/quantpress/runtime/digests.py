@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from quantpress.runtime import foreign
 from quantpress.runtime.atomic import write_json
 
 
@@ -45,7 +46,7 @@ def cached_sha256(paths: Sequence[Path], cache: Path) -> dict[str, str]:
 def _remembered(cache: Path) -> dict[str, str]:
     """What the cache holds; nothing if it is damaged, for then everything is simply read again."""
     try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
+        known = foreign.read_json(cache)
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -29,7 +29,7 @@ def test_a_source_of_the_embedded_model_is_not_run(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     (tmp_path / "to").mkdir()
-    with pytest.raises(CapabilityError, match="cannot be fetched: .*o matching distribution"):
+    with pytest.raises(CapabilityError, match=r"cannot be fetched: .*o matching distribution"):
         source._download(tmp_path / "to")
     assert not (tmp_path / "hit").exists()
 
