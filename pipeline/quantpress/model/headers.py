@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, Tensor]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _MAX_HEADER:
                 raise ValueError(f"its header claims {length} bytes")
-            header = foreign.parsed(stream.read(length))
+            header = foreign.parsed(stream.read(length).decode())
         header.pop("__metadata__", None)
         tensors = {name: _tensor(item) for name, item in header.items()}
         end = max((item["data_offsets"][1] for item in header.values()), default=0)
