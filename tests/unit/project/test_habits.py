@@ -34,6 +34,13 @@ def test_the_security_policy_names_the_variables_that_are_scrubbed() -> None:
     assert sorted(re.findall("[A-Z_]+", said)) == sorted(named)
 
 
+def test_the_security_policy_names_tests_that_exist() -> None:
+    named = re.findall(r"\| `([\w./]+\.py)(?:::(\w+))?` \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}" in (ROOT / "tests" / "unit" / file).read_text(), (file, test)
+
+
 def test_both_homes_of_the_version_agree() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
