@@ -19,6 +19,9 @@ VLLM_ENV   := $(if $(VLLM),,.venv-vllm/.complete-$(VLLM_BUILD))
 # A variable's value as one word for the shell, letter by letter: spaces, quotes and dollar signs stand in names.
 one = '$(subst ','\'',$(value $(1)))'
 
+# What `make` runs keeps its answers in the clone, so that `make clean` finds them; the command alone, in ~/.cache.
+export QUANTPRESS_CACHE ?= $(CURDIR)/.cache/quantpress
+
 QUANTPRESS := .venv/bin/quantpress
 COMMON      = --model $(call one,MODEL) --out $(call one,OUT) $(ARGS)
 PIP        := -m pip --disable-pip-version-check install --progress-bar off

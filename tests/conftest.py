@@ -19,6 +19,8 @@ from quantpress.runtime import console
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+# Tests keep nothing outside the clone.
+os.environ["QUANTPRESS_CACHE"] = os.environ.get("QUANTPRESS_CACHE") or str(ROOT / ".cache" / "quantpress")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import InputError, StageError
 from quantpress.model.source import Model
@@ -17,11 +15,11 @@ from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
-from quantpress.runtime.records import Record
 from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Requirement
+from quantpress_evaluate.kept_tasks import KNOWN_TASKS, KnownTasks, kept_tasks
 from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.vllm import find_vllm
 
@@ -130,16 +128,6 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
         ) from error
 
 
-class KnownTasks(Record):
-    """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
-
-    tasks: list[ResolvedTask] = Field(min_length=1)
-
-
-# Raise this when the shape of KnownTasks changes.
-_KNOWN_TASKS = 3
-
-
 def checked(request: Request) -> Request:
     """The request with groups resolved and `available` documents counted, asked of lm-eval; the answer is kept.
 
@@ -147,15 +135,15 @@ def checked(request: Request) -> Request:
     """
     asked = [task.dump() for task in request.tasks]
     # Of the environment too (sys.prefix): definitions name files that are installed in it.
-    decisive = [_KNOWN_TASKS, asked, environment.versions(SCORING), STAGE, sys.prefix]
+    decisive = [KNOWN_TASKS, asked, environment.versions(SCORING), STAGE, sys.prefix]
     folder = cache_folder() / "tasks"
     kept = folder / f"{digests.sha256_json(decisive)[:16]}.json"
-    tasks = _kept_tasks(kept)
+    tasks = kept_tasks(kept)
     if tasks is None:
         with locks.turn(kept), atomic.staging(folder / kept.stem) as staged:
-            if _kept_tasks(kept) is None:
+            if kept_tasks(kept) is None:
                 _ask(request, kept, staged)
-        tasks = _kept_tasks(kept)
+        tasks = kept_tasks(kept)
     if tasks is None:
         raise StageError(
             f"{kept} could not be kept", hint="name a cache folder that can be written in QUANTPRESS_CACHE"
@@ -163,14 +151,6 @@ def checked(request: Request) -> Request:
     known = replace(request, tasks=tasks)
     _require_gates_to_decide(known)
     return known
-
-
-def _kept_tasks(kept: Path) -> list[ResolvedTask] | None:
-    """None where nothing is kept yet, or a damaged file: lm-eval is asked again."""
-    try:
-        return KnownTasks.model_validate(atomic.read_kept(kept)).tasks
-    except ValidationError:  # None too
-        return None
 
 
 def _ask(request: Request, kept: Path, staged: Path) -> None:

@@ -12,7 +12,7 @@ from quantpress.artifact.accuracy import ScoredTask
 from quantpress.errors import InputError
 from quantpress.language import lines, shipped
 from quantpress.language.document import load_yaml
-from quantpress.language.validation import Strict, validate
+from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
@@ -50,7 +50,7 @@ class Suite(Strict):
     """What to score, and what must hold."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
-    description: str = Field(min_length=1, description="One line for reports.")
+    description: Line = Field(description="One line for reports.")
     tasks: list[Task] = Field(min_length=1, description="In this order.")
     num_fewshot: int | None = Field(default=None, ge=0, description="Examples before each question; the task's own.")
     limit: int | None = Field(default=None, ge=1, description="The first N documents of each task; all.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantpress.errors import CapabilityError
 from quantpress.runtime import console
+from quantpress.runtime.secrets import is_named_like_one
 
 # A variable of vLLM's with one of these words in its name says where the server listens and with which machines it
 # works together, who may ask it, which model and whose code it loads, or what it prints; not how fast it computes.
@@ -21,7 +22,6 @@ _SERVER_WORDS = {
     *("PLUGIN", "PLUGINS", "CONNECTOR", "RESOLVER", "RUST"),
     *("LOG", "LOGGING", "DEBUG", "TRACE", "PREFIX"),
 }
-_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # at the end of a name
 # Others that vLLM reads: they belong to another job (torchrun, a job of several machines), or are shared by servers
 # that must not share anything, or write files.
 _OTHERS = {
@@ -45,7 +45,7 @@ def _is_vllms(name: str) -> bool:
 def _reconfigures(name: str) -> bool:
     if not _is_vllms(name):
         return name in _OTHERS
-    return name.endswith(_SECRETS) or not _SERVER_WORDS.isdisjoint(name.split("_"))
+    return is_named_like_one(name) or not _SERVER_WORDS.isdisjoint(name.split("_"))
 
 
 def tuning() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The embedded model, fetched and converted once a session; the cache of the working folder is used if it is there."""
+"""The embedded model, fetched and converted once a session; the cache of the clone is used if it is there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("QUANTPRESS_CACHE") or ROOT / ".cache" / "quantpress").resolve()
+CACHE = Path(os.environ["QUANTPRESS_CACHE"]).resolve()  # tests/conftest.py names it where nobody does
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

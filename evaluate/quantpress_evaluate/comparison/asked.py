@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
+from quantpress.runtime import foreign
 
-_LARGEST = 256 * 2**20  # bytes; lm-eval's own files of a hundred tasks have one or two MiB
 _HINT = "restore the file, or remove it: then the samples alone are compared"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -101,10 +101,8 @@ def read(path: Path) -> Results:
     try:
         if not path.is_file():
             raise InputError(f"{path} is not a regular file", hint=_HINT)
-        if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} has more than {_LARGEST >> 20} MiB: it is not lm-eval's results", hint=_HINT)
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        document = foreign.read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} does not hold lm-eval's results: {first_line(error)}", hint=_HINT) from error
     if not isinstance(document, dict):
         raise InputError(f"{path} does not hold lm-eval's results: it is no JSON object", hint=_HINT)

@@ -25,6 +25,7 @@ from quantpress_evaluate.comparison.samples import (
 
 HINT = "name a folder that holds samples_<task>.jsonl files, as lm_eval run --log_samples --output_path writes them"
 _LONGEST = 64 * 2**20  # bytes of one document; the longest contexts of real tasks have some MiB
+_LARGEST = 4 * 2**30  # bytes of a file, unpacked: a few kilobytes of gzip could be any number of lines
 _UNUSED = ("doc", "resps")
 # Beyond these the figures leave what a float can hold.
 _LARGEST_LIKELIHOOD = 1e12
@@ -59,12 +60,15 @@ def read(path: Path) -> Samples:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers."""
-    number = 0
+    number = total = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             lines: IO[bytes] = stream  # type: ignore[assignment]
             while line := lines.readline(_LONGEST + 1):
                 number += 1
+                total += len(line)
+                if total > _LARGEST:
+                    raise InputError(f"{path} holds more than {_LARGEST >> 30} GiB", hint=HINT)
                 if len(line) > _LONGEST:
                     raise InputError(f"{path}, line {number} has more than {_LONGEST >> 20} MiB", hint=HINT)
                 if line.strip():

@@ -44,7 +44,11 @@ def run(options: Options) -> None:
     from quantpress_serve.workload.workload import load_workload
 
     work, serving = options.work, options.serving
-    recipe, load, sides = load_recipe(options.recipe, work.set), load_workload(serving.workload), serving.sides()
+    recipe, load, sides = (
+        load_recipe(options.recipe, work.set),
+        load_workload(serving.workload, serving.trust_workload),
+        serving.sides(),
+    )
     sides.executable()
     if options.weights == "dummy" and serving.vllm_url:
         raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")

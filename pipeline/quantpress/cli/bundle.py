@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quantpress.cli.options import Commands, Work, add_stage
 from quantpress.cli.scoring import Scoring, add_suite
+from quantpress.cli.serving import add_workload
 from quantpress.errors import InputError
 
 
@@ -19,6 +20,7 @@ class Options:
     suite: str
     data: str | None
     workload: str
+    trust_workload: list[str]
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +28,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="the bundle's folder")
     parser.add_argument("--no-wheels", action="store_true", help="quantpress and vLLM are installed there already")
     add_suite(parser)
-    parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+    add_workload(parser)
 
 
 def run(options: Options) -> None:
@@ -51,7 +53,7 @@ def run(options: Options) -> None:
         limit=None,
     )
     request = requested(scoring, None, work.compute_dtype)
-    if load_workload(options.workload).prompts:
+    if load_workload(options.workload, options.trust_workload).prompts:
         raise InputError(
             f"{options.workload} takes its prompts from a file, which a bundle does not carry",
             hint="use a workload with random prompts",
@@ -64,6 +66,7 @@ def run(options: Options) -> None:
         model=model,
         suite=shipped.find("suites", options.suite),
         workload=shipped.find("workloads", options.workload),
+        trust_workload=options.trust_workload,
         documents={task.task: Path(task.data) for task in request.tasks if task.data and task.task not in own},
         on_the_hub=[task.dump() for task in request.tasks if not task.data],
         documents_worker=DOCUMENTS,

@@ -39,7 +39,7 @@ def run(options: Options) -> None:
     # What was asked for, read and checked.
     work, serving = options.work, options.serving
     beforehand.require_place(work.out)
-    load, sides = load_workload(serving.workload), serving.sides()
+    load, sides = load_workload(serving.workload, serving.trust_workload), serving.sides()
     recipes = load_recipes(options.recipes, work.set)
     sides.executable()
     serving.require_one(options.recipes)

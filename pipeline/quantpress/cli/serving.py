@@ -25,6 +25,7 @@ class Serving:
     vllm_model: str | None
     baseline_model: str | None
     api_key_env: str | None
+    trust_workload: list[str]
 
     @property
     def target(self) -> str:
@@ -57,9 +58,26 @@ class Serving:
             )
 
 
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """--workload and --trust-workload."""
+    parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+    parser.add_argument(
+        "--trust-workload",
+        action="extend",
+        type=_names,
+        default=[],
+        metavar="NAME,...",
+        help="arguments of vLLM's that the workload may set although they are not about speed: they may run code",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def add_serving(parser: argparse.ArgumentParser) -> None:
     """The options of `Serving`, without --vllm."""
-    parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
+    add_workload(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")

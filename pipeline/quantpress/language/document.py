@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 
-from quantpress.errors import InputError, first_line, shown
+from quantpress.errors import InputError, first_line, printable, shown
+from quantpress.runtime.foreign import DEEPEST
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _LARGEST = 2**63
+_LONGEST = 2**20  # characters, which take PyYAML half a minute
 Loc = tuple[str | int, ...]
 
 
@@ -92,12 +94,14 @@ def load_yaml(source: Path, text: str, hint: str) -> Document:
 
 def parse(source: Path, text: str, hint: str, mark: Callable[[yaml.Node], Mark]) -> Document:
     document = Document(source)
+    if len(text) > _LONGEST:
+        raise InputError(f"{source} has more than {_LONGEST >> 20} MiB: no recipe, suite or workload has", hint=hint)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             document.data = _Walker(loader, document, mark).walk(node, ())
-    except RecursionError as error:
+    except _TooDeepError as error:
         raise InputError(f"{source}: nested too deeply to be a recipe, suite or workload", hint=hint) from error
     except yaml.YAMLError as error:
         spot = getattr(error, "problem_mark", None)
@@ -105,6 +109,24 @@ def parse(source: Path, text: str, hint: str, mark: Callable[[yaml.Node], Mark])
         what = getattr(error, "problem", None) or str(error)
         document.problems.append(Problem(Mark(str(source), line, column), f"not YAML: {what}"))
     return document
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which would go on until Python's stack ends."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _TooDeepError
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Walker:
@@ -136,6 +158,9 @@ class _Walker:
                 loc, f"{shown(node.value)} is not a value ({first_line(error)}); quote it if it is text"
             )
             return None
+        if isinstance(value, str) and printable(value) != value:
+            self.document.problem(loc, f"{shown(value)} holds a control character, which no text here needs")
+            return None
         if isinstance(value, int) and abs(value) >= _LARGEST:
             self.document.problem(loc, f"{shown(node.value)} is too large a number")
             return None
@@ -152,6 +177,8 @@ class _Walker:
             self.document.marks[where] = self.mark(key_node)
             if key is None or key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int"):
                 self.document.problem(where, f"the key {key!r} is not plain text")
+            elif printable(key) != key:
+                self.document.problem(where, f"the key {shown(key)} holds a control character")
             elif key in result:
                 line = first.line if first else "?"
                 self.document.problem(where, f"duplicate key {key!r} (first on line {line}); YAML would keep the last")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from quantpress.errors import nearest, shown
@@ -19,6 +19,15 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+
+def _on_one_line(text: str) -> str:
+    if len(text.strip().splitlines()) > 1:
+        raise ValueError("one line, without line breaks")
+    return text
+
+
+# Text for reports, tables and comments; a folded text (`>`) ends with a line break, which is none of its own.
+Line = Annotated[str, Field(min_length=1), AfterValidator(_on_one_line)]
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress.runtime import foreign
 from quantpress.runtime.inside import inside
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
@@ -34,11 +35,11 @@ def read(path: Path) -> dict[str, Tensor]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _MAX_HEADER:
                 raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(stream.read(length))
+            header = foreign.parsed(stream.read(length).decode())
         header.pop("__metadata__", None)
         tensors = {name: _tensor(item) for name, item in header.items()}
         end = max((item["data_offsets"][1] for item in header.values()), default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise InputError(f"{path} is not a safetensors file: {error}", hint="fetch the model again") from error
     if path.stat().st_size != 8 + length + end:
         raise InputError(
@@ -147,8 +148,8 @@ def weight_files(folder: Path) -> list[Path]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            names = sorted(set(foreign.read_json(index)["weight_map"].values()))
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
             raise InputError(f"{index} is not a safetensors index: {error}", hint="fetch the model again") from error
         paths = [inside(folder, str(name)) for name in names]
         if missing := [path.name for path in paths if not path.is_file()]:

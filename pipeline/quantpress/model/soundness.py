@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from quantpress.errors import InputError
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
+from quantpress.runtime import foreign
 
 ADAPTER = "adapter_config.json"
 # Files in which other quantizers say what they did, beside the config.
@@ -102,8 +102,8 @@ def _in_config(config: Config, depth: int = 3) -> Iterator[Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = foreign.read_json(path)
+    except (OSError, ValueError):
         return {"quant_method": "unreadable"}
     return data if isinstance(data, dict) else {}
 

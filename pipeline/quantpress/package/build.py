@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, origin, signing
-from quantpress.runtime import atomic, console, copying, disk, locks, ownership
+from quantpress.runtime import atomic, console, copying, disk, foreign, locks, ownership
 from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
@@ -91,6 +90,11 @@ class Package(Record):
 def require_possible(order: Order, target: Path) -> None:
     """Everything that can be wrong before anything is made. Raises InputError or CapabilityError."""
     ownership.require_ours(target, _strangers, "name another folder with --to, or move it away")
+    if order.storage and ("@" in order.storage or "?" in order.storage):
+        raise InputError(
+            "--storage takes an address without a user name, a key or a signature in it: it ends up in the package",
+            hint="s3://bucket/prefix; the cluster gives its own credentials",
+        )
     if order.storage and "://" not in order.storage:
         raise InputError(
             f"--storage {order.storage!r} is not an address", hint="s3://..., hf://org/name, pvc://claim/path"
@@ -222,7 +226,7 @@ def package_in(folder: Path) -> Package | None:
 def is_package(folder: Path) -> bool:
     """Whether the folder says of itself that it is a package, be it a sound one or not."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = foreign.read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("kind") == "package"

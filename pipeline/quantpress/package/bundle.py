@@ -12,7 +12,7 @@ import yaml
 
 from quantpress.artifact.manifest import file_table
 from quantpress.errors import CapabilityError, InputError, slug
-from quantpress.language import shipped
+from quantpress.language import quoting, shipped
 from quantpress.model.source import EMBEDDED, Model
 from quantpress.package import texts
 from quantpress.quantize import calibration_data
@@ -34,14 +34,16 @@ _FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve
 class Contents:
     """What goes into a bundle.
 
-    `suite` and `workload` are files; `documents` the tasks' local files by task; `on_the_hub` the tasks without one,
-    which `documents_worker` fetches (evaluate's: this room knows nothing of it).
+    `suite` and `workload` are files, `trust_workload` the arguments that the workload may set; `documents` the tasks'
+    local files by task; `on_the_hub` the tasks without one, which `documents_worker` fetches (evaluate's: this room
+    knows nothing of it).
     """
 
     recipes: list[Recipe]
     model: Model
     suite: Path
     workload: Path
+    trust_workload: list[str]
     documents: dict[str, Path]
     on_the_hub: list[dict[str, Any]]
     documents_worker: Worker[Any, Any]
@@ -81,6 +83,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
             _fetch_documents(contents.on_the_hub, staged / "benchmarks", contents.documents_worker)
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
         arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
+        arguments += [f"--trust-workload={name}" for name in contents.trust_workload]
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
             _add_wheels(staged)
@@ -200,7 +203,7 @@ def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, worker: Worker[A
 
 def _write_script(path: Path, arguments: list[str], has_documents: bool) -> None:
     values = {"has_documents": has_documents, "build": _vllm_build(), "arguments": arguments}
-    path.write_text(texts.rendered("run.sh.jinja", texts.shell, **values), encoding="utf-8")
+    path.write_text(texts.rendered("run.sh.jinja", quoting.shell, **values), encoding="utf-8")
     path.chmod(0o755)
 
 
@@ -236,3 +239,11 @@ def _add_wheels(staged: Path) -> None:
                 f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
             )
     log.unlink()
+    _write_digests(staged)
+
+
+def _write_digests(staged: Path) -> None:
+    """wheels.sha256, by which run.sh checks the wheels before it installs them."""
+    found = digests.sha256_files(sorted((staged / "wheels").iterdir()))
+    text = "".join(f"{digest}  wheels/{path.name}\n" for path, digest in found.items())
+    atomic.write_text(staged / "wheels.sha256", text)

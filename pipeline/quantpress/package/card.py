@@ -10,10 +10,11 @@ from quantpress import report as reporting
 from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Manifest
 from quantpress.artifact.throughput import Throughput
+from quantpress.language import quoting
+from quantpress.language.quoting import Verbatim
 from quantpress.package import texts
 from quantpress.package.deploy import Engine
 from quantpress.package.origin import Origin
-from quantpress.package.texts import Verbatim
 from quantpress.report.views import markdown
 
 _TASKS = {"ForCausalLM": "text-generation", "ForConditionalGeneration": "image-text-to-text"}
@@ -47,7 +48,7 @@ def render(facts: Facts) -> str:
     machine = ", ".join(made.machine.gpus) or f"{made.machine.processor}, {made.machine.cores} cores"
     text = texts.rendered(
         "card.md.jinja",
-        texts.markdown,
+        quoting.markdown,
         metadata=Verbatim(metadata(facts).to_yaml()),
         name=facts.name,
         made=made,
@@ -120,7 +121,9 @@ def _command(facts: Facts) -> str:
     """What to type in the package's folder."""
     words = ["vllm", "serve", ".", "--served-model-name", facts.name, *facts.engine.arguments]
     variables = {k: v for k, v in facts.engine.environment.items() if k.startswith("VLLM_CPU")}
-    return " ".join([*(f"{key}={texts.shell(value)}" for key, value in variables.items()), *map(texts.shell, words)])
+    return " ".join(
+        [*(f"{key}={quoting.shell(value)}" for key, value in variables.items()), *map(quoting.shell, words)]
+    )
 
 
 def _groups(scheme: dict[str, Any]) -> Verbatim | None:
@@ -129,7 +132,7 @@ def _groups(scheme: dict[str, Any]) -> Verbatim | None:
     rows = []
     for group in scheme.get("config_groups", {}).values():
         weights, inputs = group.get("weights"), group.get("input_activations")
-        named = ", ".join(f"`{target}`" for target in group.get("targets", []))
+        named = Verbatim(", ".join(quoting.code(target) for target in group.get("targets", [])))
         form = str(group.get("format") or scheme.get("format") or "")
         rows.append([named, _numbers(weights), _scales(weights), _activations(inputs), form])
     return Verbatim(markdown.table(header, rows, len(header))) if rows else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from quantpress.artifact.throughput import EngineSettings, ServerFacts, Throughput
+from quantpress.language import quoting
 from quantpress.package import texts
 
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
@@ -128,7 +130,11 @@ def _without(arguments: list[str], names: set[str]) -> list[str]:
 
 
 def _number(arguments: list[str], name: str) -> int:
-    return int(arguments[arguments.index(name) + 1]) if name in arguments else 1
+    """The value of `--name value` or `--name=value`, 1 where there is none."""
+    for word, following in itertools.pairwise([*arguments, "1"]):
+        if word.partition("=")[0] == name:
+            return int(word.partition("=")[2] or following)
+    return 1
 
 
 def _version(measured: str | None) -> tuple[str, list[str]]:
@@ -167,7 +173,7 @@ _KSERVE_USE = "kubectl apply -f kserve.yaml      (KServe fetches {storage})"
 
 
 def _commented(made: Engine, use: str, documents: list[dict[str, Any]]) -> str:
-    head = "".join(f"# {texts.comment(line)}\n" for line in (use, *made.notes))
+    head = "".join(f"# {quoting.comment(line)}\n" for line in (use, *made.notes))
     return head + yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -186,7 +192,7 @@ def _docker(name: str, made: Engine) -> str:
     folder = f"/models/{name}"
     return texts.rendered(
         "docker-run.sh.jinja",
-        texts.shell,
+        quoting.shell,
         notes=made.notes,
         gpus=0 if made.cpu else made.gpus,
         shm_size=f"{_SHM_SIZE}g",

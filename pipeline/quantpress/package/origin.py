@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from quantpress.errors import InputError
+from quantpress.errors import InputError, first_line
+from quantpress.language.document import Mark, parse
 from quantpress.model.source import EMBEDDED, Model
+from quantpress.runtime import console
 from quantpress.runtime.inside import inside
+from quantpress.runtime.time_limit import time_limit
 
 # The GGUF file of the embedded model (its digest is checked) says: general.organization HuggingFaceTB, general.license
 # apache-2.0, general.languages en; its name is SmolLM2-135M-Instruct.
 _EMBEDDED = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0", "language": ["en"]}
 _TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?\n)---\s*(\n|\Z)", re.DOTALL)
+_LARGEST_HEAD = 2**18  # characters of a card in which its metadata must end
+_HEAD_S = 10.0  # seconds for reading it
+_LONGEST_TERM = 200  # characters of a licence's or a language's name
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -45,6 +48,7 @@ def origin_of(model: Model, base_model: str | None = None, license: str | None =
     if license:
         found, source = {**found, "license": license, "license_name": None, "license_link": None}, "whoever packaged it"
     language = found.get("language") or []
+    terms_of_language = map(_term, language[:100] if isinstance(language, list) else [language])
     hub = model.source.partition("@")[0]
     own = hub if model.revision and _HUB_ID.match(hub) and not Path(model.source).exists() else None
     named = sorted(path for pattern in _TERMS for path in model.path.glob(pattern) if path.is_file())
@@ -54,14 +58,20 @@ def origin_of(model: Model, base_model: str | None = None, license: str | None =
         license=_text(found, "license"),
         license_name=_text(found, "license_name"),
         license_link=_text(found, "license_link"),
-        language=[str(one) for one in (language if isinstance(language, list) else [language])],
-        source=source if found.get("license") else "nobody",
+        language=[one for one in terms_of_language if one],
+        source=source if _text(found, "license") else "nobody",
         terms=terms,
     )
 
 
 def _text(found: dict[str, Any], key: str) -> str | None:
-    return str(found[key]) if found.get(key) else None
+    return _term(found.get(key))
+
+
+def _term(value: object) -> str | None:
+    """A name or an address on one line; None for what is none."""
+    text = str(value) if isinstance(value, str | int | float) and value else ""
+    return text if 0 < len(text) <= _LONGEST_TERM and text.isprintable() else None
 
 
 def _said(model: Model) -> tuple[dict[str, Any], str]:
@@ -76,18 +86,48 @@ def _said(model: Model) -> tuple[dict[str, Any], str]:
 
 
 def _of_card(path: Path) -> dict[str, Any]:
-    """The metadata at the head of a model card; nothing where there is none or it cannot be read."""
+    """The metadata at the head of a model card; nothing where there is none or it cannot be read, which is said."""
+    if not path.is_file():
+        return {}
     try:
-        head = _FRONT_MATTER.match(path.read_text(encoding="utf-8").replace("\r\n", "\n"))
-        found = yaml.safe_load(head[1]) if head else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        with path.open(encoding="utf-8") as stream:
+            head = _front_matter(stream.read(_LARGEST_HEAD))
+        with time_limit(_HEAD_S):
+            found = _metadata(path, head) if head else None
+    except (OSError, ValueError, InputError, TimeoutError) as error:
+        console.warn(f"{path}: its head cannot be read ({first_line(error)}), so its licence counts as not stated")
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _metadata(path: Path, head: str) -> Any:
+    """What the YAML says, without aliases and other values that nobody needs there."""
+    document = parse(path, head, "", lambda _: Mark(str(path)))
+    if document.data is None and document.problems:
+        raise InputError(document.problems[0].message)
+    return document.data
+
+
+def _front_matter(text: str) -> str | None:
+    """The YAML between the first line, which is three dashes, and the next such line."""
+    first, *lines = text.split("\n")
+    if first.rstrip() != "---":
+        return None
+    end = next((number for number, line in enumerate(lines) if line.rstrip() == "---"), None)
+    if end is None:
+        raise InputError(f"it does not end within {_LARGEST_HEAD >> 10} KiB")
+    return "\n".join(lines[:end])
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:
     from gguf import GGUFReader  # 0.2 s: only for models that come from such a file
 
-    fields = GGUFReader(path).fields
-    found = {key: fields[f"general.{key}"].contents() for key in ("license", "languages") if f"general.{key}" in fields}
+    try:
+        with time_limit(_HEAD_S):
+            fields = GGUFReader(path).fields
+            names = [name for name in ("license", "languages") if f"general.{name}" in fields]
+            found = {name: fields[f"general.{name}"].contents() for name in names}
+    except Exception as error:  # numpy and the reader raise a dozen unrelated classes
+        console.warn(f"{path}: its metadata cannot be read ({first_line(error)}), so its licence counts as not stated")
+        return {}
     return {"license": found.get("license"), "language": found.get("languages")}

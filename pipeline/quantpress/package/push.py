@@ -14,7 +14,7 @@ from quantpress.package import build, signing
 from quantpress.package.build import Package
 from quantpress.runtime import console, digests
 from quantpress.runtime.records import Record
-from quantpress.runtime.secrets import secrets
+from quantpress.runtime.secrets import without_secrets
 
 _DESTINATION = re.compile(r"^(?P<scheme>hf|s3|oci)://(?P<place>[^\s?#]+?)/*$")
 _HINT = "s3://bucket/prefix, hf://org/name, or oci://registry/repository:tag"
@@ -88,7 +88,7 @@ def push(folder: Path, destination: str, public: bool) -> Pushed:
     try:
         done: Pushed = send(upload, found["place"], public)
     except QuantpressError as error:
-        raise type(error)(scrubbed(error.message), hint=error.hint) from error
+        raise type(error)(without_secrets(error.message), hint=error.hint) from error
     return done
 
 
@@ -120,13 +120,6 @@ def library(name: str, requirement: str) -> Any:
             f"this destination needs the package {requirement.partition('>')[0]}, which is not installed",
             hint=f"{sys.executable} -m pip install '{requirement}'",
         ) from error
-
-
-def scrubbed(text: str) -> str:
-    """The text without the values of variables that are named like secrets."""
-    for secret in secrets():
-        text = text.replace(secret, "***")
-    return text
 
 
 def broken_off(error: BaseException) -> StageError:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from quantpress.language.validation import AtError, Strict
+from quantpress.language.validation import AtError, Line, Strict
 from quantpress.recipe.modifiers import Awq, Modifier, Quantizes
 
 RESERVED = ("baseline", "dummy", "logs", "report.md", "report.html", "report.json")
@@ -108,7 +108,7 @@ class Recipe(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)] = Field(
         description="Names the artifact's folder: letters a-z, digits, `.`, `_`, `-`."
     )
-    description: str = Field(min_length=1, description="One line for lists and reports.")
+    description: Line = Field(description="One line for lists and reports.")
     modifiers: list[Modifier] = Field(
         min_length=1, description="What to do, in order; each entry has one key, the modifier's name."
     )

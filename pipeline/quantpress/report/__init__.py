@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantpress.artifact.accuracy import Accuracy, Comparison
 from quantpress.artifact.throughput import Throughput
+from quantpress.language.quoting import markdown as escaped
 from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import Report
 from quantpress.report.facts.speed import speed_of
@@ -45,7 +46,7 @@ def accuracy_section(name: str, result: Accuracy) -> str:
 def throughput_section(results: dict[str, Throughput]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     measured = [(name, speed_of(result)) for name, result in results.items()]
-    return "\n\n".join([f"Served on {measured[0][1].served_on}.", *markdown.speed(measured)]).strip()
+    return "\n\n".join([f"Served on {escaped(measured[0][1].served_on)}.", *markdown.speed(measured)]).strip()
 
 
 def answers_table(name: str, result: Throughput) -> str:

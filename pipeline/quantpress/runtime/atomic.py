@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, StageError, listed
-from quantpress.runtime import console, locks, ownership
+from quantpress.runtime import console, foreign, locks, ownership
 from quantpress.runtime.ownership import Strangers
 
 _AT_FDCWD = -100
@@ -31,8 +31,8 @@ _BEGINNING_S = 60.0  # from the making of a staging folder until its mark is loc
 def read_json(path: Path) -> Any:
     """Raises StageError if the file is not JSON: a file of ours that was cut short or edited."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return foreign.read_json(path)
+    except (OSError, ValueError) as error:
         raise StageError(
             f"{path} cannot be read: {error}", hint=f"restore {path}, or move it away and run again"
         ) from error
@@ -67,6 +67,8 @@ def _checked(value: Any) -> str:
 def read_input(path: Path) -> str:
     """Text of a file that the user named: UTF-8, with or without a byte order mark. Raises InputError otherwise."""
     try:
+        if not path.is_file():
+            raise OSError("it is no regular file")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

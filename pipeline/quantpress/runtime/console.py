@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from quantpress.errors import first_line, printable
+from quantpress.runtime import secrets
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -27,6 +28,11 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What loguru and vLLM put before a message.
 _PREFIX = re.compile(r"^(\S+ \| \w+ \| \w+ - |\(\w+ pid=\d+\) (\w+ [\d-]+ [\d:]+ \[[^\]]*\] )?)")
 _TQDM = re.compile(r"^(?P<what>.*?):?\s*(?P<percent>\d{1,3})%\|(?:.*\[[\d:]+<(?P<left>[\d:]+),)?")
+
+
+def safe(text: str) -> str:
+    """Text from anywhere as it may go to a terminal: without secrets, and nothing in it that a terminal obeys."""
+    return printable(secrets.without_secrets(text))
 
 
 def last_activity(log: Path) -> str:
@@ -173,11 +179,12 @@ class Console:
     def show(self, result: Any, text: str) -> None:
         """What was made stays made if this cannot be written: that a reader has gone (`| head`) is no error."""
         only_ascii = sys.stdout is not None and not _is_utf_8(sys.stdout.encoding)
-        self._print(json.dumps(result, indent=2, ensure_ascii=only_ascii) if self.as_json else printable(text))
+        made = json.dumps(secrets.cleaned(result), indent=2, ensure_ascii=only_ascii) if self.as_json else safe(text)
+        self._print(made)
 
     def write(self, text: str) -> None:
         """A text that is the result whatever --json says, as it is; else as `show`."""
-        self._print(text.removesuffix("\n"))
+        self._print(secrets.without_secrets(text).removesuffix("\n"))
 
     def _print(self, text: str) -> None:
         try:
@@ -200,12 +207,12 @@ class Console:
     def complain(self, text: str) -> None:
         """An error, as it is."""
         stream = _Deaf(sys.stderr)
-        stream.write(f"{printable(text)}\n")
+        stream.write(f"{safe(text)}\n")
         stream.flush()
 
     def _say(self, text: str, style: str) -> None:
         self._spoke = time.monotonic()
-        self._rich.print(printable(text), style=style)
+        self._rich.print(safe(text), style=style)
 
     @contextmanager
     def watch(self, what: str) -> Iterator[None]:
@@ -250,9 +257,7 @@ class Console:
 
         def render() -> Table:
             grid = Table.grid(padding=(0, 1))
-            grid.add_row(
-                spinner, _duration(step.elapsed), Text(printable(step.line()), no_wrap=True, overflow="ellipsis")
-            )
+            grid.add_row(spinner, _duration(step.elapsed), Text(safe(step.line()), no_wrap=True, overflow="ellipsis"))
             return grid
 
         return Live(console=self._rich, get_renderable=render, refresh_per_second=5, transient=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quantpress.errors import StageError, shown
-from quantpress.runtime import atomic
+from quantpress.runtime import atomic, secrets
 
 
 class Record(BaseModel):
@@ -32,8 +32,8 @@ class Stored(Record):
     OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
-        atomic.write_json(path, self.as_saved())
+        """Writes the file, whole or not at all, and without secrets."""
+        atomic.write_json(path, secrets.cleaned(self.as_saved()))
 
     def as_saved(self) -> dict[str, Any]:
         """The record as its file has it."""
@@ -49,18 +49,31 @@ class Stored(Record):
         """Reads the document that came from this file. Raises StageError as `load` does."""
         data = dict(document) if isinstance(document, dict) else document
         version = data.pop("schema_version", None) if isinstance(data, dict) else None
-        if version != cls.SCHEMA_VERSION and version not in cls.OLDER:
+        if not isinstance(version, int) or version not in {cls.SCHEMA_VERSION, *cls.OLDER}:
             raise StageError(
                 f"{path} has schema_version {shown(version)}; this version of quantpress reads "
                 f"{', '.join(map(str, sorted({*cls.OLDER, cls.SCHEMA_VERSION})))}",
                 hint=f"move {path} away and run again, or use the version that wrote it",
             )
         try:
-            return cls.model_validate(cls.OLDER[version](data) if version in cls.OLDER else data)
+            return cls.model_validate(cls._today(version, data, path))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise StageError(
                 f"{path} is damaged: {where}: {first['msg']}, found {shown(first['input'])}",
                 hint=f"restore {path}, or move it away and run again",
+            ) from error
+
+    @classmethod
+    def _today(cls, version: int, data: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The data in today's shape. Raises StageError where an older file does not have the shape of its version."""
+        if version not in cls.OLDER:
+            return data
+        try:
+            return cls.OLDER[version](data)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise StageError(
+                f"{path} is damaged: it is not of schema_version {version}, which it names",
+                hint=f"delete {path} and run again",
             ) from error

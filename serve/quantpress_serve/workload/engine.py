@@ -10,6 +10,7 @@ from pydantic import Field
 from quantpress.errors import InputError, nearest
 from quantpress.language.validation import Strict
 from quantpress.runtime.records import Record
+from quantpress_serve.workload.trust import canonical
 
 # Of an argument of vLLM's, as a workload names it: whatever YAML can say.
 Value = bool | int | float | str | list[Any] | dict[str, Any]
@@ -28,6 +29,8 @@ OURS = {
     "enable-prefix-caching": "the workload's prefix_caching",
 }
 
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
 
 class Engine(Strict):
     """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM."""
@@ -38,15 +41,17 @@ class Engine(Strict):
     gpu_memory_utilization: float | None = Field(
         default=None, gt=0, le=1, description="Share of the GPU's memory for both servers together; 0.9."
     )
-    kv_cache_dtype: str = Field(default="auto", min_length=1, description="`fp8` and what else vLLM takes.")
-    quantization: str | None = Field(default=None, min_length=1, description="vLLM's choice by the checkpoint.")
+    kv_cache_dtype: str = Field(default="auto", pattern=_WORD, description="`fp8` and what else vLLM takes.")
+    quantization: str | None = Field(default=None, pattern=_WORD, description="vLLM's choice by the checkpoint.")
     max_num_seqs: int | None = Field(default=None, ge=1, description="Sequences in a batch; vLLM's default.")
     max_num_batched_tokens: int | None = Field(default=None, ge=1, description="Tokens in a step; vLLM's default.")
     enforce_eager: bool | Literal["auto"] = Field(
         default="auto", description="Nothing compiled, no CUDA graphs; on CPUs only."
     )
     extra_args: dict[str, Value] = Field(
-        default={}, description="Every other argument of `vllm serve`: `{enable-chunked-prefill: false}`."
+        default={},
+        description="Other arguments of `vllm serve` that are about speed: `{enable-chunked-prefill: false}`; the rest "
+        "with `--trust-workload`.",
     )
 
     def options(self) -> dict[str, Value]:
@@ -57,7 +62,7 @@ class Engine(Strict):
         }
         if self.pipeline_parallel_size == 1:
             del options["pipeline-parallel-size"]
-        return options | {name.replace("_", "-").lstrip("-"): value for name, value in self.extra_args.items()}
+        return options | {canonical(name): value for name, value in self.extra_args.items()}
 
     def arguments(self) -> list[str]:
         return [word for name, value in self.options().items() for word in words(name, value)]
@@ -73,18 +78,21 @@ class Argument(Record):
 
 
 def words(name: str, value: Value) -> list[str]:
-    """One argument as words of a command line: flags by true and false, lists spread, mappings as JSON."""
+    """One argument as words of a command line: flags by true and false, lists spread, mappings as JSON.
+
+    Name and value are one word, so that no value can be read as an argument (nor an item: trust.require_trusted).
+    """
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
 def require_names(engine: Engine) -> None:
     """Raises InputError for an extra argument that quantpress sets itself or that is a field of its own."""
     for given in engine.extra_args:
-        name = given.replace("_", "-").lstrip("-")
+        name = canonical(given)
         if name.removeprefix("no-") in OURS:
             raise InputError(
                 f"engine.extra_args.{given}: quantpress sets this argument itself",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,11 +14,12 @@ from pydantic import Field, model_validator
 from quantpress.artifact.throughput import WorkloadRecord
 from quantpress.language import shipped
 from quantpress.language.document import load_yaml
-from quantpress.language.validation import Strict, validate
+from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.engine import Engine as Engine
 from quantpress_serve.workload.engine import require_names
+from quantpress_serve.workload.trust import require_trusted
 
 HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
 SPECIAL_TOKENS = 64  # room that the context keeps for them
@@ -101,7 +103,7 @@ class Workload(Strict):
     """Random prompts and answers of given lengths, or prompts from a file, at several strengths of the load."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Letters a-z, digits, `.`, `_`, `-`.")
-    description: str = Field(min_length=1, description="One line for reports.")
+    description: Line = Field(description="One line for reports.")
     input_len: Length | None = Field(default=None, description="Tokens of each random prompt.")
     output_len: Length | None = Field(default=None, description="Tokens of each answer, exactly.")
     prompts: Prompts | None = Field(
@@ -199,15 +201,17 @@ def range_ratios(workload: Workload) -> str | None:
     return json.dumps({name: length.ratio if isinstance(length, Range) else 0.0 for name, length in lengths.items()})
 
 
-def load_workload(name: str) -> Workload:
+def load_workload(name: str, trusted: Collection[str] = ()) -> Workload:
     """Reads and validates a workload: a path or a shipped name. The path of its prompts is then absolute.
 
-    Raises InputError with every problem in the file, and for a file of prompts that cannot be used.
+    `trusted` are arguments of vLLM's that it may set although they are not about speed (trust.require_trusted). Raises
+    InputError with every problem in the file, and for a file of prompts that cannot be used.
     """
     path = shipped.find("workloads", name)
     document = load_yaml(path, atomic.read_input(path), HINT)
     workload = validate(document, Workload, HINT)
     require_names(workload.engine)
+    require_trusted(workload.engine.extra_args, trusted)
     if workload.prompts is None:
         return workload
     found = (path.parent / Path(workload.prompts.path).expanduser()).resolve()

@@ -182,10 +182,9 @@ def test_stages_that_did_not_finish_are_named(tmp_path: Path) -> None:
     for name in ("r4.bench", "r4.quantize", "gone.quantize"):
         atomic.write_text(tmp_path / "logs" / f"{name}.log", "")
     text = rendered(tmp_path)
-    assert "| r4 | throughput | `bench` was started and has not finished | quantpress bench r4 |" in text
+    assert "| r4 | throughput | bench was started and has not finished | quantpress bench r4 |" in text
     assert (
-        "| gone | everything | `quantize` did not finish; see logs/gone.quantize.log | quantpress quantize gone |"
-        in text
+        "| gone | everything | quantize did not finish; see logs/gone.quantize.log | quantpress quantize gone |" in text
     )
 
 

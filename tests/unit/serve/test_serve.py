@@ -218,13 +218,13 @@ def test_no_request_of_ours_carries_a_seed() -> None:
     [
         (
             {"max_num_seqs": 8, "pipeline_parallel_size": 2},
-            "--pipeline-parallel-size 2 --kv-cache-dtype auto --max-num-seqs 8",
+            "--pipeline-parallel-size=2 --kv-cache-dtype=auto --max-num-seqs=8",
         ),
         (
             {"extra_args": {"enable_chunked_prefill": False, "block-size": 32}},
-            "--no-enable-chunked-prefill --block-size 32",
+            "--no-enable-chunked-prefill --block-size=32",
         ),
-        ({"extra_args": {"compilation-config": {"level": 1}}}, '--compilation-config {"level": 1}'),
+        ({"extra_args": {"compilation-config": {"level": 1}}}, '--compilation-config={"level": 1}'),
     ],
 )
 def test_engine_settings_become_arguments(engine: dict[str, Any], words: str) -> None:

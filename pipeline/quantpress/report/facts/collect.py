@@ -5,7 +5,6 @@ report.md, report.html and report.json are three views of what `collect` returns
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +28,7 @@ from quantpress.report.facts.data import (
     Unfinished,
 )
 from quantpress.report.facts.speed import speed_of
-from quantpress.runtime import console
+from quantpress.runtime import console, foreign
 from quantpress.runtime.identity import Identity
 
 T = TypeVar("T", Score, Speed)
@@ -139,7 +138,7 @@ def _stage(
     if results.front.is_file():
         return [], "measured on an older checkpoint, so it is not shown"
     started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
-    return [], f"`{command}` was started and has not finished" if started else "not measured"
+    return [], f"{command} was started and has not finished" if started else "not measured"
 
 
 def _size(record: Manifest, checkpoint: Path) -> Size:
@@ -163,7 +162,7 @@ def _size(record: Manifest, checkpoint: Path) -> Size:
 def _dtype(checkpoint: Path) -> str:
     """The type of the unquantized weights, which the checkpoint's config.json keeps."""
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = foreign.read_json(checkpoint / "config.json")
     except (OSError, ValueError):
         return ""
     return str(config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
+from quantpress.language.quoting import Verbatim, code, fenced
+from quantpress.language.quoting import markdown as escaped
 from quantpress.report.facts.data import Report
 from quantpress.report.views import tables
 from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
@@ -12,17 +14,15 @@ from quantpress.report.views.tables import Measured, Scored, Table
 PROVENANCE = "## How these figures were made"
 
 
-def table(header: list[str], rows: list[list[str]], words: int = 1) -> str:
+def table(header: list[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
     """A Markdown table; the first `words` columns are aligned left, the rest are figures."""
     rule = ["---" if number < words else "---:" for number in range(len(header))]
-    lines = [header, rule, *([escaped(cell) for cell in row] for row in rows)]
+    lines = [header, rule, *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def escaped(text: str) -> str:
-    """Text that may come from a model: it must neither end the cell nor become HTML or a link."""
-    plain = " ".join(text.split())
-    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|") if isinstance(text, Verbatim) else escaped(text)
 
 
 def markdown_table(made: Table) -> str:
@@ -38,14 +38,16 @@ def render(report: Report) -> str:
     parts += ["\n".join(f"- {escaped(caveat)}" for caveat in decision.caveats)]
     parts += [markdown_table(tables.scoreboard(report)), SCOREBOARD]
     if report.moved:
-        parts += ["## What moved", report.moved.rule, markdown_table(tables.moved(report.moved))]
+        parts += ["## What moved", escaped(report.moved.rule), markdown_table(tables.moved(report.moved))]
     parts += ["## Accuracy", *accuracy(tables.all_scores(report))]
     compared = tables.compared_speeds(report)
     parts += ["### Served as scored", *_section(tables.served(compared), "served")]
     parts += ["## Speed in vLLM", *speed(tables.all_speeds(report))]
     if dummy := tables.with_dummy_weights(report.dummy):
         parts += ["### With dummy weights", DUMMY, markdown_table(tables.speed(dummy)), notes(dummy)]
-    warnings = [f"- **{recipe.name}**: {escaped(text)}" for recipe in report.recipes for text in recipe.warnings]
+    warnings = [
+        f"- **{escaped(recipe.name)}**: {escaped(text)}" for recipe in report.recipes for text in recipe.warnings
+    ]
     parts += ["## Size", markdown_table(tables.size(report)), "\n".join(warnings)]
     parts += ["## Error by layer", *_section(tables.layers(report), "layers")]
     parts += ["## Answers", *_section(tables.answers(compared), "answers")]
@@ -93,13 +95,14 @@ def notes(measured: list[Measured]) -> str:
 
 def _provenance(report: Report) -> list[str]:
     model = report.model
-    source = f"- model: {escaped(model.source)}, digest `{model.digest[:12]}`\n- quantpress {report.quantpress}"
-    lines = [f"- {recipe}, {what}: `{command}`" for recipe, what, command in tables.commands(report).rows]
-    recipes = [_resolved(recipe.name, recipe.resolved) for recipe in report.recipes if recipe.resolved]
+    source = (
+        f"- model: {escaped(model.source)}, digest {code(model.digest[:12])}\n- quantpress {escaped(report.quantpress)}"
+    )
+    rows = tables.commands(report).rows
+    lines = [f"- {escaped(recipe)}, {escaped(what)}: {code(command)}" for recipe, what, command in rows]
+    recipes = [
+        f"### Recipe {escaped(recipe.name)}\n\n{fenced(recipe.resolved.strip(), 'yaml')}"
+        for recipe in report.recipes
+        if recipe.resolved
+    ]
     return [source, markdown_table(tables.origins(report)), "### Commands", "\n".join(lines), *recipes]
-
-
-def _resolved(name: str, text: str) -> str:
-    """The recipe in a fence that is longer than any in it."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"### Recipe {name}\n\n{fence}yaml\n{text.strip()}\n{fence}"

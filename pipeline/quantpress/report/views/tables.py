@@ -416,7 +416,7 @@ def missing(report: Report) -> Table:
         if recipe.throughput and _kv(recipe.throughput.servers.candidate) == NONE:
             why = "the server's log was not read for it"
             rows.append([recipe.name, "KV capacity", why, f"quantpress bench {recipe.name} --fresh"])
-    gone = {entry.recipe: f"`quantize` did not finish; see {entry.log}" for entry in report.unfinished}
+    gone = {entry.recipe: f"quantize did not finish; see {entry.log}" for entry in report.unfinished}
     absent = [*gone.items(), *((entry.recipe, entry.reason) for entry in report.left_out)]
     rows += [[name, "everything", why, f"quantpress quantize {name}"] for name, why in absent]
     return Table(["recipe", "what", "why", "command that makes it"], rows, 4)
