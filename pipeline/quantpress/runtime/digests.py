@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,22 @@ def sha256_json(value: Any) -> str:
 
 
 def cached_sha256(paths: Sequence[Path], cache: Path) -> dict[str, str]:
-    """sha256 of each file by its name, remembered in the JSON file `cache` under resolved name, size and mtime.
+    """sha256 of each file by its name, remembered as `cached_by_path` does."""
+    return {path.name: digest for path, digest in cached_by_path(paths, cache).items()}
+
+
+def cached_by_path(paths: Iterable[Path], cache: Path) -> dict[Path, str]:
+    """sha256 of each file, remembered in the JSON file `cache` under resolved name, size and mtime.
 
     What is not remembered is read.
     """
     known = _remembered(cache)
     keys = {path: _identity(path) for path in paths}
-    unknown = [path for path in paths if keys[path] not in known]
+    unknown = [path for path, key in keys.items() if key not in known]
     if unknown:
         known |= {keys[path]: digest for path, digest in sha256_files(unknown).items()}
         write_json(cache, known)
-    return {path.name: known[keys[path]] for path in paths}
+    return {path: known[key] for path, key in keys.items()}
 
 
 def _remembered(cache: Path) -> dict[str, str]:
