@@ -9,8 +9,8 @@ from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
-    from quantpress.plan.resolve import Plan
     from quantpress.model.source import Model
+    from quantpress.plan.resolve import Plan
     from quantpress.plan.summary import Asked, Data
 
 

@@ -142,6 +142,7 @@ def inputs_of(placed: Placed, processor: Any) -> Inputs:
             f"{placed.where}: the model's processor does not take it: {first_line(error)}",
             hint="change its images or their number, or leave it out",
         ) from error
+    found.pop("labels", None)  # PaliGemma's are for training
     ids = found["input_ids"]
     of_images = sum(int((ids == one).sum()) for one in set(processor.image_token_ids) - {None})
     if pictures and not of_images and any(one is not None for one in processor.image_token_ids):
