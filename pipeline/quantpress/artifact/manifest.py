@@ -47,10 +47,23 @@ class ExpertTokens(Record):
     without: int
 
 
+class CalibrationImages(Record):
+    """What of calibration data are images: `images` in `conversations`, which are not cut, and their `tokens`.
+
+    `too_long` conversations were passed over, because they are longer than the recipe's sequences.
+    """
+
+    conversations: int
+    images: int
+    tokens: int
+    too_long: int
+
+
 class Calibrated(Record):
     """The calibration data as it went in: `sequences` of `sequence_length` tokens, `tokens` in all.
 
-    `fingerprint` is the sha256 of all token ids in their order; `experts` says what each expert saw of them.
+    `fingerprint` is the sha256 of all token ids in their order, and of the images' pixels; `experts` says what each
+    expert saw of them. With `images`, `sequence_length` is that of the longest.
     """
 
     sources: list[Filled]
@@ -60,12 +73,14 @@ class Calibrated(Record):
     tokens: int
     fingerprint: str
     experts: ExpertTokens | None = None
+    images: CalibrationImages | None = None
 
 
 class DataSource(Record):
     """What decides the documents of one source: a local file by its sha256, a hub data set by its commit.
 
-    `datasets` is the version of the library of that name, which draws the order of a hub data set.
+    `datasets` is the version of the library of that name, which draws the order of a hub data set. `images` is the
+    sha256 of the digests of all images that the file names, `imaging` the versions of what reads them.
     """
 
     dataset: str
@@ -76,6 +91,8 @@ class DataSource(Record):
     weight: int | float
     sha256: str | None = None
     datasets: str | None = None
+    images: str | None = None
+    imaging: dict[str, str] | None = None
 
 
 class Data(Record):

@@ -115,6 +115,13 @@ class Answer(Said):
     problem: str | None
 
 
+class Picture(Record):
+    """What each side answered to a question with an image; `reason` says why one was not asked."""
+
+    answers: dict[str, Answer]
+    reason: str | None
+
+
 class Disturbance(Record):
     """What else the machine did during a measurement: shares of its time (None where it was not looked at), and the
     number of processes of others on the GPUs. serve/quantpress_serve/bench/interference.py has the bounds."""
@@ -193,7 +200,8 @@ class Saturated(Record):
 class Throughput(StageResult):
     """The result of `bench`. Fields with a default are those that files of older versions lack.
 
-    `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them.
+    `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them; `picture` is
+    None for a model that takes no images.
     """
 
     STAGE: ClassVar[str] = "throughput"
@@ -209,6 +217,7 @@ class Throughput(StageResult):
     servers: dict[str, ServerFacts]
     answers: dict[str, Said]
     chat: dict[str, list[Answer]] | None = None
+    picture: Picture | None = None
     seed_base: int | None = None
     cells: list[Cell]
     saturated: Saturated | None = None

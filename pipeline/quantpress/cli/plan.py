@@ -9,8 +9,9 @@ from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
+    from quantpress.model.source import Model
     from quantpress.plan.resolve import Plan
-    from quantpress.plan.summary import Asked
+    from quantpress.plan.summary import Asked, Data
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def run(options: Options) -> None:
     plan = plan_of(recipe, model)
     if recipe.calibration:
         calibration_data.check_sources(recipe.calibration)
-    found = summary.summary_of(plan, model.config, options.context, options.concurrency)
+    known = _with_images(plan, model)
+    found = summary.summary_of(plan, model.config, options.context, options.concurrency, known)
     asked = _asked(options.vllm, plan, target) if options.ask_vllm else None
     data = found.dump() | ({"vllm": asked.dump()} if asked else {})
     show(
@@ -67,6 +69,22 @@ def run(options: Options) -> None:
     )
     if target:
         servable.require_served(plan, target)
+
+
+def _with_images(plan: Plan, model: Model) -> Data | None:
+    """What calibration data with images come to, by the model's processor; None where they are texts, where some are on
+    the hub, and where the model's folder holds no tokenizer yet."""
+    from quantpress.plan.summary import Data
+    from quantpress.quantize import calibration_data
+    from quantpress.quantize.stage import check_data
+
+    calibration = plan.recipe.calibration
+    if calibration is None or not all(map(calibration_data.local_file, calibration.sources)):
+        return None
+    if not (model.path / "tokenizer_config.json").is_file() or not calibration_data.first_image(calibration):
+        return None
+    asked = check_data(plan, model)
+    return Data(samples=calibration.samples, tokens=asked.tokens, images=asked.images) if asked else None
 
 
 def _asked(named: str | None, plan: Plan, target: str | None) -> Asked:

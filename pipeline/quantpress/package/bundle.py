@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from quantpress.language import quoting, shipped
 from quantpress.model.source import EMBEDDED, Model
 from quantpress.package import texts
 from quantpress.quantize import calibration_data
+from quantpress.quantize.conversations import image_parts
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership, process
@@ -145,11 +147,28 @@ def _add_source(source: Source, calibration: Calibration, model: Model, staged: 
     path = calibration_data.local_file(source)
     if path:
         name = f"{digests.sha256_file(path)[:8]}-{slug(path.name)}"
-        _copy(path, staged / "data" / name)
+        if calibration_data.images_of(path):
+            _copy_with_images(path, staged / "data" / name)
+        else:
+            _copy(path, staged / "data" / name)
     else:
         name = f"{slug(source.dataset)}-{str(source.revision)[:8]}-{calibration.seed}.jsonl"
         _fetch(source, calibration, model, staged / "data" / name)
     return Source(dataset=f"data/{name}", weight=source.weight)
+
+
+def _copy_with_images(path: Path, target: Path) -> None:
+    """Writes the documents as they are read, with the images that they name in a folder beside them."""
+    folder = target.with_name(target.name + ".images")
+    lines = []
+    for document in calibration_data.read_local(path):
+        for part in image_parts(document.get("messages", [])):
+            image = Path(part["path"])
+            name = f"{digests.sha256_file(image)[:16]}{image.suffix}"
+            _copy(image, folder / name)
+            part["path"] = f"{folder.name}/{name}"
+        lines.append(json.dumps(document, ensure_ascii=False) + "\n")
+    atomic.write_text(target, "".join(lines))
 
 
 def _fetch(source: Source, calibration: Calibration, model: Model, target: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from math import prod
 from typing import Any
 
+from quantpress.artifact.manifest import CalibrationImages
 from quantpress.model.config import Config, positions
 from quantpress.plan import servable, sizes
 from quantpress.plan.resolve import Plan
@@ -21,10 +22,11 @@ class Sizes(Record):
 
 
 class Data(Record):
-    """How much a recipe calibrates on."""
+    """How much a recipe calibrates on: `samples` sequences, and what of them are images where that was asked."""
 
     samples: int
     tokens: int
+    images: CalibrationImages | None = None
 
 
 class Memory(Record):
@@ -69,21 +71,22 @@ class Summary(Record):
     resolved: dict[str, Any]
 
 
-def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Summary:
-    """The summary of a plan; `context` is in tokens, `concurrency` in sequences."""
+def summary_of(plan: Plan, config: Config, context: int, concurrency: int, data: Data | None = None) -> Summary:
+    """The summary of a plan; `context` is in tokens, `concurrency` in sequences.
+
+    `data` is what the calibration data come to where the recipe alone does not tell: images.
+    """
     linears = plan.structure.linears
     parameters = sum(prod(plan.structure.shapes[name]) for name in plan.layers)
     quantized = plan.checkpoint_bytes - plan.untouched_bytes
     halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
-    calibration = plan.recipe.calibration
+    data = data or _nominal(plan)
     return Summary(
         recipe=plan.recipe.name,
         layers=_layers(plan),
         bytes=Sizes(before=plan.weight_bytes, after=plan.checkpoint_bytes),
         bits_per_weight=round(8 * quantized / parameters, 3) if parameters else None,
-        calibration=Data(samples=calibration.samples, tokens=calibration.samples * calibration.max_sequence_length)
-        if calibration
-        else None,
+        calibration=data,
         memory=Memory(
             weights=plan.checkpoint_bytes,
             kv_cache=sizes.kv_cache_bytes(config, context, concurrency, 1 if halved else 2),
@@ -94,14 +97,21 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Su
             config, {name: scheme for name, scheme in plan.schemes.items() if name in linears}, linears
         ),
         hardware=servable.table(plan),
-        notes=[*plan.notes, *_too_little_data(plan), *_too_long(config, context)],
+        notes=[*plan.notes, *_too_little_data(plan, data), *_too_long(config, context)],
         resolved=plan.recipe.dump(),
     )
 
 
-def _too_little_data(plan: Plan) -> list[str]:
+def _nominal(plan: Plan) -> Data | None:
+    """Sequences of exactly the length that the recipe says, which texts are packed into."""
     calibration = plan.recipe.calibration
-    tokens = calibration.samples * calibration.max_sequence_length if calibration else 0
+    if calibration is None:
+        return None
+    return Data(samples=calibration.samples, tokens=calibration.samples * calibration.max_sequence_length)
+
+
+def _too_little_data(plan: Plan, data: Data | None) -> list[str]:
+    tokens = data.tokens if data else 0
     if not 0 < tokens < plan.largest_input:
         return []
     return [f"{tokens} calibration tokens are fewer than the {plan.largest_input} input features of the widest layer"]
@@ -126,7 +136,7 @@ def text(summary: Summary, asked: Asked | None) -> str:
         *_listed("layers", [f"{count} x {name}" for name, count in summary.layers.items()]),
         f"size         {_gb(before)} -> {_gb(after)} ({after / before:.0%})",
         f"weights      {summary.bits_per_weight or 16} bits each where quantized, scales included",
-        f"calibration  {summary.calibration.tokens} tokens" if summary.calibration else "calibration  none needed",
+        f"calibration  {_amount(summary.calibration)}",
         f"memory       {_gb(memory.weights)} weights + {_gb(memory.kv_cache)} KV cache at most "
         f"({memory.concurrency} sequences of {memory.context} tokens)",
         f"GPUs         tensor parallel over {', '.join(map(str, summary.tensor_parallel_sizes)) or 'no number'}",
@@ -151,6 +161,19 @@ def _said(asked: Asked) -> list[str]:
 
 def _listed(title: str, lines: list[str]) -> list[str]:
     return [f"{title if index == 0 else '':12} {line}" for index, line in enumerate(lines)]
+
+
+def _amount(data: Data | None) -> str:
+    if data is None:
+        return "none needed"
+    seen = data.images
+    if seen is None:
+        return f"{data.tokens} tokens"
+    passed_over = f"; {seen.too_long} longer ones are passed over" if seen.too_long else ""
+    return (
+        f"{data.tokens} tokens, {seen.tokens} of them of {seen.images} images in {seen.conversations} conversations"
+        f"{passed_over}"
+    )
 
 
 def _target(name: str, row: servable.Serves) -> str:

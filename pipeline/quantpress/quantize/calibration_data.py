@@ -6,13 +6,15 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantpress.artifact.manifest import Data, DataSource, Filled
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.language import lines, shipped
-from quantpress.quantize.conversations import conversation, rendered
+from quantpress.quantize import images
+from quantpress.quantize.conversations import conversation, image_paths, rendered, texts_alone
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Source
 from quantpress.runtime import digests, environment
 from quantpress.runtime.cache import digest_cache
@@ -96,9 +98,37 @@ def _identity(source: Source) -> DataSource:
     described = DataSource(**source.model_dump())
     if path:
         digest = digests.cached_sha256([path], digest_cache())[path]
-        return described.model_copy(update={"dataset": path.name, "sha256": digest})
+        return described.model_copy(update={"dataset": path.name, "sha256": digest, **_of_images(path)})
     # The order of a hub data set is drawn by the datasets library.
     return described.model_copy(update=environment.versions(("datasets",)))
+
+
+def _of_images(path: Path) -> dict[str, Any]:
+    """What decides the pixels of the images that a local file names, in their order; nothing where it names none."""
+    named = images_of(path)
+    if not named:
+        return {}
+    found = digests.cached_sha256(list(dict.fromkeys(named)), digest_cache())
+    digest = digests.sha256_json([found[image] for image in named])
+    imaging = ("pillow", "torchvision") if find_spec("torchvision") else ("pillow",)
+    return {"images": digest, "imaging": environment.versions(imaging)}
+
+
+def first_image(calibration: Calibration) -> str | None:
+    """Where (file:line) the first image of the calibration data is named; None where no source names images."""
+    for path in filter(None, map(local_file, calibration.sources)):
+        if images.may_name_images(path):
+            for placed in read_places(path):
+                if image_paths(placed.document.get("messages", [])):
+                    return placed.where
+    return None
+
+
+def images_of(path: Path) -> list[Path]:
+    """The files of all images that a local file names, in their order."""
+    if not images.may_name_images(path):
+        return []
+    return [image for document in read_local(path) for image in image_paths(document.get("messages", []))]
 
 
 def check_sources(calibration: Calibration) -> None:
@@ -114,9 +144,11 @@ def check_sources(calibration: Calibration) -> None:
 
 
 class Readable(NamedTuple):
-    """What was found in local files: those that hold conversations, and what people must know of their contents."""
+    """What was found in local files: those that hold conversations, those of them that name images, and what people
+    must know of their contents."""
 
     chats: list[Path]
+    with_images: list[Path]
     notes: list[str]
 
 
@@ -125,18 +157,26 @@ def require_readable(calibration: Calibration) -> Readable:
 
     What is on the hub is not fetched for this.
     """
-    chats, notes = [], []
+    chats, with_images, notes = [], [], []
     for path in filter(None, map(local_file, calibration.sources)):
         kinds: set[str] = set()
-        left_out = 0
+        left_out = pictures = 0
         for placed in read_places(path):
             kinds |= placed.document.keys()
             left_out += placed.left_out
+            for image in image_paths(placed.document.get("messages", [])):
+                images.require_image(image, placed.where)
+                pictures += 1
         if "messages" in kinds:
             chats.append(path)
         if left_out:
-            notes.append(f"{path}: {left_out} parts of messages are no text (images, sounds) and are left out")
-    return Readable(chats, notes)
+            notes.append(
+                f"{path}: {left_out} parts of messages are no text and name no file of an image (sounds, say), and are "
+                "left out"
+            )
+        if pictures:
+            with_images.append(path)
+    return Readable(chats, with_images, notes)
 
 
 class Placed(NamedTuple):
@@ -150,8 +190,9 @@ class Placed(NamedTuple):
 def read_places(path: Path) -> Iterator[Placed]:
     """Documents of a local file. Raises InputError with the place of one that has neither `text` nor `messages`."""
     empty = without_text = True
+    folder = path.parent if images.may_name_images(path) else None
     for number, value in _parquet(path) if path.suffix == ".parquet" else lines.json_lines(path, _HINT):
-        placed = _placed(value, f"{path}:{number}")
+        placed = _placed(value, f"{path}:{number}", folder)
         yield placed
         empty, without_text = False, without_text and not placed.document.get("text", "chat").strip()
     if empty or without_text:
@@ -182,7 +223,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}", hint=_HINT) from error
 
 
-def _placed(value: Any, where: str) -> Placed:
+def _placed(value: Any, where: str, folder: Path | None = None) -> Placed:
     if not isinstance(value, dict):
         raise InputError(f"{where}: is {type(value).__name__}, not an object with `text` or `messages`", hint=_HINT)
     if isinstance(value.get("text"), str):
@@ -190,7 +231,7 @@ def _placed(value: Any, where: str) -> Placed:
     if value.get("messages") is None:
         has = ", ".join(f"{key} ({type(value[key]).__name__})" for key in value)
         raise InputError(f"{where}: needs `text` (a text) or `messages` (role and content), has {has}", hint=_HINT)
-    messages, left_out = conversation(value["messages"], where)
+    messages, left_out = conversation(value["messages"], where, folder)
     return Placed(where, {"messages": messages}, left_out)
 
 
@@ -199,7 +240,12 @@ def documents(source: Source, seed: int) -> Iterable[Document]:
     path = local_file(source)
     if path is None:
         return _from_hub(source, seed)
-    found = list(read_local(path))
+    return [placed.document for placed in drawn(path, seed)]
+
+
+def drawn(path: Path, seed: int) -> list[Placed]:
+    """The documents of a local file in the order drawn with the seed."""
+    found = list(read_places(path))
     random.Random(seed).shuffle(found)
     return found
 
@@ -227,9 +273,10 @@ def _from_hub(source: Source, seed: int) -> Iterator[Document]:
 
 
 def tokens_of(document: Document, tokenizer: Any) -> list[int]:
-    """Token ids of one document, ended by the end-of-sequence token; `messages` go through the chat template."""
+    """Token ids of one document, ended by the end-of-sequence token; `messages` go through the chat template, without
+    their images."""
     if "messages" in document:
-        text = rendered(document["messages"], tokenizer, "a conversation")
+        text = rendered(texts_alone(document["messages"]), tokenizer, "a conversation")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(document["text"])["input_ids"]

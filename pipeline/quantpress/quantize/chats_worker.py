@@ -7,7 +7,7 @@ import time
 
 from quantpress.errors import InputError
 from quantpress.quantize import calibration_data
-from quantpress.quantize.conversations import rendered
+from quantpress.quantize.conversations import rendered, texts_alone
 from quantpress.quantize.workers import CHATS, ChatsJob, ChatsResult
 from quantpress.runtime.worker import report_progress
 
@@ -39,7 +39,7 @@ def tried(job: ChatsJob) -> ChatsResult:
     for path in job.files:
         for placed in calibration_data.read_places(path):
             if "messages" in placed.document:
-                rendered(placed.document["messages"], tokenizer, placed.where)
+                rendered(texts_alone(placed.document["messages"]), tokenizer, placed.where)
                 count += 1
             if time.monotonic() - said > 1:
                 said = time.monotonic()

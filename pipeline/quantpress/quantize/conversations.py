@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantpress.errors import InputError, first_line, shown
+from quantpress.quantize import images
 from quantpress.runtime.time_limit import time_limit
 
 Message = dict[str, Any]
@@ -15,25 +17,54 @@ _HINT = "a conversation is a list of messages with `role` and `content`, which i
 
 
 class Conversation(NamedTuple):
-    """The messages with a text as `content` each, and how many parts (images, sounds) are left out of them."""
+    """The messages, and how many parts (images, sounds) are left out of them.
+
+    `content` is a text, or parts of type text and image where the message names images: these have a `path`.
+    """
 
     messages: list[Message]
     left_out: int
 
 
-def conversation(messages: Any, where: str) -> Conversation:
-    """Messages as people write them. Raises InputError, naming `where` they stand, for what no template can take."""
+def conversation(messages: Any, where: str, folder: Path | None = None) -> Conversation:
+    """Messages as people write them; the paths of images count from `folder`, and without one images are left out.
+
+    Raises InputError, naming `where` they stand, for what no template can take.
+    """
     if not isinstance(messages, list) or not messages:
         what = "is empty" if messages == [] else f"is {type(messages).__name__}, not a list"
         raise InputError(f"{where}: the conversation {what}", hint=_HINT)
-    read = [_message(message, f"{where}: message {number}") for number, message in enumerate(messages, 1)]
+    read = [_message(message, f"{where}: message {number}", folder) for number, message in enumerate(messages, 1)]
     found = Conversation([message for message, _ in read], sum(left_out for _, left_out in read))
-    if not any(message["content"].strip() or message.get("tool_calls") for message in found.messages):
+    said = any(text_of(message).strip() or message.get("tool_calls") for message in found.messages)
+    if not said and not image_paths(found.messages):
         raise InputError(f"{where}: no message of the conversation holds a text", hint=_HINT)
     return found
 
 
-def _message(message: Any, where: str) -> tuple[Message, int]:
+def text_of(message: Message) -> str:
+    """The text of a message that was read, its parts a line each."""
+    content = message["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
+
+
+def image_parts(messages: list[Message]) -> list[Message]:
+    """The parts of a conversation that are images, in their order."""
+    contents = (message["content"] for message in messages if not isinstance(message["content"], str))
+    return [part for parts in contents for part in parts if part["type"] == "image"]
+
+
+def image_paths(messages: list[Message]) -> list[Path]:
+    """The files of a conversation's images, in their order."""
+    return [Path(part["path"]) for part in image_parts(messages)]
+
+
+def texts_alone(messages: list[Message]) -> list[Message]:
+    """The same without the images."""
+    return [{**message, "content": text_of(message)} for message in messages]
+
+
+def _message(message: Any, where: str, folder: Path | None) -> tuple[Message, int]:
     if not isinstance(message, dict):
         raise InputError(f"{where} is {type(message).__name__}, not an object", hint=_HINT)
     if not isinstance(message.get("role"), str):
@@ -41,33 +72,37 @@ def _message(message: Any, where: str) -> tuple[Message, int]:
     content = message.get("content")
     if content is None and not message.get("tool_calls"):
         raise InputError(f"{where} ({message['role']}) has neither `content` nor `tool_calls`", hint=_HINT)
-    text, left_out = _text(content, f"{where} ({message['role']})")
-    return {**message, "content": text}, left_out
+    read, left_out = _content(content, f"{where} ({message['role']})", folder)
+    return {**message, "content": read}, left_out
 
 
-def _text(content: Any, where: str) -> tuple[str, int]:
-    """The text of a content, its parts a line each, and how many parts are none."""
+def _content(content: Any, where: str, folder: Path | None) -> tuple[str | list[Message], int]:
+    """The text of a content, its parts a line each, or parts where there are images; and how many are left out."""
     if content is None:
         return "", 0
     if isinstance(content, str):
         return content, 0
     if not isinstance(content, list):
         raise InputError(f"{where}: `content` is {shown(content)}, neither a text nor parts", hint=_HINT)
-    texts = [_part(part, where) for part in content]
-    return "\n".join(text for text in texts if text is not None), texts.count(None)
+    parts = [_part(part, where, folder) for part in content]
+    kept = [part for part in parts if part is not None]
+    if all("text" in part for part in kept):
+        return "\n".join(part["text"] for part in kept), parts.count(None)
+    return kept, parts.count(None)
 
 
-def _part(part: Any, where: str) -> str | None:
-    """The text of one part; None where it is an image, a sound or a file."""
+def _part(part: Any, where: str, folder: Path | None) -> Message | None:
+    """A part of type text or image; None where it is an image that names no file, a sound, or something else."""
     if isinstance(part, str):
-        return part
+        return {"type": "text", "text": part}
     if not isinstance(part, dict):
         raise InputError(f"{where}: a part of `content` is {shown(part)}, not an object", hint=_HINT)
     if part.get("type", "text") != "text":
-        return None
+        path = images.named(part, folder, where) if folder else None
+        return {"type": "image", "path": str(path)} if path else None
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a part of type text has {shown(part.get('text'))} as `text`", hint=_HINT)
-    return str(part["text"])
+    return {"type": "text", "text": part["text"]}
 
 
 def rendered(messages: list[Message], tokenizer: Any, where: str) -> str:
@@ -88,6 +123,7 @@ def rendered(messages: list[Message], tokenizer: Any, where: str) -> str:
             with time_limit(TEMPLATE_S):
                 text = _applied(form, tokenizer)
                 if _says_something(messages, form, text, tokenizer):
+                    _require_images_shown(form, text, tokenizer, where)
                     return text
         except InputError:
             raise
@@ -102,10 +138,36 @@ def rendered(messages: list[Message], tokenizer: Any, where: str) -> str:
 
 
 def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    as_parts = [{**message, "content": _parts(message["content"])} for message in messages]
+    if image_paths(messages):  # which only parts can say
+        yield [_with_arguments_as_objects(message) for message in as_parts]
+        return
     yield [_with_arguments_as_objects(message) for message in messages]
     if any(message.get("tool_calls") for message in messages):
         yield messages
-    yield [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    yield as_parts
+
+
+def _parts(content: str | list[Message]) -> list[Message]:
+    """Parts as templates expect them: of an image they need to know no more than that it is one."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [{"type": "image"} if part["type"] == "image" else part for part in content]
+
+
+def _require_images_shown(form: list[Message], text: str, tokenizer: Any, where: str) -> None:
+    """Raises InputError for an image without which the template says the same."""
+    for number, message in enumerate(form):
+        for place, part in enumerate(message["content"] if isinstance(message["content"], list) else ()):
+            if part["type"] != "image":
+                continue
+            rest = [*message["content"][:place], *message["content"][place + 1 :]]
+            without = [*form[:number], {**message, "content": rest}, *form[number + 1 :]]
+            if _applied(without, tokenizer) == text:
+                raise InputError(
+                    f"{where}: message {number + 1} ({message['role']}): the chat template leaves out its image",
+                    hint="put images where the template shows them (most do in messages of `user`), or leave them out",
+                )
 
 
 def _with_arguments_as_objects(message: Message) -> Message:
@@ -131,7 +193,7 @@ def _applied(messages: list[Message], tokenizer: Any) -> str:
 
 def _says_something(messages: list[Message], form: list[Message], text: str, tokenizer: Any) -> bool:
     """Whether the texts are in what the template made: one that expects parts makes nothing of a text, silently."""
-    texts = [message["content"].strip() for message in messages if message["content"].strip()]
+    texts = [stripped for message in messages if (stripped := text_of(message).strip())]
     if not texts or any(one in text for one in texts):
         return True
     # It may write them otherwise (as JSON, say): then a plain word in their place is found.
@@ -139,8 +201,10 @@ def _says_something(messages: list[Message], form: list[Message], text: str, tok
 
 
 def _saying(word: str, message: Message) -> Message:
-    is_text = isinstance(message["content"], str)
-    return {**message, "content": word if is_text else [{"type": "text", "text": word}]}
+    if isinstance(message["content"], str):
+        return {**message, "content": word}
+    kept = [part for part in message["content"] if part["type"] == "image"]
+    return {**message, "content": [*kept, {"type": "text", "text": word}]}
 
 
 def _refusal(refusals: list[Exception], messages: list[Message], where: str) -> InputError:

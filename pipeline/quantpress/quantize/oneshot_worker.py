@@ -15,6 +15,7 @@ from quantpress.model.whole_model_worker import keep_expert_names, loaded_model
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data, remarks
 from quantpress.quantize.expert_tokens import ExpertCounter
+from quantpress.quantize.image_inputs_worker import calibration_inputs, explained, loaded_processor
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import ONESHOT, OneshotJob, OneshotResult
 from quantpress.recipe.recipe import Calibration, Recipe
@@ -56,10 +57,18 @@ def remote_code_explained(model: str) -> Iterator[None]:
         ) from error
 
 
-def calibration_loader(calibration: Calibration, tokenizer: Any) -> tuple[Any, Calibrated]:
-    """A DataLoader over the packed sequences in fixed order, and what the manifest says of them."""
+def calibration_loader(calibration: Calibration, tokenizer: Any, job: OneshotJob) -> tuple[Any, Calibrated]:
+    """A DataLoader over the packed sequences in fixed order, and what the manifest says of them.
+
+    Where files name images, it is over what the model's processor makes of the conversations, one by one.
+    """
     import torch
     from torch.utils.data import DataLoader
+
+    if where := calibration_data.first_image(calibration):
+        processor = loaded_processor(job.common.model, job.common.trust_remote_code, where)
+        batches, with_images = calibration_inputs(calibration, processor)
+        return DataLoader(batches, batch_size=None, shuffle=False), with_images
 
     sequences, sources = calibration_data.packed(calibration, tokenizer)
     ids = torch.tensor(sequences)
@@ -159,7 +168,7 @@ def quantize(job: OneshotJob) -> OneshotResult:
     with remote_code_explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         AutoConfig.from_pretrained(source, trust_remote_code=trust)
-    data, about = calibration_loader(recipe.calibration, tokenizer) if recipe.calibration else (None, None)
+    data, about = calibration_loader(recipe.calibration, tokenizer, job) if recipe.calibration else (None, None)
     model, missing = loaded_model(source, trust, dtype="auto")
     require_all_loaded(model, missing)
     keep_expert_names(model)
@@ -172,7 +181,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
     set_aside = set_aside_invalid_generation_config(model)
     said: list[str] = []
     logger.add(said.append, level="DEBUG", format="{message}", filter=remarks.is_kept)
-    with float32_products(job.compute_dtype == "float32"):
+    with_images = bool(about and about.images)
+    with float32_products(job.compute_dtype == "float32"), explained(model, with_images):
         oneshot(
             model=model,
             processor=tokenizer,
@@ -188,6 +198,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
     if ran != len(modifiers):
         raise StageError(f"llmcompressor ran {ran} modifiers of {len(modifiers)}", hint="report this with the log")
     note = f"{about.tokens} calibration tokens" if about else "no calibration data needed"
+    if about and about.images:
+        note += f", {about.images.tokens} of {about.images.images} images"
     warnings += remarks.of_fallbacks(recipe, said) + remarks.of_llmcompressor(said)
     if about:
         about = about.model_copy(update={"experts": counter.counted(all_experts)})

@@ -45,6 +45,11 @@ def of_data(about: Calibrated, largest_input: int) -> list[str]:
         for source in about.sources
         if source.sequences < source.requested_sequences
     ]
+    if about.images and about.images.too_long:
+        warnings.append(
+            f"{about.images.too_long} conversations of the calibration data are longer than max_sequence_length and "
+            "were passed over, because an image's tokens cannot be cut: raise it, or make the images smaller"
+        )
     if about.tokens < largest_input:
         warnings.append(
             f"{about.tokens} calibration tokens are fewer than the {largest_input} input features of the widest "

@@ -18,7 +18,17 @@ from quantpress.plan import arithmetic
 from quantpress.plan.preflight import too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity
-from quantpress.quantize.workers import CHATS, ONESHOT, ChatsJob, OneshotJob, recipe_job
+from quantpress.quantize.workers import (
+    CHATS,
+    IMAGES,
+    ONESHOT,
+    ChatsJob,
+    ImagesJob,
+    ImagesResult,
+    OneshotJob,
+    recipe_job,
+)
+from quantpress.recipe.recipe import Calibration
 from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks, ownership
 from quantpress.runtime.cache import cache_folder, digest_cache
 
@@ -27,6 +37,7 @@ DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tok
 # Raise this when a change here or in oneshot_worker.py makes the same recipe give other bytes.
 STAGE = 3
 _CHATS = 1  # raise this when chats_worker.py finds other conversations wrong
+_IMAGES = 1  # the same of images_worker.py
 _LARGE = 2_000_000_000  # bytes; a second of hashing or two
 
 
@@ -52,18 +63,45 @@ def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
     return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
 
 
-def check_data(plan: Plan, model: Model) -> None:
+def check_data(plan: Plan, model: Model) -> ImagesResult | None:
     """Reads the local calibration data to its end, and has the model's chat template tried on every conversation.
 
-    Raises InputError with file and line of what cannot be used.
+    What comes of them where they name images. Raises InputError with file and line of what cannot be used,
+    CapabilityError where the model's processor cannot be loaded.
     """
     if plan.recipe.calibration is None:
-        return
+        return None
     found = calibration_data.require_readable(plan.recipe.calibration)
     for note in found.notes:
         console.warn(note)
-    if found.chats:
-        try_template(found.chats, model)
+    if chats := [path for path in found.chats if path not in found.with_images]:
+        try_template(chats, model)
+    return try_images(plan.recipe.calibration, found.with_images, model) if found.with_images else None
+
+
+def try_images(calibration: Calibration, with_images: list[Path], model: Model) -> ImagesResult:
+    """Puts calibration data with images through the model's processor, once for the same data, files and versions.
+
+    Raises InputError with file and line of what it does not take, CapabilityError where it cannot be loaded.
+    """
+    where = calibration_data.first_image(calibration)
+    assert where is not None
+    of_processor = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
+    read = digests.cached_sha256(of_processor, digest_cache())
+    deciding = [
+        {path.name: read[path] for path in of_processor},
+        calibration_data.identity(calibration).dump(),
+        environment.versions(("transformers", "tokenizers", "jinja2", "torch")),
+    ]
+    kept = cache_folder() / "images" / f"{digests.sha256_json([_IMAGES, deciding, model.trust_remote_code])[:16]}.json"
+    job = ImagesJob(
+        calibration=calibration,
+        with_images=[path.resolve() for path in with_images],
+        where=where,
+        model=model.path.resolve(),
+        trust_remote_code=model.trust_remote_code,
+    )
+    return IMAGES.answer(kept, job, f"putting images through the processor of {model.name}")
 
 
 def try_template(chats: list[Path], model: Model) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field, field_serializer
 
-from quantpress.artifact.manifest import Calibrated
+from quantpress.artifact.manifest import Calibrated, CalibrationImages
 from quantpress.model.source import Model
 from quantpress.plan.arithmetic import ComputeDtype
 from quantpress.plan.resolve import Plan
-from quantpress.recipe.recipe import Recipe, Source
+from quantpress.recipe.recipe import Calibration, Recipe, Source
 from quantpress.runtime.records import Record
 from quantpress.runtime.worker import Job, Result, Worker
 
@@ -114,6 +114,26 @@ class ChatsResult(Result):
     conversations: int
 
 
+class ImagesJob(Job):
+    """Calibration data, of which some conversations name images, to put through the processor of `model`.
+
+    The template is tried on all conversations of the files `with_images`; `where` the first image is named.
+    """
+
+    calibration: Calibration
+    with_images: list[Path]
+    where: str
+    model: Path
+    trust_remote_code: bool
+
+
+class ImagesResult(Result):
+    """What of them are images, and the tokens of all."""
+
+    tokens: int
+    images: CalibrationImages
+
+
 # Quantizes; writes the checkpoint.
 ONESHOT = Worker("quantpress.quantize.oneshot_worker", OneshotJob, OneshotResult)
 # Writes the config.json alone that the checkpoint would have.
@@ -124,3 +144,5 @@ DISTANCE = Worker("quantpress.quantize.distance_worker", DistanceJob, DistanceRe
 DOCUMENTS = Worker("quantpress.quantize.documents_worker", DocumentsJob, DocumentsResult)
 # Tries the chat template on all conversations.
 CHATS = Worker("quantpress.quantize.chats_worker", ChatsJob, ChatsResult)
+# Puts the conversations with images through the model's processor.
+IMAGES = Worker("quantpress.quantize.images_worker", ImagesJob, ImagesResult)

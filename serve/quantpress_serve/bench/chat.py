@@ -99,9 +99,7 @@ def _answer_of(server: Server, question: str, beginning: str) -> Answer:
     try:
         try:
             body = {**common, "messages": [{"role": "user", "content": question}], "logprobs": True}
-            choice = server.ask("/v1/chat/completions", body)["choices"][0]
-            steps = [(step["token"], step["logprob"]) for step in (choice.get("logprobs") or {}).get("content") or []]
-            return answered(question, _text_of(choice["message"]), steps)
+            return answer_of_choice(question, server.ask("/v1/chat/completions", body)["choices"][0])
         except client.BadStatus as error:
             if error.code not in NO_CHAT:
                 raise
@@ -114,9 +112,15 @@ def _answer_of(server: Server, question: str, beginning: str) -> Answer:
         if "not JSON compliant" in error.said:
             problem = "its log-probabilities are not finite"
             return Answer(question=question, answer="", tokens=0, mean_logprob=None, problem=problem)
-        raise _silent(server, error.whole) from error
+        raise silent(server, error.whole) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _silent(server, error) from error
+        raise silent(server, error) from error
+
+
+def answer_of_choice(question: str, choice: Json) -> Answer:
+    """What a server chose to answer in a chat. Raises LookupError, TypeError or ValueError if it is no answer."""
+    steps = [(step["token"], step["logprob"]) for step in (choice.get("logprobs") or {}).get("content") or []]
+    return answered(question, _text_of(choice["message"]), steps)
 
 
 def _text_of(message: Json) -> Json:
@@ -124,7 +128,7 @@ def _text_of(message: Json) -> Json:
     return next((text for name in ("content", "reasoning_content", "reasoning") if (text := message.get(name))), "")
 
 
-def _silent(server: Server, error: object) -> StageError:
+def silent(server: Server, error: object) -> StageError:
     """The error for a server that gave no answer. Raises ServerLost, with the cause, if it died of the request."""
     server.require_healthy()
     said = f"the server did not answer a chat request: {error}"

@@ -29,7 +29,7 @@ from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import chat, interference, likelihoods, summary
+from quantpress_serve.bench import chat, interference, likelihoods, picture, summary
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Likelihoods
@@ -126,6 +126,8 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
         # Does the engine compute what was scored, and does the checkpoint talk sense?
         served = _served(subject, servers, scored)
         answers = chat.sane_answers(servers, served) if subject.weights == "real" else {}
+        sees = subject.weights == "real" and picture.takes_images(subject.model.config)
+        seen = picture.asked(servers, served) if sees else None
 
         # The load.
         log = subject.logs / f"{subject.name}.bench.log"
@@ -134,7 +136,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
         run.measure()
         for files in subject.seen.values():
             digests.require_unchanged(files)
-        result = _result(subject, inputs, run, answers, served)
+        result = _result(subject, inputs, run, answers, served).model_copy(update={"picture": seen})
         path = written(subject, result)
     if run.lost:
         raise StageError(

@@ -10,6 +10,10 @@ from quantpress.runtime import process
 # What vLLM 0.32 prints when it will not serve, in small letters, and what that means. First match wins. Those marked *
 # were seen here (tests/unit/recorded); the others are in its source, at the places named.
 KNOWN = (
+    (
+        "no module named 'torchvision'",
+        "vLLM's class for this model needs torchvision: install the build that belongs to vLLM's torch",
+    ),
     ("address already in use", "the port was taken in the meantime; run again"),  # *
     ("must be divisible by tensor parallel size", "tensor_parallel_size does not divide the attention heads"),  # *
     ("is not divisible by", "a layer's shape does not fit the kernel or the tensor-parallel size"),  # distributed/utils

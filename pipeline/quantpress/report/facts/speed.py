@@ -155,16 +155,20 @@ def _ratio(rounds: dict[str, dict[int, Figures]], key: str, more_is_better: bool
 def answers(result: Throughput) -> list[Answer]:
     """Every question with both sides' answers; a side that was not asked has None."""
     base = {said.question: said.answer for said in _said(result, BASELINE)}
-    return [
+    found = [
         Answer(question=said.question, baseline=base.get(said.question), candidate=said.answer)
         for said in _said(result, CANDIDATE)
     ]
+    if result.picture and result.picture.reason:
+        found.append(Answer(question=f"with an image: {result.picture.reason}", baseline=None, candidate=None))
+    return found
 
 
 def _said(result: Throughput, side: str) -> list[Said]:
     """All answers of one side; older versions kept the first one only."""
     if result.chat and side in result.chat:
-        return list(result.chat[side])
+        seen = result.picture.answers if result.picture and not result.picture.reason else {}
+        return [*result.chat[side], *([seen[side]] if side in seen else [])]
     return [result.answers[side]] if side in result.answers else []
 
 
