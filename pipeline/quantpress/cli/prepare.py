@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantpress.artifact.manifest import artifact_of
 from quantpress.cli.options import Work
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model.source import Model, described_model, find_model, is_on_the_hub
 from quantpress.plan import hardware, servable
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import calibration_data
+from quantpress.quantize.own_chats import restore
 from quantpress.quantize.stage import prepared
 from quantpress.runtime import console, cpu, environment
 from quantpress_serve.vllm import find_vllm
+from quantpress_serve.writing import own_chats
 
 if TYPE_CHECKING:
     from quantpress.recipe.recipe import Recipe
@@ -47,13 +50,39 @@ def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm
     Wrong input comes before what the machine cannot do. Raises InputError, and CapabilityError if the target cannot
     serve what the plan makes: --target, $QUANTPRESS_TARGET, or `target`.
     """
+    return all_planned(work, [recipe], model, target, vllm)[0]
+
+
+def all_planned(
+    work: Work, recipes: Sequence[Recipe], model: Model, target: str = "auto", vllm: str | None = None
+) -> list[Planned]:
+    """The same for several recipes: what is wrong with one is found before the model writes chats for another."""
+    checked = [_checked(work, recipe, model, target, vllm) for recipe in recipes]
+    return [
+        replace(one, plan=prepared(_with_own_chats(work, one.plan, model, vllm), model, work.compute_dtype))
+        for one in checked
+    ]
+
+
+def _checked(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None) -> Planned:
     plan = plan_of(recipe, model)
     if plan.recipe.calibration:
         calibration_data.check_sources(plan.recipe.calibration)
     inexact = inexactness(plan, target_of(work, target), vllm)
+    own_chats.require_writable(plan.recipe.calibration, model, vllm)
     if inexact:
         console.warn(inexact)
-    return Planned(prepared(plan, model, work.compute_dtype), inexact)
+    return Planned(plan, inexact)
+
+
+def _with_own_chats(work: Work, plan: Plan, model: Model, vllm: str | None) -> Plan:
+    """The plan with the chats written that the model is to write itself; those that an artifact keeps are its own."""
+    if not own_chats.to_be_written(plan.recipe.calibration):
+        return plan
+    assert plan.recipe.calibration
+    restore(artifact_of(work.out, model.name, plan.recipe.name).folder)
+    calibration = own_chats.with_own_chats(plan.recipe.calibration, model, plan.weight_bytes, vllm)
+    return replace(plan, recipe=plan.recipe.model_copy(update={"calibration": calibration}))
 
 
 def target_of(work: Work, target: str) -> str:

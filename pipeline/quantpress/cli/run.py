@@ -46,7 +46,7 @@ def run(options: Options) -> None:
     serving_stage.require_servers(load, sides)
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
-    plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
+    plans = prepare.all_planned(work, recipes, model, serving.target, serving.vllm)
     for planned in plans:
         check_data(planned.plan, model)
     request = request.for_model(model)

@@ -22,7 +22,7 @@ from quantpress.model.soundness import (
     quantization,
     require_whole,
 )
-from quantpress.runtime import console, digests, disk
+from quantpress.runtime import atomic, console, digests, disk
 from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.worker import Job, Result, Worker
@@ -66,6 +66,21 @@ class Model:
         """Every file that decides the model's output."""
         kept = [p for p in self.path.iterdir() if p.suffix in _DECIDES and p.is_file()]
         return sorted(kept + headers.weight_files(self.path))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether its files are there: for planning a config.json is enough."""
+        return any((self.path / name).is_file() for name in TOKENIZERS)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer's files hold one, in any of the places in which transformers looks for it."""
+        folder = self.path
+        if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
+            return True
+        files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
+        told = [atomic.read_json(path) for path in files if path.is_file()]
+        return any(isinstance(one, dict) and one.get("chat_template") for one in told)
 
     def digests(self) -> dict[str, str]:
         """sha256 of these files by name: read once, about a second for 2 GB, then remembered."""
@@ -133,7 +148,7 @@ def _resolve(source: str, trust_remote_code: bool) -> Model:
 
 def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
     config = read_config(path)
-    if not any((path / file).is_file() for file in TOKENIZERS):
+    if not any((path / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     require_whole(path)
     if (path / ADAPTER).is_file():

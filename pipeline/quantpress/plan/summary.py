@@ -10,6 +10,7 @@ from quantpress.model.config import Config, positions
 from quantpress.plan import servable, sizes
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
+from quantpress.recipe.recipe import OWN_DATASET
 from quantpress.runtime.records import Record
 
 
@@ -92,7 +93,7 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Su
         ),
         tensor_parallel_sizes=sizes.tensor_parallel_sizes(config, plan.schemes, linears),
         hardware=servable.table(plan),
-        notes=[*plan.notes, *_too_little_data(plan), *_too_long(config, context)],
+        notes=[*plan.notes, *_own_chats(plan), *_too_little_data(plan), *_too_long(config, context)],
         resolved=plan.recipe.dump(),
     )
 
@@ -103,6 +104,13 @@ def _too_little_data(plan: Plan) -> list[str]:
     if not 0 < tokens < plan.largest_input:
         return []
     return [f"{tokens} calibration tokens are fewer than the {plan.largest_input} input features of the widest layer"]
+
+
+def _own_chats(plan: Plan) -> list[str]:
+    calibration = plan.recipe.calibration
+    if calibration is None or all(one.dataset != OWN_DATASET or one.revision for one in calibration.sources):
+        return []
+    return [f"calibration.dataset {OWN_DATASET}: the model writes its chats with vLLM before it is quantized, once"]
 
 
 def _too_long(config: Config, context: int) -> list[str]:

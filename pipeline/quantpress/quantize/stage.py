@@ -15,9 +15,9 @@ from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
-from quantpress.plan.preflight import too_long
+from quantpress.plan.preflight import poor_chats, too_long
 from quantpress.plan.resolve import Plan
-from quantpress.quantize import account, calibration_data, integrity
+from quantpress.quantize import account, calibration_data, integrity, own_chats
 from quantpress.quantize.workers import CHATS, ONESHOT, ChatsJob, OneshotJob, recipe_job
 from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks
 from quantpress.runtime.cache import cache_folder, digest_cache
@@ -178,7 +178,8 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
         raise
-    warnings = _warned([*too_long(plan.recipe, plan.structure, model.config), *result.warnings])
+    warnings = [*too_long(plan.recipe, plan.structure, model.config), *poor_chats(plan.recipe, plan.parameters)]
+    warnings = _warned([*warnings, *result.warnings])
 
     # Is it whole, is it what the plan says, and can it be sound?
     _require_written(checkpoint)
@@ -192,6 +193,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     # As others take it: our recipe in place of llmcompressor's own, which it cannot always read back, and files that
     # may be read; transformers writes weights for their owner only, and a server often runs as someone else.
     atomic.write_text(staged / "recipe.resolved.yaml", yaml.safe_dump(plan.recipe.dump(), sort_keys=False))
+    own_chats.keep(plan.recipe, staged)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)
     for path in checkpoint.iterdir():
         path.chmod(0o644)
