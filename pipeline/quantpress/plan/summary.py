@@ -75,7 +75,6 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Su
     linears = plan.structure.linears
     parameters = sum(prod(linears[name]) for name in plan.layers)
     quantized = plan.checkpoint_bytes - plan.untouched_bytes
-    halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
     calibration = plan.recipe.calibration
     return Summary(
         recipe=plan.recipe.name,
@@ -85,16 +84,22 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int) -> Su
         calibration=Data(samples=calibration.samples, tokens=calibration.samples * calibration.max_sequence_length)
         if calibration
         else None,
-        memory=Memory(
-            weights=plan.checkpoint_bytes,
-            kv_cache=sizes.kv_cache_bytes(config, context, concurrency, 1 if halved else 2),
-            context=context,
-            concurrency=concurrency,
-        ),
+        memory=memory_of(plan, config, context, concurrency),
         tensor_parallel_sizes=sizes.tensor_parallel_sizes(config, plan.schemes, linears),
         hardware=servable.table(plan),
         notes=[*plan.notes, *_own_chats(plan), *_too_little_data(plan), *_too_long(config, context)],
         resolved=plan.recipe.dump(),
+    )
+
+
+def memory_of(plan: Plan, config: Config, context: int, concurrency: int) -> Memory:
+    """What serving the plan's checkpoint takes; `context` is in tokens, `concurrency` in sequences."""
+    halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
+    return Memory(
+        weights=plan.checkpoint_bytes,
+        kv_cache=sizes.kv_cache_bytes(config, context, concurrency, 1 if halved else 2),
+        context=context,
+        concurrency=concurrency,
     )
 
 
@@ -130,10 +135,10 @@ def text(summary: Summary, asked: Asked | None) -> str:
     lines = [
         f"recipe       {summary.recipe}",
         *_listed("layers", [f"{count} x {name}" for name, count in summary.layers.items()]),
-        f"size         {_gb(before)} -> {_gb(after)} ({after / before:.0%})",
+        f"size         {size_in_words(before)} -> {size_in_words(after)} ({after / before:.0%})",
         f"weights      {summary.bits_per_weight or 16} bits each where quantized, scales included",
         f"calibration  {summary.calibration.tokens} tokens" if summary.calibration else "calibration  none needed",
-        f"memory       {_gb(memory.weights)} weights + {_gb(memory.kv_cache)} KV cache at most "
+        f"memory       {size_in_words(memory.weights)} weights + {size_in_words(memory.kv_cache)} KV cache at most "
         f"({memory.concurrency} sequences of {memory.context} tokens)",
         f"GPUs         tensor parallel over {', '.join(map(str, summary.tensor_parallel_sizes)) or 'no number'}",
         *_listed("hardware", [_target(name, row) for name, row in summary.hardware.items()]),
@@ -165,7 +170,8 @@ def _target(name: str, row: servable.Serves) -> str:
     return f"{name:10} {row.support:8}  {why}"
 
 
-def _gb(count: int | None) -> str:
+def size_in_words(count: int | None) -> str:
+    """Bytes as GB or MB, for people."""
     if count is None:
         return "unknown"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
