@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from quantpress.errors import InputError
-from quantpress.model import headers, layers
+from quantpress.model import layers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
@@ -74,7 +74,7 @@ class _Chosen:
 def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
     asked = [preflight.asked(modifier) for modifier in recipe.modifiers if preflight.rescales(modifier)]
-    files = headers.read_if_any(model.path)
+    files = model.headers()
     structure = structure_of(model.path, model.config, files, model.trust_remote_code, asked)
     tensors = files or described_tensors(model.config, structure)
     return make_from(recipe, tensors, model.config, layers.asked(structure))

@@ -72,8 +72,8 @@ def try_template(chats: list[Path], model: Model) -> None:
     Takes seconds, so that it is done once for the same files, tokenizer and versions. Raises InputError with file and
     line of the first conversation that the template does not take.
     """
-    of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
-    deciding = [digests.cached_sha256(paths, digest_cache()) for paths in (of_tokenizer, *([path] for path in chats))]
+    groups = (model.small_files(), *([path] for path in chats))
+    deciding = [digests.cached_sha256(paths, digest_cache()) for paths in groups]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
     kept = cache_folder() / "chats" / f"{digests.sha256_json([_CHATS, known])[:16]}.json"
     files = [path.resolve() for path in chats]
