@@ -1,4 +1,4 @@
-"""A model writes its own chats with the real vLLM: named in the manifest, kept with the artifact, the same once more."""
+"""A model writes its own chats with the real vLLM: named in the manifest, kept by the artifact, the same once more."""
 
 from __future__ import annotations
 
