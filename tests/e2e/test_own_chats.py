@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CACHE
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -19,7 +18,11 @@ RECIPE = ("fp8-static", "--set", "calibration.dataset=self", "--set", "calibrati
 LENGTH = ("--set", "calibration.max_sequence_length=64")
 
 
-def test_a_model_writes_its_own_chats_and_writes_them_again(embedded_model: Path, tmp_path: Path, real: Run) -> None:
+def test_a_model_writes_its_own_chats_and_writes_them_again(
+    embedded_model: Path, tmp_path: Path, real: Run, real_environment: dict[str, str]
+) -> None:
+    cache = Path(real_environment["QUANTPRESS_CACHE"]) / "own-chats"
+
     def made(out: str) -> tuple[Path, dict[str, Any]]:
         real("quantize", *RECIPE, *LENGTH, "--out", str(tmp_path / out))
         folder = tmp_path / out / embedded_model.name / "fp8-static"
@@ -35,11 +38,11 @@ def test_a_model_writes_its_own_chats_and_writes_them_again(embedded_model: Path
     assert about["tokens"] > 128
 
     # The artifact keeps them: the cache may be emptied, and no vLLM is needed.
-    shutil.rmtree(CACHE / "own-chats" / source["revision"])
+    shutil.rmtree(cache / source["revision"])
     done = real("reproduce", str(folder), "--json", env={"VLLM": "/no/vllm"})
     assert json.loads(done.stdout)["identical"]
 
     # Written once more, they are the same.
-    shutil.rmtree(CACHE / "own-chats" / source["revision"])
+    shutil.rmtree(cache / source["revision"])
     _, again = made("two")
     assert again == source

@@ -10,6 +10,7 @@ from quantpress.errors import InputError, first_line, shown
 from quantpress.runtime.time_limit import time_limit
 
 Message = dict[str, Any]
+_TEXTS = ("text", "input_text", "output_text")  # types of parts: OpenAI's two interfaces call them otherwise
 TEMPLATE_S = 10.0  # seconds that a chat template gets for one conversation; they take milliseconds
 _HINT = "a conversation is a list of messages with `role` and `content`, which is a text or parts of type text"
 
@@ -63,10 +64,11 @@ def _part(part: Any, where: str) -> str | None:
         return part
     if not isinstance(part, dict):
         raise InputError(f"{where}: a part of `content` is {shown(part)}, not an object", hint=_HINT)
-    if part.get("type", "text") != "text":
+    kind = part.get("type", "text")
+    if kind not in _TEXTS:
         return None
     if not isinstance(part.get("text"), str):
-        raise InputError(f"{where}: a part of type text has {shown(part.get('text'))} as `text`", hint=_HINT)
+        raise InputError(f"{where}: a part of type {kind} has {shown(part.get('text'))} as `text`", hint=_HINT)
     return str(part["text"])
 
 
