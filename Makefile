@@ -28,7 +28,7 @@ PIP        := -m pip --disable-pip-version-check install --progress-bar off
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean calibration-data locks gpu-report
+.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean questions locks gpu-report
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -125,8 +125,8 @@ bench-%: setup
 gpu-report: setup ## RECIPES on MODEL, WEIGHTS real or dummy, under WORKLOAD: docs/benchmarks/<device>.md
 	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(call one,MODEL) --weights $(call one,WEIGHTS) --workload $(call one,WORKLOAD) --out $(call one,OUT) $(ARGS)
 
-calibration-data: setup ## make recipes/calibration/chat.jsonl anew with the embedded model
-	@scripts/make_calibration_data.sh
+questions: .venv/.complete ## write recipes/calibration/questions.jsonl: what models are asked that write their own chats
+	@.venv/bin/python scripts/make_questions.py
 
 locks: ## renew requirements/*.lock from requirements/*.in (LOCKS=dev for one); installs nothing
 	@'$(subst ','\'',$(PYTHON))' scripts/make_locks.py $(ARGS) $(LOCKS)

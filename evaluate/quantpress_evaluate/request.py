@@ -56,7 +56,7 @@ class Request:
 
         Raises InputError if questions are to be put as a chat, and the model's chat template does not take them.
         """
-        if self.suite.chat_template and not _has_chat_template(model.path):
+        if self.suite.chat_template and not model.has_chat_template:
             raise InputError(
                 f"the suite {self.suite.name} puts questions as a chat, and {model.name} has no chat template",
                 hint="name another --suite, or set chat_template: false in it",
@@ -99,15 +99,6 @@ class Request:
             device=self.device,
             versions=backend.versions("vllm" if vllm else "hf", vllm),
         )
-
-
-def _has_chat_template(folder: Path) -> bool:
-    """Whether a tokenizer's files hold one, in any of the places in which transformers looks for it."""
-    if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
-        return True
-    files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
-    told = [atomic.read_json(path) for path in files if path.is_file()]
-    return any(isinstance(one, dict) and one.get("chat_template") for one in told)
 
 
 def _try_template(suite: str, model: Model, examples: bool) -> None:

@@ -126,7 +126,11 @@ def slug(text: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Names the nearest known name, or all of them."""
     names = sorted(known)
+    return guessed(name, names) or (f"known: {', '.join(names)}" if names else "nothing is known here")
+
+
+def guessed(name: str, known: Iterable[str]) -> str | None:
+    """Asks for the nearest known name; None where none is near."""
+    names = sorted(known)
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {next(n for n in names if n.lower() == close[0])!r}?"
-    return f"known: {', '.join(names)}" if names else "nothing is known here"
+    return f"did you mean {next(n for n in names if n.lower() == close[0])!r}?" if close else None

@@ -39,8 +39,10 @@ class Scored:
     out_of: int = 1
 
     def selected(self) -> Scored:
-        """With the samples of its filter alone."""
+        """With the samples of its filter alone. Raises StageError for sides that have none in common."""
         name = self.filter or common_filter(self.baseline, self.candidate)
+        if name is None and self.baseline and self.candidate:
+            raise StageError("baseline and candidate have no filter in common", hint="score both with one lm-eval")
         return replace(
             self, baseline=filtered(self.baseline, name), candidate=filtered(self.candidate, name), filter=name
         )

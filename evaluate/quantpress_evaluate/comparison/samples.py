@@ -45,8 +45,8 @@ def common_filter(baseline: Samples, candidate: Samples) -> str | None:
 
 
 def filtered(samples: Samples, name: str | None) -> Samples:
-    """The samples of one filter."""
-    return [sample for sample in samples if str(sample.get("filter", "none")) == name]
+    """The samples of one filter; all of them where none is named."""
+    return [sample for sample in samples if name is None or str(sample.get("filter", "none")) == name]
 
 
 def has_choices(sample: Sample) -> bool:

@@ -76,11 +76,33 @@ class Calibrated(Record):
     images: CalibrationImages | None = None
 
 
+class Written(Record):
+    """Chats that the model itself wrote with vLLM, to be calibrated on.
+
+    `model` is its digest, `prompts` the sha256 of the shipped questions with their seeds, `seeds` the least and the
+    greatest that were drawn with; answers were sampled at `temperature` and cut at `max_answer_tokens`. Of the `asked`
+    conversations `conversations` were kept, with `tokens` tokens. `dropped` counts answers that were not, with what
+    was asked after them, by reason (empty, repeating, cut).
+    """
+
+    model: str
+    vllm: str
+    prompts: str
+    seeds: tuple[int, int]
+    temperature: float
+    max_answer_tokens: int
+    asked: int
+    conversations: int
+    tokens: int
+    dropped: dict[str, int]
+
+
 class DataSource(Record):
     """What decides the documents of one source: a local file by its sha256, a hub data set by its commit.
 
     `datasets` is the version of the library of that name, which draws the order of a hub data set. `images` is the
-    sha256 of the digests of all images that the file names, `imaging` the versions of what reads them.
+    sha256 of the digests of all images that the file names, `imaging` the versions of what reads them. `written` is
+    how the model wrote its own chats, which their sha256 and `revision` name.
     """
 
     dataset: str
@@ -93,6 +115,7 @@ class DataSource(Record):
     datasets: str | None = None
     images: str | None = None
     imaging: dict[str, str] | None = None
+    written: Written | None = None
 
 
 class Data(Record):

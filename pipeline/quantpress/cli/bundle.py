@@ -62,7 +62,7 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work)
     own = {task.task for task in request.suite.tasks if task.data}
     contents = Contents(
-        recipes=[prepare.planned(work, recipe, model, "any").plan.recipe for recipe in recipes],
+        recipes=[planned.plan.recipe for planned in prepare.all_planned(work, recipes, model, "any")],
         model=model,
         suite=shipped.find("suites", options.suite),
         workload=shipped.find("workloads", options.workload),

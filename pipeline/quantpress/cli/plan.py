@@ -49,6 +49,7 @@ def run(options: Options) -> None:
     from quantpress.quantize import calibration_data
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
+    from quantpress_serve.writing import own_chats
 
     for option, value in (("context", options.context), ("concurrency", options.concurrency)):
         if not 0 < value < 10**8:
@@ -59,6 +60,7 @@ def run(options: Options) -> None:
     plan = plan_of(recipe, model)
     if recipe.calibration:
         calibration_data.check_sources(recipe.calibration)
+        own_chats.require_chatting(recipe.calibration, model)
     known = _with_images(plan, model)
     found = summary.summary_of(plan, model.config, options.context, options.concurrency, known)
     asked = _asked(options.vllm, plan, target) if options.ask_vllm else None

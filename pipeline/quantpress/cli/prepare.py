@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantpress.artifact.manifest import artifact_of
 from quantpress.cli.options import Work
 from quantpress.errors import CapabilityError, InputError
-from quantpress.model.source import Model, described_model, find_model, is_on_the_hub
+from quantpress.model import hub
+from quantpress.model.hub import is_on_the_hub
+from quantpress.model.source import Model, described_model, find_model
 from quantpress.plan import hardware, servable
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import calibration_data
-from quantpress.quantize.stage import prepared
-from quantpress.runtime import console, cpu, environment
+from quantpress.quantize.own_chats import restore
+from quantpress.quantize.stage import check_data, prepared
+from quantpress.runtime import console, cpu, disk, environment, free_memory
 from quantpress_serve.vllm import find_vllm
+from quantpress_serve.writing import own_chats
 
 if TYPE_CHECKING:
     from quantpress.recipe.recipe import Recipe
@@ -31,14 +36,38 @@ class Planned:
     inexact: str | None = None
 
 
-def loaded_model(work: Work, recipes: Sequence[Recipe] = (), target: str = "any", vllm: str | None = None) -> Model:
-    """The model. Of one on the hub, whether the target serves the recipes is found before its weights are fetched."""
+Check = Callable[[Model, list[Plan]], None]
+
+
+def loaded_model(
+    work: Work,
+    recipes: Sequence[Recipe] = (),
+    target: str = "any",
+    vllm: str | None = None,
+    check: Check = lambda model, plans: None,
+) -> Model:
+    """The model. Of one on the hub, what can be wrong is found before its weights are fetched: all that its other
+    files, the weights' headers and this machine tell, and what `check` raises."""
     if recipes and is_on_the_hub(work.model) and not work.dequantize:
-        light = described_model(work.model)
-        for recipe in recipes:
-            with suppress(InputError):  # what a config alone does not tell is found when the weights are there
-                inexactness(plan_of(recipe, light), target_of(work, target), vllm)
+        light = described_model(work.model, trust_remote_code=work.trust_remote_code)
+        if light.tensors is None:
+            for recipe in recipes:
+                with suppress(InputError):  # what a config alone does not tell is found when the weights are there
+                    inexactness(plan_of(recipe, light), target_of(work, target), vllm)
+        else:
+            plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
+            for plan in plans:
+                check_data(plan, light)
+            _require_room_for_weights(light, max(plan.weight_bytes for plan in plans))
+            check(light, plans)
     return find_model(work.model, work.trust_remote_code, work.dequantize)
+
+
+def _require_room_for_weights(light: Model, weight_bytes: int) -> None:
+    """Raises CapabilityError if the weights fit neither on the disk nor into the memory."""
+    if not hub.fetched(light.path):
+        disk.require_space(hub.cache(), weight_bytes)
+    free_memory.require_for_model(weight_bytes)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:
@@ -47,13 +76,39 @@ def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm
     Wrong input comes before what the machine cannot do. Raises InputError, and CapabilityError if the target cannot
     serve what the plan makes: --target, $QUANTPRESS_TARGET, or `target`.
     """
+    return all_planned(work, [recipe], model, target, vllm)[0]
+
+
+def all_planned(
+    work: Work, recipes: Sequence[Recipe], model: Model, target: str = "auto", vllm: str | None = None
+) -> list[Planned]:
+    """The same for several recipes: what is wrong with one is found before the model writes chats for another."""
+    checked = [_checked(work, recipe, model, target, vllm) for recipe in recipes]
+    for inexact in filter(None, (one.inexact for one in checked)):
+        console.warn(inexact)
+    return [
+        replace(one, plan=prepared(_with_own_chats(work, one.plan, model, vllm), model, work.compute_dtype))
+        for one in checked
+    ]
+
+
+def _checked(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None) -> Planned:
     plan = plan_of(recipe, model)
     if plan.recipe.calibration:
         calibration_data.check_sources(plan.recipe.calibration)
     inexact = inexactness(plan, target_of(work, target), vllm)
-    if inexact:
-        console.warn(inexact)
-    return Planned(prepared(plan, model, work.compute_dtype), inexact)
+    own_chats.require_writable(plan.recipe.calibration, model, vllm)
+    return Planned(plan, inexact)
+
+
+def _with_own_chats(work: Work, plan: Plan, model: Model, vllm: str | None) -> Plan:
+    """The plan with the chats written that the model is to write itself; those that an artifact keeps are its own."""
+    if not own_chats.to_be_written(plan.recipe.calibration):
+        return plan
+    assert plan.recipe.calibration
+    restore(artifact_of(work.out, model.name, plan.recipe.name).folder)
+    calibration = own_chats.with_own_chats(plan.recipe.calibration, model, plan.weight_bytes, vllm)
+    return replace(plan, recipe=plan.recipe.model_copy(update={"calibration": calibration}))
 
 
 def target_of(work: Work, target: str) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantpress.cli.options import Commands, Work, add_stage
+from quantpress.cli.options import Commands, Work, add_stage, add_vllm
 
 
 @dataclass(frozen=True)
 class Options:
     recipe: str
     work: Work
+    vllm: str | None
 
 
 def add(commands: Commands) -> None:
-    add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint")
+    add_vllm(add_stage(commands, "quantize", "apply a recipe to a model and write the checkpoint"))
 
 
 def run(options: Options) -> None:
@@ -24,7 +25,7 @@ def run(options: Options) -> None:
     from quantpress.runtime.console import show
 
     recipe = load_recipe(options.recipe, options.work.set)
-    model = prepare.loaded_model(options.work, [recipe], "auto")
-    plan = prepare.planned(options.work, recipe, model).plan
+    model = prepare.loaded_model(options.work, [recipe], "auto", options.vllm)
+    plan = prepare.planned(options.work, recipe, model, vllm=options.vllm).plan
     done = quantize(plan, model, options.work.out)
     show(done.manifest.as_saved(), str(done.artifact.checkpoint))

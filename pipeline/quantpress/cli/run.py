@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantpress.cli.options import Commands, Work, add_stage, add_vllm
 from quantpress.cli.scoring import Scoring, add_scoring
 from quantpress.cli.serving import Serving, add_serving
+
+if TYPE_CHECKING:
+    from quantpress.model.source import Model
+    from quantpress.plan.resolve import Plan
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,19 @@ def run(options: Options) -> None:
     serving.require_one(options.recipes)
     serving_stage.require_servers(load, sides)
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
-    model = prepare.loaded_model(work, recipes, serving.target, serving.vllm)
-    plans = [prepare.planned(work, recipe, model, serving.target, serving.vllm) for recipe in recipes]
+
+    def check(model: Model, plans: list[Plan]) -> None:
+        beforehand.require_room(work.out, model, plans)
+        if not serving.vllm_url:
+            beforehand.require_servers_here(sides.executable(), load, work.out, model, plans)
+
+    model = prepare.loaded_model(work, recipes, serving.target, serving.vllm, check)
+    plans = prepare.all_planned(work, recipes, model, serving.target, serving.vllm)
     for planned in plans:
         check_data(planned.plan, model)
     request = request.for_model(model)
     resolved = [planned.plan for planned in plans]
-    beforehand.require_room(work.out, model, resolved)
-    if not serving.vllm_url:
-        beforehand.require_servers_here(sides.executable(), load, work.out, model, resolved)
+    check(model, resolved)
 
     # The stages.
     artifacts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from quantpress.errors import InputError, nearest
+from quantpress.errors import InputError, guessed
 
 Kind = Literal["recipes", "suites", "tasks", "workloads"]
 
@@ -42,7 +42,8 @@ def find(kind: Kind, name: str) -> Path:
     shipped = folder(kind) / f"{name}.yaml"
     if shipped.is_file():
         return shipped
+    guess = guessed(name, names(kind))
     raise InputError(
-        f"{name!r} is not a shipped {kind[:-1]}; {nearest(name, names(kind))}",
+        f"{name!r} is not a shipped {kind[:-1]}" + (f"; {guess}" if guess else ""),
         hint=f"name one of {', '.join(names(kind))}, or a path ending in .yaml",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,11 @@ import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from quantpress.errors import CapabilityError, InputError, first_line, slug
-from quantpress.model import headers
+from quantpress.errors import CapabilityError, InputError, slug
+from quantpress.model import headers, hub
 from quantpress.model.config import Config, dtype_of
 from quantpress.model.dequantize import dequantized
+from quantpress.model.headers import Tensor
 from quantpress.model.soundness import (
     ADAPTER,
     Quantization,
@@ -22,7 +22,7 @@ from quantpress.model.soundness import (
     quantization,
     require_whole,
 )
-from quantpress.runtime import console, digests, disk, foreign
+from quantpress.runtime import atomic, console, digests, disk, foreign
 from quantpress.runtime.cache import cache_folder, digest_cache, made_once
 from quantpress.runtime.identity import Dequantized, Identity
 from quantpress.runtime.inside import inside, require_inside
@@ -41,9 +41,6 @@ _EMBEDDED_NOTE = (
     "SmolLM2-135M-Instruct is read from a GGUF file in Q4_1: its weights already lie on a 4-bit grid (groups of 32), "
     "so what 4-bit schemes lose on it is not what they lose on a model with real bf16 weights."
 )
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
-_HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
-_HUB_FILES += ["README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]  # what a package says and hands on
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
@@ -52,7 +49,8 @@ _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revisio
 @dataclass(frozen=True)
 class Model:
     """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat;
-    `dequantized` says what the source was whose weights were dequantized into this folder."""
+    `dequantized` says what the source was whose weights were dequantized into this folder. `tensors` is what the
+    weights hold where they are not in the folder yet."""
 
     name: str
     path: Path
@@ -62,10 +60,34 @@ class Model:
     notes: tuple[str, ...] = field(default=())
     trust_remote_code: bool = False
     dequantized: Dequantized | None = None
+    tensors: dict[str, Tensor] | None = field(default=None, repr=False)
+
+    def headers(self) -> dict[str, Tensor]:
+        """The tensors of the weights by name; none where a config.json is all that there is."""
+        return headers.read_if_any(self.path) if self.tensors is None else self.tensors
+
+    def small_files(self) -> list[Path]:
+        """Every file beside the weights that decides the model's output."""
+        return small_files(self.path)
 
     def deciding_files(self) -> list[Path]:
         """Every file that decides the model's output."""
         return deciding_files(self.path)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether its files are there: for planning a config.json is enough."""
+        return any((self.path / name).is_file() for name in TOKENIZERS)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer's files hold one, in any of the places in which transformers looks for it."""
+        folder = self.path
+        if (folder / "chat_template.jinja").is_file() or list(folder.glob("additional_chat_templates/*.jinja")):
+            return True
+        files = [folder / name for name in ("tokenizer_config.json", "chat_template.json")]
+        told = [atomic.read_json(path) for path in files if path.is_file()]
+        return any(isinstance(one, dict) and one.get("chat_template") for one in told)
 
     def digests(self) -> dict[str, str]:
         """sha256 of these files by their names in the folder: read once, about a second for 2 GB, then remembered."""
@@ -87,9 +109,13 @@ class Model:
 def deciding_files(folder: Path) -> list[Path]:
     """Every file of a model's or a checkpoint's folder that decides its output. Raises InputError for a file that lies
     elsewhere (quantpress.runtime.inside)."""
+    return sorted(small_files(folder) + headers.weight_files(folder))
+
+
+def small_files(folder: Path) -> list[Path]:
+    """Those beside the weights."""
     beside = [path.name for path in folder.iterdir() if path.suffix in _DECIDES and not path.name.startswith(".")]
-    kept = [path for path in (inside(folder, name) for name in beside) if path.is_file()]
-    return sorted(kept + headers.weight_files(folder))
+    return sorted(path for path in (inside(folder, name) for name in beside) if path.is_file())
 
 
 def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = False) -> Model:
@@ -137,14 +163,14 @@ def _resolve(source: str, trust_remote_code: bool) -> Model:
         return _converted(path, path.stem, source, _GGUF_NOTE)
     if path.is_dir():
         return _folder(path.resolve(), path.resolve().name, source)
-    if is_on_the_hub(source):
+    if hub.is_on_the_hub(source):
         return _from_hub(source, trust_remote_code)
     raise InputError(f"{source!r} is not a model: no such folder or file", hint=_HINT)
 
 
 def _folder(path: Path, name: str, source: str, revision: str | None = None, notes: tuple[str, ...] = ()) -> Model:
     config = read_config(path)
-    if not any((path / file).is_file() for file in TOKENIZERS):
+    if not any((path / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})", hint="fetch the model again")
     require_whole(path)
     require_inside(path)
@@ -267,47 +293,31 @@ def _convert(gguf: Path, folder: Path, name: str) -> None:
 
 
 def _from_hub(source: str, trust_remote_code: bool) -> Model:
-    folder = _snapshot(source, [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])])
+    folder = hub.whole(source, trust_remote_code)
     return _folder(folder, source.partition("@")[0], source, folder.name)
 
 
-def _snapshot(source: str, patterns: list[str]) -> Path:
-    """The folder, named after its commit, of a hub repository's files that match the patterns."""
-    repo, _, revision = source.partition("@")
-    from huggingface_hub import snapshot_download  # 0.3 s: only for models that come from the hub
-
-    try:
-        with console.step(f"fetching {source} from the Hugging Face hub"):
-            return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises a dozen unrelated classes; all of them mean "not fetched"
-        raise CapabilityError(
-            f"{source} cannot be fetched from the Hugging Face hub: {first_line(error)}",
-            hint="check the id, the network and (for gated models) HF_TOKEN, or name a local folder",
-        ) from error
-
-
-def described_model(source: str, dequantize: bool = False) -> Model:
-    """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
+def described_model(source: str, dequantize: bool = False, trust_remote_code: bool = False) -> Model:
+    """The model without its weights, for planning: of a folder a config.json is enough, and of a hub repository the
+    weights' headers are read.
 
     With `dequantize`, weights of a model that is quantized already are read and made ready. Raises what `find_model`
     raises.
     """
     if dequantize:
         return find_model(source, dequantize=True)
+    tensors: dict[str, Tensor] | None = None
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
-    elif is_on_the_hub(source):
-        folder, name = _snapshot(source, ["*.json"]), source.partition("@")[0]
+    elif hub.is_on_the_hub(source):
+        folder, name = hub.without_weights(source, trust_remote_code), source.partition("@")[0]
+        tensors = hub.headers_of(source, folder) or None
     else:
         return find_model(source)
     config = read_config(folder)
-    require_whole(folder)
-    require_inside(folder)
-    if found := quantization(folder, config, headers.read_if_any(folder)):
+    if tensors is None:
+        require_whole(folder)
+        require_inside(folder)
+    if found := quantization(folder, config, headers.read_if_any(folder) if tensors is None else tensors):
         raise already_quantized(folder, found)
-    return Model(slug(name), folder, source, config)
-
-
-def is_on_the_hub(source: str) -> bool:
-    """Whether a model is named by its id, so that its weights would have to be fetched."""
-    return bool(_HUB_ID.match(source)) and not source.startswith((".", "/", "~"))
+    return Model(slug(name), folder, source, config, trust_remote_code=trust_remote_code, tensors=tensors)

@@ -15,12 +15,15 @@ from quantpress.plan import fused
 from quantpress.plan.fused import Packing
 from quantpress.recipe.modifiers import Awq, Group, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
-from quantpress.recipe.recipe import Recipe
+from quantpress.recipe.recipe import OWN_DATASET, SHIPPED_DATASET, Recipe
 
 _EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
 # Learned positions of a language model; a vision tower's have nothing to do with its sequences.
 _POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positions|position_embeddings?)$")
 _BY_INPUTS = ("gptq", "autoround")
+# The shipped chats were written by a model of 135M parameters. Beyond so many they are too poor: a larger model knows
+# more than they say, and its activations on them are not those on what it is asked.
+SHIPPED_CHATS_UP_TO = 1_000_000_000
 _TOP_K = ("num_experts_per_tok", "top_k", "moe_top_k")
 
 
@@ -52,6 +55,18 @@ def too_long(recipe: Recipe, structure: Layers, config: Config) -> list[str]:
     return [
         f"calibration sequences of {wanted} tokens are longer than the {longest} that the model was made for: what it "
         "computes beyond them, and is calibrated on, may mean nothing"
+    ]
+
+
+def poor_chats(recipe: Recipe, parameters: int) -> list[str]:
+    """Says so where a model of so many parameters is calibrated on the shipped chats and is too large for them."""
+    sources = recipe.calibration.sources if recipe.calibration else []
+    if parameters <= SHIPPED_CHATS_UP_TO or all(source.dataset != SHIPPED_DATASET for source in sources):
+        return []
+    return [
+        f"{SHIPPED_DATASET} was written by a model of 135M parameters and is poor for one of {parameters / 1e9:.1f}B "
+        f"(more than {SHIPPED_CHATS_UP_TO / 1e9:.0f}B): ranges and Hessians are those of a simpler text than it is "
+        f"asked for; calibration.dataset={OWN_DATASET} lets it write chats itself, and a file may hold yours"
     ]
 
 

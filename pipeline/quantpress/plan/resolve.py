@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from quantpress.errors import InputError
-from quantpress.model import headers, layers
+from quantpress.model import layers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers, Shape
@@ -35,8 +35,8 @@ class Plan:
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
     `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its
     group; `notes` what a person should know; `architecture` is the class that the config names, `packing` what vLLM
-    makes of its layers;
-    `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic).
+    makes of its layers; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic); `parameters` how
+    many numbers the weights are.
     """
 
     recipe: Recipe
@@ -55,6 +55,7 @@ class Plan:
     architecture: str | None = None
     notes: tuple[str, ...] = ()
     compute_dtype: ComputeDtype = "stored"
+    parameters: int = 0
 
     def scales_of(self, name: str) -> str:
         return _scales(self.schemes[name])
@@ -73,7 +74,7 @@ class _Chosen:
 def plan_of(recipe: Recipe, model: Model) -> Plan:
     """Resolves `recipe` on `model`. Raises InputError where it cannot work, or would do nothing."""
     asked = [preflight.asked(modifier) for modifier in recipe.modifiers if preflight.rescales(modifier)]
-    files = headers.read_if_any(model.path)
+    files = model.headers()
     structure = structure_of(model.path, model.config, files, model.trust_remote_code, asked)
     tensors = files or described_tensors(model.config, structure)
     return make_from(recipe, tensors, model.config, layers.asked(structure))
@@ -82,6 +83,7 @@ def plan_of(recipe: Recipe, model: Model) -> Plan:
 def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, structure: Layers) -> Plan:
     """The plan for a model that is known by its tensors' headers, its config, and what the libraries say of it."""
     weight_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    parameters = sum(prod(tensor.shape) for tensor in tensors.values())
     for modifier in recipe.modifiers:
         if isinstance(modifier.body, Reap):
             left = preflight.experts_left(modifier.body, config)
@@ -111,7 +113,8 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         structure=structure,
         packing=packing,
         architecture=fused.architecture(config),
-        notes=(*_left_alone(resolved, structure), *absent, *notes),
+        notes=(*_left_alone(resolved, structure), *absent, *notes, *preflight.poor_chats(resolved, parameters)),
+        parameters=parameters,
     )
 
 

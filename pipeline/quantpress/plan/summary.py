@@ -11,6 +11,7 @@ from quantpress.model.config import Config, positions
 from quantpress.plan import servable, sizes
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Quantizes
+from quantpress.recipe.recipe import OWN_DATASET
 from quantpress.runtime.records import Record
 
 
@@ -79,7 +80,6 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int, data:
     linears = plan.structure.linears
     parameters = sum(prod(plan.structure.shapes[name]) for name in plan.layers)
     quantized = plan.checkpoint_bytes - plan.untouched_bytes
-    halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
     data = data or _nominal(plan)
     return Summary(
         recipe=plan.recipe.name,
@@ -87,18 +87,24 @@ def summary_of(plan: Plan, config: Config, context: int, concurrency: int, data:
         bytes=Sizes(before=plan.weight_bytes, after=plan.checkpoint_bytes),
         bits_per_weight=round(8 * quantized / parameters, 3) if parameters else None,
         calibration=data,
-        memory=Memory(
-            weights=plan.checkpoint_bytes,
-            kv_cache=sizes.kv_cache_bytes(config, context, concurrency, 1 if halved else 2),
-            context=context,
-            concurrency=concurrency,
-        ),
+        memory=memory_of(plan, config, context, concurrency),
         tensor_parallel_sizes=sizes.tensor_parallel_sizes(
             config, {name: scheme for name, scheme in plan.schemes.items() if name in linears}, linears
         ),
         hardware=servable.table(plan),
-        notes=[*plan.notes, *_too_little_data(plan, data), *_too_long(config, context)],
+        notes=[*plan.notes, *_own_chats(plan), *_too_little_data(plan, data), *_too_long(config, context)],
         resolved=plan.recipe.dump(),
+    )
+
+
+def memory_of(plan: Plan, config: Config, context: int, concurrency: int) -> Memory:
+    """What serving the plan's checkpoint takes; `context` is in tokens, `concurrency` in sequences."""
+    halved = any(isinstance(m.body, Quantizes) and m.body.kv_cache for m in plan.recipe.modifiers)
+    return Memory(
+        weights=plan.checkpoint_bytes,
+        kv_cache=sizes.kv_cache_bytes(config, context, concurrency, 1 if halved else 2),
+        context=context,
+        concurrency=concurrency,
     )
 
 
@@ -115,6 +121,13 @@ def _too_little_data(plan: Plan, data: Data | None) -> list[str]:
     if not 0 < tokens < plan.largest_input:
         return []
     return [f"{tokens} calibration tokens are fewer than the {plan.largest_input} input features of the widest layer"]
+
+
+def _own_chats(plan: Plan) -> list[str]:
+    calibration = plan.recipe.calibration
+    if calibration is None or all(one.dataset != OWN_DATASET or one.revision for one in calibration.sources):
+        return []
+    return [f"calibration.dataset {OWN_DATASET}: the model writes its chats with vLLM before it is quantized, once"]
 
 
 def _too_long(config: Config, context: int) -> list[str]:
@@ -134,10 +147,10 @@ def text(summary: Summary, asked: Asked | None) -> str:
     lines = [
         f"recipe       {summary.recipe}",
         *_listed("layers", [f"{count} x {name}" for name, count in summary.layers.items()]),
-        f"size         {_gb(before)} -> {_gb(after)} ({after / before:.0%})",
+        f"size         {size_in_words(before)} -> {size_in_words(after)} ({after / before:.0%})",
         f"weights      {summary.bits_per_weight or 16} bits each where quantized, scales included",
         f"calibration  {_amount(summary.calibration)}",
-        f"memory       {_gb(memory.weights)} weights + {_gb(memory.kv_cache)} KV cache at most "
+        f"memory       {size_in_words(memory.weights)} weights + {size_in_words(memory.kv_cache)} KV cache at most "
         f"({memory.concurrency} sequences of {memory.context} tokens)",
         f"GPUs         tensor parallel over {', '.join(map(str, summary.tensor_parallel_sizes)) or 'no number'}",
         *_listed("hardware", [_target(name, row) for name, row in summary.hardware.items()]),
@@ -182,7 +195,8 @@ def _target(name: str, row: servable.Serves) -> str:
     return f"{name:10} {row.support:8}  {why}"
 
 
-def _gb(count: int | None) -> str:
+def size_in_words(count: int | None) -> str:
+    """Bytes as GB or MB, for people."""
     if count is None:
         return "unknown"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

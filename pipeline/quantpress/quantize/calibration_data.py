@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from quantpress.artifact.manifest import Data, DataSource, Filled
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.language import lines, shipped
-from quantpress.quantize import images
+from quantpress.quantize import images, own_chats
 from quantpress.quantize.conversations import conversation, image_paths, rendered, texts_alone
-from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Source
+from quantpress.recipe.recipe import OWN_DATASET, SHIPPED_DATASET, Calibration, Source
 from quantpress.runtime import digests, environment
 from quantpress.runtime.cache import digest_cache
 
@@ -37,14 +37,17 @@ REGISTERED = {
 LOCAL = (".jsonl", ".parquet")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _HINT = "a dataset is a .jsonl or .parquet file with `text` or `messages`, a hub id (org/name), or " + ", ".join(
-    (SHIPPED_DATASET, *REGISTERED)
+    (SHIPPED_DATASET, OWN_DATASET, *REGISTERED)
 )
 
 
 def local_file(source: Source) -> Path | None:
-    """The file that holds the documents; None for a dataset on the hub. Raises InputError if it is not there."""
+    """The file that holds the documents; None for a dataset on the hub, and for chats that the model has not written
+    yet. Raises InputError if it is not there."""
     if source.dataset == SHIPPED_DATASET:
         return shipped.folder("recipes") / "calibration" / "chat.jsonl"
+    if source.dataset == OWN_DATASET:
+        return own_chats.file_of(source.revision) if source.revision else None
     path = Path(source.dataset)
     if path.suffix in LOCAL or path.exists():
         if not path.is_file():
@@ -68,6 +71,11 @@ def pinned(calibration: Calibration) -> Calibration:
 def _pinned(source: Source) -> Source:
     if local_file(source) or _COMMIT.match(source.revision or ""):
         return source
+    if source.dataset == OWN_DATASET:
+        raise InputError(
+            f"calibration.dataset {OWN_DATASET}: the model has written no chats yet",
+            hint="`quantpress quantize` has them written first",
+        )
     return source.model_copy(update={"revision": _commit(_on_the_hub(source).path, source.revision)})
 
 
@@ -98,6 +106,8 @@ def _identity(source: Source) -> DataSource:
     described = DataSource(**source.model_dump())
     if path:
         digest = digests.cached_sha256([path], digest_cache())[path]
+        if source.dataset == OWN_DATASET and source.revision:
+            return described.model_copy(update={"sha256": digest, "written": own_chats.about(source.revision)})
         return described.model_copy(update={"dataset": path.name, "sha256": digest, **_of_images(path)})
     # The order of a hub data set is drawn by the datasets library.
     return described.model_copy(update=environment.versions(("datasets",)))
@@ -129,6 +139,12 @@ def images_of(path: Path) -> list[Path]:
     if not images.may_name_images(path):
         return []
     return [image for document in read_local(path) for image in image_paths(document.get("messages", []))]
+
+
+def tokens_by_source(calibration: Calibration) -> list[int]:
+    """How many calibration tokens each source is to fill."""
+    counts = shares(calibration.samples, [source.weight for source in calibration.sources])
+    return [count * calibration.max_sequence_length for count in counts]
 
 
 def check_sources(calibration: Calibration) -> None:

@@ -12,6 +12,7 @@ from quantpress.quantize import images
 from quantpress.runtime.time_limit import time_limit
 
 Message = dict[str, Any]
+_TEXTS = ("text", "input_text", "output_text")  # types of parts: OpenAI's two interfaces call them otherwise
 TEMPLATE_S = 10.0  # seconds that a chat template gets for one conversation; they take milliseconds
 _HINT = "a conversation is a list of messages with `role` and `content`, which is a text or parts of type text"
 
@@ -97,11 +98,12 @@ def _part(part: Any, where: str, folder: Path | None) -> Message | None:
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
         raise InputError(f"{where}: a part of `content` is {shown(part)}, not an object", hint=_HINT)
-    if part.get("type", "text") != "text":
+    kind = part.get("type", "text")
+    if kind not in _TEXTS:
         path = images.named(part, folder, where) if folder else None
         return {"type": "image", "path": str(path)} if path else None
     if not isinstance(part.get("text"), str):
-        raise InputError(f"{where}: a part of type text has {shown(part.get('text'))} as `text`", hint=_HINT)
+        raise InputError(f"{where}: a part of type {kind} has {shown(part.get('text'))} as `text`", hint=_HINT)
     return {"type": "text", "text": part["text"]}
 
 

@@ -12,6 +12,7 @@ from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import find_model
 from quantpress.plan.resolve import plan_of
+from quantpress.quantize import own_chats
 from quantpress.quantize import stage as quantizing
 from quantpress.quantize.workers import DISTANCE, Distance, DistanceJob
 from quantpress.recipe.recipe import Recipe
@@ -52,6 +53,7 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
 
     # The inputs again, and whether they are the same.
     model = find_model(_source(known.model), trust_remote_code, known.model.dequantized is not None)
+    own_chats.restore(artifact.folder)
     plan = quantizing.prepared(
         plan_of(_recipe_of(artifact, known), model), model, known.inputs.compute_dtype or "stored"
     )

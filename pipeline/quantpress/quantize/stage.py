@@ -15,9 +15,9 @@ from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
-from quantpress.plan.preflight import too_long
+from quantpress.plan.preflight import poor_chats, too_long
 from quantpress.plan.resolve import Plan
-from quantpress.quantize import account, calibration_data, integrity
+from quantpress.quantize import account, calibration_data, integrity, own_chats
 from quantpress.quantize.workers import (
     CHATS,
     IMAGES,
@@ -86,7 +86,7 @@ def try_images(calibration: Calibration, with_images: list[Path], model: Model) 
     """
     where = calibration_data.first_image(calibration)
     assert where is not None
-    of_processor = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
+    of_processor = model.small_files()
     read = digests.cached_sha256(of_processor, digest_cache())
     deciding = [
         {path.name: read[path] for path in of_processor},
@@ -110,7 +110,7 @@ def try_template(chats: list[Path], model: Model) -> None:
     Takes seconds, so that it is done once for the same files, tokenizer and versions. Raises InputError with file and
     line of the first conversation that the template does not take.
     """
-    of_tokenizer = [path for path in model.deciding_files() if path.suffix != ".safetensors"]
+    of_tokenizer = model.small_files()
     read = digests.cached_sha256([*of_tokenizer, *chats], digest_cache())
     deciding = [{path.name: read[path] for path in of_tokenizer}, *({path.name: read[path]} for path in chats)]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
@@ -226,7 +226,8 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
         raise
-    warnings = _warned([*too_long(plan.recipe, plan.structure, model.config), *result.warnings])
+    warnings = [*too_long(plan.recipe, plan.structure, model.config), *poor_chats(plan.recipe, plan.parameters)]
+    warnings = _warned([*warnings, *result.warnings])
 
     # Is it whole, is it what the plan says, and can it be sound?
     _require_written(checkpoint)
@@ -240,6 +241,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     # As others take it: our recipe in place of llmcompressor's own, which it cannot always read back, and files that
     # may be read; transformers writes weights for their owner only, and a server often runs as someone else.
     atomic.write_text(staged / "recipe.resolved.yaml", yaml.safe_dump(plan.recipe.dump(), sort_keys=False))
+    own_chats.keep(plan.recipe, staged)
     (checkpoint / "recipe.yaml").unlink(missing_ok=True)
     for path in checkpoint.iterdir():
         with suppress(PermissionError):  # vfat has no such permissions: there everybody may read

@@ -13,6 +13,13 @@ from quantpress.recipe.modifiers import Awq, Modifier, Quantizes
 
 RESERVED = ("baseline", "dummy", "logs", "report.md", "report.html", "report.json")
 SHIPPED_DATASET = "quantpress-chat"
+OWN_DATASET = "self"  # chats that the model itself writes with vLLM
+
+DATASET = (
+    f"`{SHIPPED_DATASET}`: shipped chats that a model of 135M parameters wrote, poor for one of more than 1B; "
+    f"`{OWN_DATASET}`: the model writes chats with vLLM first; a .jsonl or .parquet file; or a data set of the hub."
+)
+REVISION = f"A commit of a data set of the hub; of `{OWN_DATASET}` what names the chats that were written."
 
 
 def _not_reserved(name: str) -> str:
@@ -24,10 +31,10 @@ def _not_reserved(name: str) -> str:
 class Source(Strict):
     """Where documents come from, and their share of the calibration tokens among the entries of a `mixture`."""
 
-    dataset: str = Field(min_length=1)
+    dataset: str = Field(min_length=1, description=DATASET)
     subset: str | None = None
     split: str | None = None
-    revision: str | None = None
+    revision: str | None = Field(default=None, description=REVISION)
     weight: float = Field(default=1, gt=0, le=1e9)
 
 
@@ -39,10 +46,10 @@ class Calibration(Strict):
     `batch_size` sequences go through at once.
     """
 
-    dataset: str | None = Field(default=None, min_length=1)
+    dataset: str | None = Field(default=None, min_length=1, description=DATASET)
     subset: str | None = None
     split: str | None = None
-    revision: str | None = None
+    revision: str | None = Field(default=None, description=REVISION)
     mixture: list[Source] | None = Field(default=None, min_length=1)
     samples: int = Field(default=64, ge=1)
     tokens: int | None = Field(default=None, ge=1)
@@ -92,6 +99,8 @@ class Calibration(Strict):
 
 
 def _located(source: Source) -> Source:
+    if source.dataset in (SHIPPED_DATASET, OWN_DATASET):
+        return source
     path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111 -- Path.expanduser raises for an unknown ~user
     return source.model_copy(update={"dataset": str(path.resolve())}) if path.is_file() else source
 

@@ -15,6 +15,7 @@ from quantpress_serve.server import client
 from quantpress_serve.server.client import Json
 from quantpress_serve.server.foreign import NO_CHAT
 from quantpress_serve.server.server import Server
+from quantpress_serve.writing.repetition import degenerate, loop
 
 # A question, and the beginning of its answer for models without a chat template.
 QUESTIONS = (
@@ -26,9 +27,6 @@ QUESTIONS = (
 )
 MAX_TOKENS = 48
 _LOWEST = -9999.0  # vLLM writes this for a log-probability of minus infinity
-_LONGEST_LOOP = 8  # tokens
-_TURNS = 4  # of a loop, before it counts
-_SHARE = 0.5  # of the answer, that the loop must fill
 
 
 def sane_answers(servers: dict[str, Server], served: Served) -> dict[str, list[Answer]]:
@@ -146,28 +144,3 @@ def answered(question: str, text: Json, steps: Sequence[tuple[str, float | None]
     problem = problem or loop([token for token, _ in steps])
     mean = sum(finite) / len(finite) if finite and len(finite) == len(logprobs) else None
     return Answer(question=question, answer=text.strip(), tokens=len(steps), mean_logprob=mean, problem=problem)
-
-
-def degenerate(text: str) -> str | None:
-    """What is wrong with a text that is empty, or repeats one character or one or two words; None for any other."""
-    words = text.split()
-    if not words:
-        return "it is empty"
-    if len(set(text.strip())) < 3:
-        return "it holds no more than two characters"
-    if len(words) >= 8 and len(set(words)) <= 2:
-        return "it repeats one or two words"
-    return loop(words)
-
-
-def loop(items: Sequence[str]) -> str | None:
-    """Says so if the same few items (tokens or words) come again and again in a row, for half of the answer or more."""
-    for size in range(1, _LONGEST_LOOP + 1):
-        run = best = 0
-        for number in range(size, len(items)):
-            run = run + 1 if items[number] == items[number - size] else 0
-            best = max(best, run)
-        length = best + size if best else 0
-        if length >= _TURNS * size and length >= max(8, _SHARE * len(items)):
-            return f"it repeats the same {size} token{'s' * (size > 1)} {length // size} times"
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -15,13 +16,17 @@ from quantpress.runtime import atomic, console, process
 from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
 from quantpress_serve.bench.outcome import Outcome
-from quantpress_serve.server.server import Server
+from quantpress_serve.server.server import Server, ServerLost
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
 
 PERCENTILES = "50,90,99"
 METRICS = "ttft,tpot,itl,e2el"
 MOST_WARMUPS = 16
+# What a load may take at most: the load generator's start, and of each request a speed at which nobody serves. vLLM's
+# generator itself would wait six hours for a server that has stopped answering.
+_BESIDE_REQUESTS_S = 900
+_SLOWEST_PROMPT, _SLOWEST_ANSWER = 20.0, 1.0  # tokens a second
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,15 @@ class Generator:
     def measure(self, server: Server, turn: Turn, others: Sequence[Server] = ()) -> Cell:
         """Runs the load generator once. Gives vLLM's figures and the command that repeats the measurement.
 
-        Raises ServerLost if this server or one of the `others` goes away in the meantime, StageError if the load
-        generator fails, or every request.
+        Raises ServerLost if this server or one of the `others` goes away in the meantime, or does not answer in any
+        time; StageError if the load generator fails, or every request.
         """
         name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
         asked = self.command(server, turn, name)
         title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
         with console.step(title, self.log) as step:
             with interference.watching(self.folder, self.on_gpu) as watch:
-                code = _run(asked, self.log, server, others)
+                code = _run(asked, self.log, server, others, longest_time(self.workload, turn.level))
             outcome = self._outcome(name, code, server)
             step.result = outcome.said
             if not outcome.answered:
@@ -133,14 +138,35 @@ class Generator:
         )
 
 
-def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server]) -> int:
-    """Runs the load generator, and stops it if a server goes away: it would wait for answers that never come."""
+def longest_time(workload: Workload, level: Level) -> float:
+    """Seconds after which a load counts as one that does not end."""
+    prompt, answer = longest(workload.input_len), longest(workload.output_len)
+    if workload.prompts:
+        prompt, answer = workload.longest_request, answer or workload.longest_request
+    each = prompt / _SLOWEST_PROMPT + answer / _SLOWEST_ANSWER
+    requests = workload.requests_at(level)
+    turns = math.ceil(requests / (level.concurrency or 1)) + 1  # and those that warm up
+    arriving = requests / level.request_rate if level.request_rate else 0.0
+    return _BESIDE_REQUESTS_S + arriving + turns * each
+
+
+def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server], longest_s: float) -> int:
+    """Runs the load generator, and stops it if a server goes away or the load does not end: it would wait for answers
+    that never come."""
+    ends = time.monotonic() + longest_s
     host = urlsplit(server.url).hostname or ""
     changes = surroundings.of_load_generator(serving_environment(), host, server.key)
     with process.guarded(asked, log, changes) as running:
         while (code := running.poll()) is None:
             for one in (server, *others):
                 one.require_running()
+            if time.monotonic() > ends:
+                raise ServerLost(
+                    f"the server of {server.name} at {server.url} did not answer a load within {longest_s / 60:.0f} "
+                    "min, and a server at one token a second would have",
+                    hint=f"{server.where_to_look}; or send it fewer requests (the workload's requests_per_stream)",
+                    log=server.log or log,
+                )
             time.sleep(0.1)
     return code
 

@@ -64,9 +64,10 @@ class Outcome:
     def cut_short(self, workload: Workload) -> list[str]:
         """Says so if the answers are much shorter than those that were asked for: a load that was none."""
         asked, tokens = shortest(workload.output_len), self.figures.get("total_output_tokens")
-        if not asked or tokens is None or tokens >= _SHARE * asked * self.figures["completed"]:
+        completed = self.figures.get("completed")
+        if not asked or tokens is None or not completed or tokens >= _SHARE * asked * completed:
             return []
-        mean = tokens / self.figures["completed"]
+        mean = tokens / completed
         return [f"answers had {mean:.0f} tokens on average, and at least {asked} were asked for"]
 
     @property

@@ -16,6 +16,11 @@ GOOD = "name: r\ndescription: d\nmodifiers:\n  - rtn: {scheme: W8A8}\n"
 
 WRONG = {
     "unknown recipe": (["quantize", "gptq-w4a61"], 2, "did you mean 'gptq-w4a16'"),
+    "a recipe that is near no other": (
+        ["quantize", "zzz"],
+        2,
+        "'zzz' is not a shipped recipe\n  next: name one of awq",
+    ),
     "no such recipe file": (["quantize", "nowhere/r.yaml"], 2, "no such file"),
     "YAML that does not parse": (["quantize", "broken.yaml"], 2, "broken.yaml:2:1: not YAML"),
     "unknown modifier": (["recipes", "validate", "modifier.yaml"], 2, "did you mean 'rtn'"),

@@ -10,6 +10,7 @@ from quantpress.artifact.accuracy import Mean
 from quantpress.errors import StageError
 from quantpress_evaluate.comparison.compare import Scored, compare_suite, compare_task
 from quantpress_evaluate.comparison.figures import Columns, figure
+from quantpress_evaluate.comparison.samples import filtered
 
 
 def sample(number: int, target: int, likelihoods: list[float], choices: list[str] | None = None) -> dict[str, Any]:
@@ -232,6 +233,15 @@ def test_generated_answers_flip_when_the_text_is_another() -> None:
     assert not row.no_signal
     nothing = compare_task("math", "exact_match", own[1:], own[1:])
     assert nothing.no_signal
+
+
+def test_sides_without_a_common_filter_are_refused_and_no_filter_means_all() -> None:
+    strict = [{**one, "filter": "strict"} for one in answers("rw")]
+    other = [{**one, "filter": "flexible"} for one in answers("rw")]
+    with pytest.raises(StageError, match="no filter in common"):
+        Scored("acc", strict, other).selected()
+    assert filtered([*strict, *other], None) == [*strict, *other]
+    assert filtered([*strict, *other], "strict") == strict
 
 
 def test_a_filter_chooses_among_the_answers_of_a_document() -> None:

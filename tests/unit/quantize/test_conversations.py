@@ -62,9 +62,10 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
         ([user(["one", {"type": "text", "text": "two"}])], ["one\ntwo"], 0),
         ([user([{"type": "image"}, {"type": "text", "text": "what is it", "image": None}])], ["what is it"], 1),
         ([user([{"type": "image_url", "image_url": {"url": "x"}}]), user("hi")], ["", "hi"], 1),
+        ([user([{"type": "input_text", "text": "one"}, {"type": "output_text", "text": "two"}])], ["one\ntwo"], 0),
         ([CALL], [""], 0),
     ],
-    ids=["text", "parts", "image", "image alone", "tool call"],
+    ids=["text", "parts", "image", "image alone", "parts of OpenAI's newer interface", "tool call"],
 )
 def test_contents_become_texts(messages: Any, texts: list[str], left_out: int) -> None:
     found = conversation(messages, "d.jsonl:1")

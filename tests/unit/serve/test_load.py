@@ -12,14 +12,15 @@ from support import StandIn
 
 from quantpress.artifact.throughput import Cell, ServerFacts, Throughput
 from quantpress.errors import CapabilityError, StageError
+from quantpress.language import shipped
 from quantpress.report import throughput_table
 from quantpress.runtime import console
-from quantpress_serve.bench import summary
+from quantpress_serve.bench import load, summary
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.outcome import Outcome, example
 from quantpress_serve.server import foreign
 from quantpress_serve.server.foreign import Address
-from quantpress_serve.server.server import Server
+from quantpress_serve.server.server import Server, ServerLost
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.workload import Workload, load_workload
 
@@ -88,6 +89,32 @@ def test_answers_without_a_token_are_none_and_answers_cut_short_are_not_trusted(
     cell = measured({**written(6, 0, []), "total_output_tokens": 12}, tmp_path, StandIn())
     assert "answers had 2 tokens on average, and at least 4 were asked for" in cell.untrustworthy
     assert not Outcome.of(written(6, 0, [])).cut_short(LOAD)
+
+
+def test_a_result_that_does_not_say_how_many_completed_is_not_called_cut_short() -> None:
+    assert not Outcome.of({"total_output_tokens": 1, "output_throughput": 1.0}).cut_short(LOAD)
+
+
+def test_a_server_that_stops_answering_ends_the_load_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a load generator that waits for answers which never come."""
+    monkeypatch.setattr(load, "longest_time", lambda workload, level: 0.3)
+    vllm = tmp_path / "vllm"
+    vllm.write_text(f"#!{sys.executable}\nimport time; time.sleep(60)\n")
+    vllm.chmod(0o755)
+    one = Server(url="http://gateway:8000", name="m", path=Path("/m"), facts=ServerFacts(command=""))
+    with pytest.raises(ServerLost, match="m at http://gateway:8000 did not answer a load within") as caught:
+        Generator(vllm, LOAD, tmp_path, tmp_path / "bench.log").measure(one, Turn("candidate", LOAD.levels[0], 0))
+    assert caught.value.exit_code == 1
+
+
+def test_a_load_is_given_the_time_of_a_server_that_is_slower_than_any() -> None:
+    """Six requests, two at a time, and one turn to warm up: four turns of 8 / 20 + 4 seconds."""
+    assert load.longest_time(LOAD, LOAD.levels[0]) == 900 + 4 * (8 / 20 + 4)
+    for name in shipped.names("workloads"):
+        one = load_workload(name)
+        assert all(900 < load.longest_time(one, level) < 6 * 3600 for level in one.levels), name
 
 
 def test_requests_that_failed_are_in_the_steps_line_the_table_and_the_verdict(
