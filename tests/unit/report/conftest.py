@@ -50,8 +50,8 @@ def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Resul
 
 
 def _vary_speed(throughput: Results, chance: random.Random, rounds: int) -> None:
+    from quantpress.artifact.speed import summarize
     from quantpress.artifact.throughput import Cell
-    from quantpress_serve.bench.summary import summarize
 
     pace, old, cells = chance.uniform(0.7, 1.6), throughput["cells"], []
     for concurrency in (1, 4, 8, 32):
