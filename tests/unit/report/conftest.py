@@ -24,7 +24,7 @@ def real() -> dict[str, Results]:
     return {path.stem: json.loads(path.read_text()) for path in DATA.glob("*.json")}
 
 
-def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Results]:
+def varied(name: str, chance: random.Random, rounds: int = 4) -> dict[str, Results]:
     """The real result with other figures, consistent enough to be drawn."""
     from quantpress.artifact.accuracy import Accuracy
     from quantpress_evaluate.comparison import gates

@@ -154,7 +154,7 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
     # Decided by today's rules, whatever the summary in the file says.
     assert "1.00 (0.90 to 1.11, 3 pairs) | no difference shown" in text
     assert "each server was started once" in text
-    assert "not measured | no baseline; 3 requests failed" in text
+    assert "not measured | no baseline; not to be trusted: 3 requests to the candidate failed" in text
     assert r"a\|b c" in text
     assert "`lm_eval run --tasks boolq`" in text
 

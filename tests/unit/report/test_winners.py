@@ -64,7 +64,7 @@ WIDE = [[1.15], [1.3], [0.95], [1.25]]
 def test_a_wide_interval_beside_a_narrow_one_is_named(real: Report) -> None:
     goal = won([named(real, "wide", WIDE), named(real, "narrow", NARROW), named(real, "slow", [[0.9]] * 4)])
     assert (goal.winner, goal.tied) == ("narrow", ["wide"])
-    assert "Not told apart from wide, whose interval reaches this one's." in goal.reason
+    assert "Not told apart from wide: its interval reaches this one's." in goal.reason
 
 
 def test_who_was_measured_too_badly_is_named(real: Report) -> None:

@@ -166,8 +166,8 @@ def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]
     if len(recipes) == 1:
         return []
     rule = (
-        f"Of {len(recipes)} recipes one looks good by luck more easily than a single one would. So a recipe is called "
-        "faster, or past its gate, only where luck alone would do that for none of them in 97.5% of reports "
+        f"Of {len(recipes)} recipes one looks good by luck more easily than a single one would, so each has to show "
+        "more here than it would alone: in 97.5% of reports luck makes none of them win speed, and none pass its gate "
         "(Holm's rule)."
     )
     alone = [name for name, state in states.items() if state == PASSED_ALONE]

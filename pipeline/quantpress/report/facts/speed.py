@@ -71,9 +71,13 @@ def notes(result: Throughput, rows: list[Summary]) -> list[str]:
     if not result.complete:
         found.append(f"incomplete: {result.ended or 'it ended early'}")
     if all(cell.start == 0 for cell in result.cells):
+        foreign = any(server.startup_s is None for server in result.servers.values())
+        cure = (
+            "servers of someone else are not started anew" if foreign else "a workload with more `starts` measures it"
+        )
         found.append(
-            f"each server was started once: that a server's speed differs from start to start is in the intervals as "
-            f"assumed (by {START_SD:.0%}), not as measured; a workload with more `starts` measures it"
+            "each server was started once: that a server's speed differs from start to start is in the intervals as "
+            f"assumed (by {START_SD:.0%}), not as measured; {cure}"
         )
     if result.served and result.served.verdict == DIFFERS:
         lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
