@@ -4,7 +4,7 @@
 
 In turns, for the candidate (and with --both the baseline): one cell through quantpress's own code path, and the same
 cell by hand against a server started by hand. Prints every figure in output tokens/s, the ratio of the medians, and the
-mean ratio of the pairs with its 95% interval.
+mean ratio of the pairs with its 95% interval, which takes in how much two starts of one server may differ.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from quantpress.artifact.manifest import artifact_of
 from quantpress.model import source as models
 from quantpress.model.source import find_model
 from quantpress.runtime import environment
+from quantpress.statistics.ratios import estimate
 from quantpress_serve.bench.load import Generator, Turn
-from quantpress_serve.bench.summary import speedup
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.vllm import find_vllm, serving_environment
@@ -95,9 +95,9 @@ def main() -> None:
                 process.terminate()
                 process.wait()
         ratio = median(ours) / median(hand)
-        mean, interval = speedup(ratios(ours, hand))
+        found = estimate([ratios(ours, hand)])
         about = {"role": role, "quantpress": ours, "by_hand": hand, "ratio_of_medians": ratio}
-        print(json.dumps(about | {"pairs": mean, "interval": interval, "other_work": quiet}), flush=True)
+        print(json.dumps(about | {"pairs": found.value, "interval": found.interval, "other_work": quiet}), flush=True)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ class Gate(Record):
     """A gate as it was written, the figure that it asks for with its interval at `confidence`, and the decision.
 
     `reason` says why it cannot be decided whatever the figure is. `look` counts how often it was decided on more and
-    more documents.
+    more documents. `p_value`, where it is kept: one-sided, that the figure is not on the right side of the limit, by
+    this look alone.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -113,6 +114,7 @@ class Gate(Record):
     confidence: float | None = None
     documents: int | None = None
     look: int | None = None
+    p_value: float | None = None
 
 
 class Difference(Record):

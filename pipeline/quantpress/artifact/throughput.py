@@ -1,10 +1,8 @@
-"""throughput.json: what a bench measured of one checkpoint and of the model beside it, under one workload.
-
-The rule by which a speed-up is called one is here too, for bench and report alike.
-"""
+"""throughput.json: what a bench measured of one checkpoint and of the model beside it, under one workload."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -13,10 +11,6 @@ from quantpress.artifact.results import StageResult
 from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.records import Record
-
-# A speed-up is called only if its whole interval is further from 1 than this, over so many pairs.
-INDIFFERENCE = 0.03
-MIN_PAIRS = 3
 
 # What is called speed, by the kind of load: at a concurrency, and where requests arrive at a rate.
 SERVER, REQUEST = "output tokens/s", "output tokens/s of a request"
@@ -134,13 +128,14 @@ class Disturbance(Record):
 
 
 class Cell(Record):
-    """One measurement: one side, under one level of load, in one round. `untrustworthy` gives reasons, if any; `errors`
-    how many requests failed of what."""
+    """One measurement: one side, under one level of load, in one round, after so many times that both servers were
+    started anew (`start`). `untrustworthy` gives reasons, if any; `errors` how many requests failed of what."""
 
     role: str
     concurrency: int | None = None
     request_rate: float | None = None
     round: int = 0
+    start: int = 0
     seed: int | None = None
     figures: Figures
     machine: Disturbance | None = None
@@ -163,7 +158,8 @@ class Summary(Record):
     """One level of load: the medians of both sides over the rounds, and the ratio of their speeds pair by pair.
 
     `speed` is what the ratios compare (SERVER or REQUEST), `spread` each side's (greatest - least) / median of it.
-    `ratios`, `speedup`, `interval` and `verdict` are None where one side alone was measured.
+    `ratios`, `starts` of the servers from which they come, `speedup`, `interval` and `verdict` are None where one side
+    alone was measured.
     """
 
     concurrency: int | None = None
@@ -175,6 +171,7 @@ class Summary(Record):
     candidate: Figures | None = None
     baseline: Figures | None = None
     ratios: list[float] | None = None
+    starts: int | None = None
     speedup: float | None = None
     interval: tuple[float, float] | None = None
     verdict: str | None = None
@@ -201,10 +198,14 @@ class Throughput(StageResult):
     """The result of `bench`. Fields with a default are those that files of older versions lack.
 
     `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them; `picture` is
-    None for a model that takes no images.
+    None for a model that takes no images. `summary` is by the rules of the version that wrote it; who decides by it
+    sums up `cells` anew (quantpress.artifact.speed).
     """
 
     STAGE: ClassVar[str] = "throughput"
+    SCHEMA_VERSION = 5
+    # Version 4 did not say which start of the servers a cell came from: it was one start.
+    OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {4: dict}
 
     weights: str = "real"
     weight_bits: list[int] = Field(default_factory=list)

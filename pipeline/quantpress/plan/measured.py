@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import Results, results_of
+from quantpress.artifact.speed import summarize
 from quantpress.artifact.throughput import SERVER, Summary, Throughput
 from quantpress.errors import StageError
 from quantpress.plan import hardware
@@ -90,7 +91,7 @@ def _of(path: Path) -> Results[Throughput]:
 def _usable(result: Throughput, file: Path, target: str, under_load: bool) -> Iterator[Speed]:
     if not _is_of(result.machine, target):
         return
-    for row in result.summary:
+    for row in summarize(result.cells):
         if row.concurrency and (row.concurrency > 1) is under_load and row.speedup and row.interval and _sound(row):
             yield Speed(
                 recipe=file.parent.name,

@@ -31,11 +31,15 @@ _SLOWEST_PROMPT, _SLOWEST_ANSWER = 20.0, 1.0  # tokens a second
 
 @dataclass(frozen=True)
 class Turn:
-    """What is measured next: which side, under how much load, in which round. `base` differs from run to run."""
+    """What is measured next: which side, under how much load, in which round, after which start of the servers.
+
+    `base` differs from run to run.
+    """
 
     role: str
     level: Level
     round: int
+    start: int = 0
     base: int = 0
 
     @property
@@ -103,6 +107,7 @@ class Generator:
             concurrency=turn.level.concurrency,
             request_rate=turn.level.request_rate,
             round=turn.round,
+            start=turn.start,
             seed=turn.seed,
             figures=outcome.figures,
             errors=outcome.errors,

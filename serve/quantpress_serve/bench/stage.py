@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.artifact import manifest, truth
+from quantpress.artifact import manifest, speed, truth
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.served import DIFFERS, Served
 from quantpress.artifact.throughput import (
     BASELINE,
     CANDIDATE,
     Answer,
-    Cell,
     Executable,
     Inputs,
+    Picture,
     Said,
-    Saturated,
     ServerFacts,
     Throughput,
 )
@@ -29,8 +27,9 @@ from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import chat, interference, likelihoods, picture, summary
-from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench import chat, interference, likelihoods, picture
+from quantpress_serve.bench.load import Generator
+from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.probes import asking
@@ -117,26 +116,11 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
         console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
 
     subject.folder.mkdir(parents=True, exist_ok=True)
-    with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged, ExitStack() as stack:
-        # Both servers first, then the load in turns: whatever else the machine does hits both sides alike.
-        before = interference.on_gpu()
-        scored = _scored(subject)
-        servers = stack.enter_context(_servers(subject, load, sides, vllm))
-
-        # Does the engine compute what was scored, and does the checkpoint talk sense?
-        served = _served(subject, servers, scored)
-        answers = chat.sane_answers(servers, served) if subject.weights == "real" else {}
-        sees = subject.weights == "real" and picture.takes_images(subject.model.config)
-        seen = picture.asked(servers, served) if sees else None
-
-        # The load.
-        log = subject.logs / f"{subject.name}.bench.log"
-        log.unlink(missing_ok=True)
-        run = Run(Generator(vllm, load, staged, log, interference.on_gpu() - before), servers)
-        run.measure()
+    with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged:
+        run, known_of = _loaded(subject, load, sides, vllm, staged)
         for files in subject.seen.values():
             digests.require_unchanged(files)
-        result = _result(subject, inputs, run, answers, served).model_copy(update={"picture": seen})
+        result = _result(subject, inputs, run, known_of)
         path = written(subject, result)
     if run.lost:
         raise StageError(
@@ -145,6 +129,51 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
             log=run.lost.log,
         )
     return result
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found out of the servers before the first load: facts and answers by role, and whether the engine
+    computes what was scored. `picture` is None for a model that takes no images."""
+
+    servers: dict[str, ServerFacts]
+    served: Served
+    answers: dict[str, list[Answer]]
+    picture: Picture | None
+
+
+def _loaded(subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
+    """Starts the servers as often as the workload says, and loads them in turns. The run holds what ended it early.
+
+    Raises StageError if there is not a single cell.
+    """
+    on_gpu, scored, space = interference.on_gpu(), _scored(subject), _kv_space(subject, load, sides)
+    log = subject.logs / f"{subject.name}.bench.log"
+    log.unlink(missing_ok=True)
+    run, known = Run(load, starts=1 if sides.vllm_url else load.times_started), None
+    for start in range(run.starts):
+        try:
+            # Both servers first, then the load in turns: whatever else the machine does hits both sides alike.
+            with _servers(subject, load, sides, Started(vllm, space, start)) as servers:
+                known = known or _looked_at(subject, servers, scored)
+                generator = Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu)
+                run.measure(generator, servers, start)
+        except StageError as error:
+            if not run.cells:
+                raise
+            run.lost = error
+            break
+    assert known  # of the first start, without which there is no cell
+    return run, known
+
+
+def _looked_at(subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str) -> Known:
+    """Does the engine compute what was scored, and does the checkpoint talk sense? Raises StageError if it does not."""
+    served = _served(subject, servers, scored)
+    answers = chat.sane_answers(servers, served) if subject.weights == "real" else {}
+    sees = subject.weights == "real" and picture.takes_images(subject.model.config)
+    seen = picture.asked(servers, served) if sees else None
+    return Known({role: _facts(one, subject) for role, one in servers.items()}, served, answers, seen)
 
 
 def _scored(subject: Subject) -> dict[str, Likelihoods] | str:
@@ -172,61 +201,9 @@ def _served(subject: Subject, servers: dict[str, Server], scored: dict[str, Like
     return served
 
 
-@dataclass
-class Run:
-    """The cells of one bench, and what ended it early: a failure (`lost`), or a load that was enough (`saturated`)."""
-
-    generator: Generator
-    servers: dict[str, Server]
-    cells: list[Cell] = field(default_factory=list)
-    lost: StageError | None = None
-    saturated: Saturated | None = None
-    base: int = field(default_factory=lambda: secrets.randbelow(2**31))
-
-    def measure(self) -> None:
-        """All cells, the two sides of a pair back to back, the one that goes first alternating from round to round."""
-        load = self.generator.workload
-        levels = load.levels
-        try:
-            for number in range(load.rounds):
-                for index, level in enumerate(levels):
-                    self._pair(level, number)
-                    if number == 0 and load.until_saturated and self._enough(levels, index):
-                        levels = levels[: index + 1]
-                        break
-        except StageError as error:
-            if not self.cells:
-                raise
-            self.lost = error
-
-    def _pair(self, level: workload.Level, number: int) -> None:
-        roles = list(self.servers) if number % 2 == 0 else list(reversed(self.servers))
-        for role in roles:
-            others = [other for name, other in self.servers.items() if name != role]
-            turn = Turn(role, level, number, self.base)
-            self.cells.append(self.generator.measure(self.servers[role], turn, others))
-
-    def _enough(self, levels: list[workload.Level], index: int) -> bool:
-        """Whether neither side gained much from the last step of the concurrency."""
-        before, now = levels[index - 1].concurrency, levels[index].concurrency
-        if not index or before is None or now is None:
-            return False
-        gained = summary.growth(self.cells, before, now)
-        if gained > summary.SATURATED:
-            return False
-        left_out = [level.concurrency for level in levels[index + 1 :]]
-        self.saturated = Saturated(concurrency=now, gained=gained, left_out=left_out)
-        console.say(
-            f"  saturated: from concurrency {before} to {now} output tokens/s changed by {gained:+.1%} at best"
-            + (f"; {', '.join(map(str, left_out))} are left out" if left_out else "")
-        )
-        return True
-
-
-def _result(subject: Subject, inputs: Inputs, run: Run, answers: dict[str, list[Answer]], served: Served) -> Throughput:
-    vllm = run.generator.vllm
-    load = run.generator.workload
-    first = {role: given[0] for role, given in answers.items()}
+def _result(subject: Subject, inputs: Inputs, run: Run, known: Known) -> Throughput:
+    assert inputs.vllm  # `_inputs` names it
+    first = {role: given[0] for role, given in known.answers.items()}
     return Throughput(
         checkpoint_digest=subject.digest,
         weights=subject.weights,
@@ -234,18 +211,19 @@ def _result(subject: Subject, inputs: Inputs, run: Run, answers: dict[str, list[
         complete=run.lost is None,
         ended=run.lost.message if run.lost else None,
         inputs=inputs,
-        workload=workload.record(load),
-        vllm=Executable(executable=str(vllm), version=vllm_version(vllm)),
+        workload=workload.record(run.load),
+        vllm=inputs.vllm,
         environment=serving_environment(),
-        servers={role: _facts(served_by, subject) for role, served_by in run.servers.items()},
+        servers=known.servers,
         answers={role: Said(question=said.question, answer=said.answer) for role, said in first.items()},
-        chat=answers or None,
+        chat=known.answers or None,
+        picture=known.picture,
         seed_base=run.base,
         cells=run.cells,
         saturated=run.saturated,
-        summary=summary.summarize(run.cells),
+        summary=speed.summarize(run.cells),
         machine=environment.machine(),
-        served=served,
+        served=known.served,
     )
 
 
@@ -290,9 +268,28 @@ def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Input
     )
 
 
+def _kv_space(subject: Subject, load: Workload, sides: Sides) -> int | None:
+    """GiB of each server's KV cache on a CPU: once for all starts, though the free memory may change between them."""
+    if sides.vllm_url or environment.gpus():
+        return None
+    return memory.kv_space(subject.model.config, load, subject.weight_bytes, 2)
+
+
+@dataclass(frozen=True)
+class Started:
+    """How servers of our own are started: by which executable, with which KV cache, and for which time."""
+
+    vllm: Path
+    kv_space_gib: int | None
+    number: int
+
+
 @contextmanager
-def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iterator[dict[str, Server]]:
-    """The candidate's server and, unless only a foreign candidate was named, the baseline's."""
+def _servers(subject: Subject, load: Workload, sides: Sides, start: Started) -> Iterator[dict[str, Server]]:
+    """The candidate's server and, unless only a foreign candidate was named, the baseline's.
+
+    The one that is started first alternates from start to start.
+    """
     model = subject.model
     paths = {CANDIDATE: (subject.candidate, subject.name), BASELINE: (model.path, model.name)}
     with ExitStack() as stack:
@@ -304,13 +301,11 @@ def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iter
             _warn_of_caches(found)
             yield found
             return
-        space = None
-        if not environment.gpus():
-            space = memory.kv_space(model.config, load, subject.weight_bytes, len(paths))
         found = {}
-        for role, (path, name) in paths.items():
+        for role in paths if start.number % 2 == 0 else reversed(paths):
+            path, name = paths[role]
             launch = Launch(
-                vllm=vllm,
+                vllm=start.vllm,
                 path=path.resolve(),
                 name=name,
                 engine=load.engine,
@@ -320,7 +315,7 @@ def _servers(subject: Subject, load: Workload, sides: Sides, vllm: Path) -> Iter
                 trust_remote_code=model.trust_remote_code,
                 tokenizer=subject.tokenizer,
                 load_format="dummy" if subject.weights == "dummy" else None,
-                kv_space_gib=space,
+                kv_space_gib=start.kv_space_gib,
             )
             log = subject.logs / f"{subject.name}.vllm-{role}.log"
             port = sides.port if role == CANDIDATE else None

@@ -16,6 +16,7 @@ from quantpress.language import shipped
 from quantpress.language.document import load_yaml
 from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
+from quantpress.statistics import ratios
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.engine import Engine as Engine
 from quantpress_serve.workload.engine import require_names
@@ -123,7 +124,19 @@ class Workload(Strict):
     requests: int | None = Field(
         default=None, ge=1, description="Requests of a cell, instead of `requests_per_stream`."
     )
-    rounds: int = Field(default=3, ge=1, le=100, description="Pairs of candidate and baseline; a verdict needs three.")
+    rounds: int = Field(
+        default=4,
+        ge=1,
+        le=100,
+        description="Pairs of candidate and baseline: an even number, because the side that goes first alternates; "
+        "1 and 2 give no verdict.",
+    )
+    starts: int | None = Field(
+        default=None,
+        ge=1,
+        description="How often both servers are started anew; the rounds are shared out among the starts. Default: for "
+        "every round (from four rounds on). 1: the interval takes how much starts differ as it is assumed to be.",
+    )
     until_saturated: bool = Field(
         default=False, description="The concurrency rises no further once neither side gains 5% from it."
     )
@@ -145,6 +158,12 @@ class Workload(Strict):
             ),
             "give either concurrency or request_rates": bool(self.concurrency) == bool(self.request_rates),
             "give either requests_per_stream or requests": bool(self.requests_per_stream) == bool(self.requests),
+            f"rounds {self.rounds}: an even number (or 1), so that each side goes first equally often": (
+                self.rounds > 1 and self.rounds % 2
+            ),
+            f"starts {self.starts}: 1, or from {ratios.LEAST} on a number that divides the {self.rounds} rounds": (
+                self.starts and self.starts > 1 and (self.starts < ratios.LEAST or self.rounds % self.starts)
+            ),
             "request_rates go with requests, their number at each rate": self.request_rates and not self.requests,
             "until_saturated goes with a concurrency that rises": (
                 self.until_saturated and self.concurrency != sorted(set(self.concurrency))
@@ -154,6 +173,11 @@ class Workload(Strict):
         if broken := [rule for rule, is_broken in rules.items() if is_broken]:
             raise ValueError("; ".join(broken))
         return self
+
+    @property
+    def times_started(self) -> int:
+        """How often both servers are started."""
+        return self.starts or (self.rounds if self.rounds > ratios.LEAST else 1)
 
     @property
     def levels(self) -> list[Level]:

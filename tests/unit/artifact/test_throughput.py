@@ -37,7 +37,8 @@ def test_what_is_saved_is_what_was_loaded(path: Path, tmp_path: Path) -> None:
     assert Throughput.load(tmp_path / "throughput.json") == loaded
     saved = (tmp_path / "throughput.json").read_text()
     # Byte for byte: a number of requests does not become 4.0, and a workload gets no keys that it did not have.
-    assert json.dumps(without_additions(json.loads(saved), document(path))) == json.dumps(document(path))
+    ours = without_additions(json.loads(saved), document(path)) | {"schema_version": 4}
+    assert json.dumps(ours) == json.dumps(document(path))
     assert json.loads(saved)["workload"] == document(path)["workload"]
 
 
@@ -46,13 +47,14 @@ def test_what_older_versions_did_not_write_has_a_default() -> None:
     assert (loaded.weights, loaded.complete, loaded.chat, loaded.served) == ("real", True, None, None)
     assert (loaded.servers["candidate"].argv, loaded.servers["candidate"].env) == (None, None)
     assert (loaded.name, loaded.is_complete) == ("smoke", True)
+    assert {cell.start for cell in loaded.cells} == {0}
 
 
 def test_another_version_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "throughput.json"
-    for version in (3, 5, None):
+    for version in (3, 6, None):
         atomic.write_json(path, document() | {"schema_version": version})
-        with pytest.raises(StageError, match=f"{path} has schema_version {version}; this version .* reads 4"):
+        with pytest.raises(StageError, match=f"{path} has schema_version {version}; this version .* reads 4, 5"):
             Throughput.load(path)
 
 

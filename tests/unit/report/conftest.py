@@ -24,7 +24,7 @@ def real() -> dict[str, Results]:
     return {path.stem: json.loads(path.read_text()) for path in DATA.glob("*.json")}
 
 
-def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Results]:
+def varied(name: str, chance: random.Random, rounds: int = 4) -> dict[str, Results]:
     """The real result with other figures, consistent enough to be drawn."""
     from quantpress.artifact.accuracy import Accuracy
     from quantpress_evaluate.comparison import gates
@@ -50,8 +50,8 @@ def varied(name: str, chance: random.Random, rounds: int = 3) -> dict[str, Resul
 
 
 def _vary_speed(throughput: Results, chance: random.Random, rounds: int) -> None:
+    from quantpress.artifact.speed import summarize
     from quantpress.artifact.throughput import Cell
-    from quantpress_serve.bench.summary import summarize
 
     pace, old, cells = chance.uniform(0.7, 1.6), throughput["cells"], []
     for concurrency in (1, 4, 8, 32):

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from support import StandIn
 
+from quantpress.artifact import speed
 from quantpress.artifact.throughput import Cell, ServerFacts, Throughput
 from quantpress.errors import CapabilityError, StageError
 from quantpress.language import shipped
 from quantpress.report import throughput_table
 from quantpress.runtime import console
-from quantpress_serve.bench import load, summary
+from quantpress_serve.bench import load
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.outcome import Outcome, example
 from quantpress_serve.server import foreign
@@ -135,7 +136,7 @@ def test_requests_that_failed_are_in_the_steps_line_the_table_and_the_verdict(
         for role in ("candidate", "baseline")
         for number in range(3)
     ]
-    (row,) = summary.summarize(cells)
+    (row,) = speed.summarize(cells)
     reason = "2 requests to the candidate failed (Bad Request)"
     assert row.verdict == f"untrustworthy: {reason}"
     table = throughput_table("r", real.model_copy(update={"cells": cells, "summary": [row]}))

@@ -85,4 +85,5 @@ def _gate(gate: Decided) -> Gate:
         documents=gate.documents,
         decision=gate.decision,
         reason=gate.reason,
+        p_value=gate.p_value,
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.artifact.throughput import MIN_PAIRS
 from quantpress.errors import InputError, StageError
 from quantpress.report.facts.data import (
     Change,
@@ -21,12 +21,14 @@ from quantpress.report.facts.data import (
     Speed,
     Task,
 )
+from quantpress.statistics import ratios, several
 
 RULE = (
-    "Moved: the two 95% intervals (for TPOT and TTFT: the ranges of the pairs) do not overlap. This is stricter than a "
-    "test: a small true change can stay unseen. Sizes are exact. Speed is compared as the ratio to the unquantized "
-    "model that was served beside it, so that two days of one machine can be compared. Figures of another model, "
-    "suite, workload or machine are not compared."
+    "Moved: a figure with another value, where chance would hardly do that. Of those called better or worse, one in "
+    "twenty at most is none, on average (Benjamini and Hochberg 1995). This is cautious: a small true change can stay "
+    "unseen. Sizes are exact. Speed is compared as the ratio to the unquantized model that was served beside it, so "
+    "that two days of one machine can be compared. Figures of another model, suite, workload or machine are not "
+    "compared."
 )
 _SPEEDS = {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 
@@ -55,27 +57,49 @@ def moved_since(old: Report, new: Report, name: str) -> Moved:
         added=sorted(now.keys() - before.keys()),
         removed=sorted(before.keys() - now.keys()),
         headline=Headlines(old=old.decision.headline, new=new.decision.headline),
-        rows=[change for recipe in both for change in _changes(before[recipe], now[recipe])],
+        rows=_judged([row for recipe in both for row in _changes(before[recipe], now[recipe])]),
     )
 
 
-def _changes(old: Recipe, new: Recipe) -> list[Change]:
+@dataclass(frozen=True)
+class Row:
+    """A change before all are judged together: the p-value of no change (None: it is judged already), whether what is
+    new is better, and why it cannot be said if it moved."""
+
+    change: Change
+    chance: float | None = None
+    better: bool = False
+    doubt: str | None = None
+
+
+def _judged(rows: list[Row]) -> list[Change]:
+    """Which figures moved is decided over all of them: of many figures some differ much by chance."""
+    open_rows = [row for row in rows if row.chance is not None]
+    moved = several.changed([row.chance for row in open_rows if row.chance is not None])
+    verdicts = {
+        id(row): (row.doubt or ("better" if row.better else "worse")) if has_moved else "within noise"
+        for row, has_moved in zip(open_rows, moved, strict=True)
+    }
+    return [row.change.model_copy(update={"verdict": verdicts.get(id(row), row.change.verdict)}) for row in rows]
+
+
+def _changes(old: Recipe, new: Recipe) -> list[Row]:
     """Of one recipe, in the order of the figures' names."""
     rows = [_size(old, new), _gates(old, new), *_accuracy(old, new), *_speed(old, new)]
-    return sorted(rows, key=lambda change: change.figure)
+    return sorted(rows, key=lambda row: row.change.figure)
 
 
-def _size(old: Recipe, new: Recipe) -> Change:
+def _size(old: Recipe, new: Recipe) -> Row:
     before, after = old.size.checkpoint_bytes, new.size.checkpoint_bytes
     verdict = "unchanged" if before == after else "smaller" if after < before else "larger"
-    return Change(recipe=new.name, kind="bytes", figure="size", old=before, new=after, verdict=verdict)
+    return Row(Change(recipe=new.name, kind="bytes", figure="size", old=before, new=after, verdict=verdict))
 
 
-def _text(recipe: Recipe, figure: str, old: str, new: str, verdict: str) -> Change:
-    return Change(recipe=recipe.name, kind="text", figure=figure, old=old, new=new, verdict=verdict)
+def _text(recipe: Recipe, figure: str, old: str, new: str, verdict: str) -> Row:
+    return Row(Change(recipe=recipe.name, kind="text", figure=figure, old=old, new=new, verdict=verdict))
 
 
-def _gates(old: Recipe, new: Recipe) -> Change:
+def _gates(old: Recipe, new: Recipe) -> Row:
     before, after = (
         ", ".join(f"{gate.gate} {gate.decision}" for score in recipe.scores for gate in score.gates) or "none"
         for recipe in (old, new)
@@ -83,7 +107,7 @@ def _gates(old: Recipe, new: Recipe) -> Change:
     return _text(new, "gates", before, after, "unchanged" if before == after else "changed")
 
 
-def _accuracy(old: Recipe, new: Recipe) -> Iterator[Change]:
+def _accuracy(old: Recipe, new: Recipe) -> Iterator[Row]:
     after = new.accuracy
     before = next((score for score in old.scores if after and score.suite == after.suite), old.accuracy)
     if before is None or after is None:
@@ -102,7 +126,7 @@ def _accuracy(old: Recipe, new: Recipe) -> Iterator[Change]:
             yield from _distances(new.name, task.task, tasks[task.task], task)
 
 
-def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task) -> Iterator[Change]:
+def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task) -> Iterator[Row]:
     """What of the distance from the model is known on both sides."""
     signed: list[tuple[Kind, Figure, Figure, int]] = [
         ("recovery", old.recovery, new.recovery, 1),
@@ -112,28 +136,26 @@ def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task) 
     ]
     for kind, before, after, sign in signed:
         if before.value is not None and after.value is not None:
-            figure, verdict = f"{label}: {kind.replace('_', ' ')}", _verdict(before, after, sign)
-            yield Change(recipe=recipe, kind=kind, figure=figure, old=before, new=after, verdict=verdict)
+            figure = f"{label}: {kind.replace('_', ' ')}"
+            change = Change(recipe=recipe, kind=kind, figure=figure, old=before, new=after, verdict="unchanged")
+            yield _distance(change, before, after, sign)
 
 
-def _verdict(old: Figure, new: Figure, sign: int) -> str:
+def _distance(change: Change, old: Figure, new: Figure, sign: int) -> Row:
     """`sign` is 1 where more is better, else -1."""
-    if old == new:
-        return "unchanged"
+    if old == new or old.value is None or new.value is None:
+        return Row(change)
     if not old.interval or not new.interval:
-        return "not compared: no interval"
-    if new.interval[0] > old.interval[1]:
-        return "better" if sign > 0 else "worse"
-    if new.interval[1] < old.interval[0]:
-        return "worse" if sign > 0 else "better"
-    return "within noise"
+        return Row(change.model_copy(update={"verdict": "not compared: no interval"}))
+    chance = several.chance_of_no_difference((old.value, old.interval), (new.value, new.interval))
+    return Row(change, chance, better=(new.value - old.value) * sign > 0)
 
 
 def _whether_there(result: Score | Speed | None) -> str:
     return "measured" if result else "not measured"
 
 
-def _speed(old: Recipe, new: Recipe) -> Iterator[Change]:
+def _speed(old: Recipe, new: Recipe) -> Iterator[Row]:
     after = new.throughput
     before = next((speed for speed in old.speeds if after and speed.workload == after.workload), old.throughput)
     if before is None or after is None:
@@ -153,16 +175,22 @@ def _speed(old: Recipe, new: Recipe) -> Iterator[Change]:
             yield from _ratios(new.name, earlier, point, marked)
 
 
-def _ratios(recipe: str, old: Point, new: Point, marked: bool) -> Iterator[Change]:
+def _ratios(recipe: str, old: Point, new: Point, marked: bool) -> Iterator[Row]:
     """The ratios under one load; what is marked as not to be trusted, or has few pairs, has not moved."""
     for metric, words in _SPEEDS.items():
         before, after = old.ratio(metric), new.ratio(metric)
         if before is None or after is None:
             continue
-        verdict = _verdict(before, after, 1)
-        if verdict in ("better", "worse") and min(before.pairs, after.pairs) < MIN_PAIRS:
-            verdict = "not compared: too few pairs"
-        elif verdict in ("better", "worse") and marked:
-            verdict = "not compared: marked as not to be trusted"
         figure = f"{words} at {new.concurrency}"
-        yield Change(recipe=recipe, kind="times", figure=figure, old=before, new=after, verdict=verdict)
+        change = Change(recipe=recipe, kind="times", figure=figure, old=before, new=after, verdict="unchanged")
+        if before == after:
+            yield Row(change)
+            continue
+        chance = ratios.chance_of_no_change(before.estimate, after.estimate)
+        if chance is None:
+            few = before.interval is None or after.interval is None
+            why = "too few pairs" if few else "the older report was decided by an older rule"
+            yield Row(change.model_copy(update={"verdict": f"not compared: {why}"}))
+            continue
+        doubt = "not compared: marked as not to be trusted" if marked else None
+        yield Row(change, chance, after.value > before.value, doubt)

@@ -15,6 +15,7 @@ from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
+from quantpress.statistics.ratios import Estimate
 
 Interval = tuple[float, float]
 GoalName = Literal["latency", "throughput", "memory"]
@@ -33,11 +34,22 @@ class Figure(Record):
 
 
 class Ratio(Figure):
-    """How many times better the checkpoint is than the model, over so many pairs of rounds."""
+    """How many times better the checkpoint is than the model, over so many pairs of rounds, from so many starts of both
+    servers (quantpress.statistics.ratios has the rules). `error` is the standard error of its logarithm, of so many
+    `degrees` of freedom. In reports of version 2 there are neither, and the intervals of latencies are ranges.
+    """
 
     value: float
-    interval: Interval
+    interval: Interval | None
     pairs: int
+    starts: int = 1
+    error: float | None = None
+    degrees: float | None = None
+    verdict: str | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.pairs, self.starts, self.error, self.degrees)
 
 
 class NoRatio(Figure):
@@ -104,7 +116,7 @@ class Together(Record):
 
 
 class Gate(Record):
-    """How a gate was decided, on the figure's interval at this confidence."""
+    """How a gate was decided, on the figure's interval at this confidence. `p_value` is that of a pass."""
 
     gate: str
     value: float | None
@@ -113,6 +125,7 @@ class Gate(Record):
     documents: int | None
     decision: str
     reason: str | None = None
+    p_value: float | None = None
 
 
 class Score(Record):
@@ -417,8 +430,8 @@ def _without_moved(data: dict[str, Any]) -> dict[str, Any]:
 class Report(Stored):
     """Everything known of the artifacts of one model, and what follows from it."""
 
-    SCHEMA_VERSION = 2
-    OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _without_moved}
+    SCHEMA_VERSION = 3
+    OLDER: ClassVar[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _without_moved, 2: dict}
 
     quantpress: str
     model: Identity

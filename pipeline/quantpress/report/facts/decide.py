@@ -1,49 +1,41 @@
 """Which recipe wins for what, under the accuracy gates, and how sure that is.
 
 A recipe competes if it passed every gate, or if no recipe has a gate. It wins latency or throughput only if it is shown
-to be ahead of the unquantized model by the rule of `bench` (its whole interval is above by more than the indifference).
+to be ahead of the unquantized model (quantpress.report.facts.winners).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from quantpress.artifact.accuracy import TRANSFORMERS_ONLY
 from quantpress.artifact.served import DIFFERS
-from quantpress.artifact.throughput import INDIFFERENCE, MIN_PAIRS
 from quantpress.report.facts.comparable import compared_load
-from quantpress.report.facts.data import Cell, Decision, Goal, GoalName, Load, Point, Ratio, Recipe, Score, Speed
+from quantpress.report.facts.data import Cell, Decision, Goal, Load, Point, Recipe, Score, Speed
+from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
+from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
+from quantpress.report.facts.words import listed
 
 # Checkpoints whose sizes are this close are equal for memory; the better accuracy decides between them.
 SAME_SIZE = 0.02
-MODEL = "the unquantized model"
 _BACKENDS = {"hf": "transformers", "vllm": "the vLLM that serves"}
-PASSED_ELSEWHERE = "passed for transformers only"
-Rival = tuple[Recipe, Ratio]  # with its ratio to the model under the load that decides
-# Of each decision on a gate the state of a recipe whose worst it is, the worst first.
-_STATES = {
-    "fail": "failed",
-    "inconclusive": "inconclusive",
-    TRANSFORMERS_ONLY: PASSED_ELSEWHERE,
-    "pass": "passed",
-}
 
 
 def decision_on(recipes: list[Recipe]) -> Decision:
     """The first screen of the report."""
-    states = {recipe.name: gate_state(recipe.scores) for recipe in recipes}
-    gated = any(state in _STATES.values() for state in states.values())
+    states = gate_states(recipes)
+    gated = any(state in GATED for state in states.values())
     competing = [recipe for recipe in recipes if not gated or states[recipe.name] == "passed"]
     load = compared_load(recipes)
     goals = [
-        _faster("latency", "tpot_ms", "TPOT", competing, load, gated),
-        _faster("throughput", "output_tokens_s", "output tokens/s", competing, load, gated),
+        fastest("latency", competing, load, gated),
+        fastest("throughput", competing, load, gated),
         _memory(competing, gated),
     ]
     # What the measurement cannot say of another machine comes first: it is what a hurried reader must not miss.
     caveats = [
         *_engine_caveats(recipes),
         *_speed_caveats(recipes, load),
+        *_several_caveats(recipes, states),
         *_gate_caveats(recipes, states, gated),
         *_accuracy_caveats(recipes),
     ]
@@ -58,100 +50,9 @@ def decision_on(recipes: list[Recipe]) -> Decision:
     )
 
 
-def gate_state(scores: list[Score]) -> str:
-    """passed, passed for transformers only, failed, inconclusive, no gate, or not scored: the worst of all gates."""
-    if not scores:
-        return "not scored"
-    decided = {gate.decision for score in scores for gate in score.gates}
-    return next((state for decision, state in _STATES.items() if decision in decided), "no gate")
-
-
-def doubts(recipe: Recipe, concurrency: int, metric: str) -> list[str]:
-    """Why this cell does not show that the recipe is ahead of the model; empty if it does."""
-    speed, point, ratio = recipe.throughput, recipe.at(concurrency), recipe.ratio(concurrency, metric)
-    if speed is None or point is None or ratio is None:
-        return ["the model was not measured beside it"]
-    marked = marks(speed, point)
-    why = [f"not to be trusted: {mark}" for mark in marked]
-    if point.failed_requests and not marked:
-        why.append(f"{point.failed_requests} requests failed")
-    if ratio.pairs < MIN_PAIRS:
-        why.append(f"{ratio.pairs} pairs are too few ({MIN_PAIRS} are needed)")
-    if ratio.interval[0] <= 1 + INDIFFERENCE:
-        why.append(f"its interval is not wholly above {1 + INDIFFERENCE:.2f}")
-    return why
-
-
 def marks(speed: Speed, point: Point) -> list[str]:
     """Why this cell's figures are not to be trusted, whichever way they point."""
     return list(dict.fromkeys([*speed.untrustworthy, *point.untrustworthy]))
-
-
-def _faster(goal: GoalName, metric: str, words: str, competing: list[Recipe], load: Load | None, gated: bool) -> Goal:
-    """The winner for latency (TPOT at the least concurrency) or throughput (tokens/s at the greatest)."""
-    if load is None:
-        by_rate = any(recipe.throughput for recipe in competing)
-        how = "at a concurrency, only at request rates" if by_rate else "in vLLM"
-        why = f"No recipe was measured {how}: quantpress bench RECIPE."
-        return Goal(goal=goal, metric=metric, state="not measured", reason=why)
-    concurrency = load.least if goal == "latency" else load.most
-    measured = _beside_the_model(competing, load, concurrency, metric)
-    if not measured and gated:
-        why = "No recipe that passed its gate was measured beside the model."
-        return Goal(goal=goal, metric=metric, state="no candidate", reason=why)
-    if not measured:
-        why = "No recipe was measured beside the model."
-        return Goal(goal=goal, metric=metric, state="not measured", reason=why)
-    measured.sort(key=lambda pair: pair[1].value, reverse=True)
-    ahead = [(recipe, ratio) for recipe, ratio in measured if not doubts(recipe, concurrency, metric)]
-    where = f"{MODEL} in {words} at concurrency {concurrency}"
-    return _won(goal, metric, concurrency, where, ahead) if ahead else _open(goal, metric, concurrency, where, measured)
-
-
-def _won(goal: GoalName, metric: str, concurrency: int, where: str, ahead: list[Rival]) -> Goal:
-    """The fastest wins; those whose intervals overlap with its own are tied."""
-    winner, ratio = ahead[0]
-    tied = [recipe.name for recipe, other in ahead[1:] if other.interval[1] >= ratio.interval[0]]
-    text = f"Ahead of {where} by more than the measurement's spread."
-    text += f" Not told apart from {_listed(tied)}: their intervals overlap." if tied else ""
-    return Goal(
-        goal=goal,
-        metric=metric,
-        state="shown",
-        reason=text,
-        winner=winner.name,
-        tied=tied,
-        concurrency=concurrency,
-        figures=_cell(winner, concurrency, metric),
-    )
-
-
-def _open(goal: GoalName, metric: str, concurrency: int, where: str, measured: list[Rival]) -> Goal:
-    """Nobody is shown to be ahead: the nearest is the one whose worst pair is the best, not the luckiest median."""
-    nearest, ratio = max(measured, key=lambda rival: rival[1].interval[0])
-    low, high = ratio.interval
-    text = f"No recipe is shown to beat {where}. The nearest is {nearest.name} "
-    text += f"({ratio.value:.2f} times as fast, {low:.2f} to {high:.2f}), "
-    text += f"but {'; '.join(doubts(nearest, concurrency, metric))}."
-    cell = _cell(nearest, concurrency, metric)
-    return Goal(goal=goal, metric=metric, state="not shown", reason=text, concurrency=concurrency, figures=cell)
-
-
-def _beside_the_model(recipes: list[Recipe], load: Load, concurrency: int, metric: str) -> list[Rival]:
-    """Of the recipes under the compared load those with a ratio, and that."""
-    under_load = [recipe for recipe in recipes if recipe.name in load.recipes]
-    return [(recipe, ratio) for recipe in under_load if (ratio := recipe.ratio(concurrency, metric))]
-
-
-def _cell(recipe: Recipe, concurrency: int, metric: str) -> Cell:
-    point = recipe.at(concurrency)
-    base, own = (point.baseline, point.candidate) if point else (None, None)
-    return Cell(
-        recipe=recipe.name,
-        baseline=base[metric].value if base else None,
-        candidate=own[metric].value if own else None,
-        ratio=recipe.ratio(concurrency, metric),
-    )
 
 
 def _memory(competing: list[Recipe], gated: bool) -> Goal:
@@ -181,7 +82,7 @@ def _memory(competing: list[Recipe], gated: bool) -> Goal:
 def _nearest(best: Recipe, others: list[Recipe]) -> str:
     """Why this one among recipes of one size."""
     names = [recipe.name for recipe in others]
-    text = f"{_listed(names)} {'is' if len(names) == 1 else 'are'} as small within {SAME_SIZE:.0%}"
+    text = f"{listed(names)} {'is' if len(names) == 1 else 'are'} as small within {SAME_SIZE:.0%}"
     if best.overall is None or best.overall.kl.value is None:
         return f"{text}."
     own = best.overall.kl.interval
@@ -205,14 +106,14 @@ def _headline(goals: list[Goal], gated: bool, competing: list[Recipe]) -> str:
     for goal in goals:
         if goal.winner:
             wins.setdefault(goal.winner, []).append(goal.goal)
-    parts = [f"{name} for {_listed(won)}" for name, won in wins.items()]
+    parts = [f"{name} for {listed(won)}" for name, won in wins.items()]
     open_goals: list[str] = [goal.goal for goal in goals if goal.state == "not shown"]
     unmeasured: list[str] = [goal.goal for goal in goals if goal.state in ("not measured", "no candidate")]
     text = f"Deploy {', '.join(parts)}." if parts else "No recipe is shown to be worth deploying."
     if parts and not gated:
         text = f"{text[:-1]}, if its recovery is enough for you: no accuracy gate was set."
-    text += f" For {_listed(open_goals)}, no recipe is shown to beat {MODEL}." if open_goals else ""
-    return text + (f" Not decided: {_listed(unmeasured)}." if unmeasured else "")
+    text += f" For {listed(open_goals)}, no recipe is shown to beat {MODEL}." if open_goals else ""
+    return text + (f" Not decided: {listed(unmeasured)}." if unmeasured else "")
 
 
 def front(recipes: list[Recipe], load: Load | None) -> list[str]:
@@ -220,7 +121,7 @@ def front(recipes: list[Recipe], load: Load | None) -> list[str]:
     if load is None:
         return []
     known = {}
-    for recipe, ratio in _beside_the_model(recipes, load, load.most, "output_tokens_s"):
+    for recipe, ratio in beside_the_model(recipes, load, load.most, "output_tokens_s"):
         if recipe.overall and recipe.overall.recovery.value is not None:
             known[recipe.name] = (ratio.value, recipe.overall.recovery.value)
     rivals = [*known.values(), (1.0, 1.0)]  # the model itself
@@ -231,14 +132,13 @@ def front(recipes: list[Recipe], load: Load | None) -> list[str]:
 
 def ranked(recipes: list[Recipe]) -> list[Recipe]:
     """The recipes in the order of the report: by gate, then by throughput, then by size."""
-    order = ["passed", "no gate", "inconclusive", "not scored", PASSED_ELSEWHERE, "failed"]
-    load = compared_load(recipes)
-    fast = _beside_the_model(recipes, load, load.most, "output_tokens_s") if load else []
+    states, load = gate_states(recipes), compared_load(recipes)
+    fast = beside_the_model(recipes, load, load.most, "output_tokens_s") if load else []
     times = {recipe.name: ratio.value for recipe, ratio in fast}
     return sorted(
         recipes,
         key=lambda recipe: (
-            order.index(gate_state(recipe.scores)),
+            ORDER.index(states[recipe.name]),
             -times.get(recipe.name, 0.0),
             recipe.size.checkpoint_bytes,
         ),
@@ -261,6 +161,22 @@ def _engine_caveats(recipes: list[Recipe]) -> list[str]:
     return caveats
 
 
+def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]:
+    """What several recipes cost each of them."""
+    if len(recipes) == 1:
+        return []
+    rule = (
+        f"Of {len(recipes)} recipes one looks good by luck more easily than a single one would, so each has to show "
+        "more here than it would alone: in 97.5% of reports luck makes none of them win speed, and none pass its gate "
+        "(Holm's rule)."
+    )
+    alone = [name for name, state in states.items() if state == PASSED_ALONE]
+    if not alone:
+        return [rule]
+    whose = "its" if len(alone) == 1 else "their"
+    return [f"{rule} {listed(alone)} passed on {whose} own and not by this rule: score more documents to decide."]
+
+
 def _gate_caveats(recipes: list[Recipe], states: dict[str, str], gated: bool) -> list[str]:
     if not gated:
         return ["No accuracy gate was set, so accuracy excludes no recipe: set one with --gate 'recovery>=0.99'."]
@@ -268,10 +184,10 @@ def _gate_caveats(recipes: list[Recipe], states: dict[str, str], gated: bool) ->
     counts, gated_ones = Counter(gate for gates in asked for gate in gates), sum(map(bool, asked))
     named = [gate if n == gated_ones else f"{gate} (of {n} of {gated_ones} recipes)" for gate, n in counts.items()]
     parts = []
-    for word in ("passed", PASSED_ELSEWHERE, "failed", "inconclusive", "no gate", "not scored"):
+    for word in ("passed", PASSED_ALONE, PASSED_ELSEWHERE, "failed", "inconclusive", "no gate", "not scored"):
         names = [name for name, state in states.items() if state == word]
         if names:
-            parts.append(f"{word}: {_listed(names)}")
+            parts.append(f"{word}: {listed(names)}")
     return [f"Accuracy gate {', '.join(named)}. {'. '.join(part[0].upper() + part[1:] for part in parts)}."]
 
 
@@ -282,7 +198,7 @@ def _accuracy_caveats(recipes: list[Recipe]) -> list[str]:
     suites = dict.fromkeys(score.suite for score in scores)
     caveats = [_precision(suite, [score for score in scores if score.suite == suite]) for suite in suites]
     if more := sorted({str(score.suite) for recipe in recipes for score in recipe.other_suites}):
-        caveats.append(f"Also scored, shown under Accuracy and not compared here: {_listed(more)}.")
+        caveats.append(f"Also scored, shown under Accuracy and not compared here: {listed(more)}.")
     if not any(score.noise_floor for score in scores):
         caveats.append(
             "The noise floor was not measured (evaluate --noise-floor): small KL and flips may mean nothing."
@@ -298,7 +214,7 @@ def _precision(suite: str | None, scores: list[Score]) -> str:
     halves = sorted((edge[1] - edge[0]) / 2 for edge in edges if edge)
     backends = dict.fromkeys(score.backend for score in scores if score.backend)
     text = f"Accuracy is from {documents} documents of suite {suite}"
-    text += f", scored by {_listed([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
+    text += f", scored by {listed([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
     if not halves:
         return f"{text}."
     spread = f"{halves[0]:.3f}" if halves[0] == halves[-1] else f"{halves[0]:.3f} to {halves[-1]:.3f}"
@@ -326,8 +242,4 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
         ],
         "Not measured in vLLM": [recipe.name for recipe in recipes if recipe.name not in measured],
     }
-    return caveats + [f"{what}: {_listed(names)}." for what, names in lists.items() if names]
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return caveats + [f"{what}: {listed(names)}." for what, names in lists.items() if names]

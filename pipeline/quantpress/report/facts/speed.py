@@ -1,4 +1,4 @@
-"""What the report takes from throughput.json: figures over rounds, and ratios pair by pair."""
+"""What the report takes from throughput.json: figures over rounds, and ratios of pairs decided by today's rules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from statistics import median
 from typing import TypeGuard
 
 from quantpress.artifact.served import DIFFERS
+from quantpress.artifact.speed import ratio_of, summarize
 from quantpress.artifact.throughput import (
     BASELINE,
     CANDIDATE,
     REQUEST,
+    Cell,
     Figures,
     Said,
     ServerFacts,
@@ -30,6 +32,7 @@ from quantpress.report.facts.data import (
     Spread,
     load_in_words,
 )
+from quantpress.statistics.ratios import START_SD, verdict
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
 METRICS = {
@@ -44,8 +47,8 @@ SIDES = (BASELINE, CANDIDATE)
 
 
 def speed_of(result: Throughput) -> Speed:
-    """throughput.json as the report shows it."""
-    servers = result.servers
+    """throughput.json as the report shows it: its cells, summed up by today's rules."""
+    servers, rows = result.servers, summarize(result.cells)
     return Speed(
         workload=result.workload.dump(),
         weights=result.weights,
@@ -53,8 +56,8 @@ def speed_of(result: Throughput) -> Speed:
         foreign=[server.command for server in servers.values() if server.startup_s is None],
         vllm=result.vllm.version,
         untrustworthy=[],  # a bench marks levels of load, each for its own reasons, never the whole
-        notes=notes(result),
-        points=[_point(row, result) for row in result.summary],
+        notes=notes(result, rows),
+        points=[_point(row, result) for row in rows],
         answers=answers(result),
         served=result.served,
         servers=Servers(baseline=_server(servers.get(BASELINE)), candidate=_server(servers.get(CANDIDATE))),
@@ -62,11 +65,20 @@ def speed_of(result: Throughput) -> Speed:
     )
 
 
-def notes(result: Throughput) -> list[str]:
-    """What a person must know beside the figures."""
+def notes(result: Throughput, rows: list[Summary]) -> list[str]:
+    """What a person must know beside the figures of these levels of load."""
     found = []
     if not result.complete:
         found.append(f"incomplete: {result.ended or 'it ended early'}")
+    if all(cell.start == 0 for cell in result.cells):
+        foreign = any(server.startup_s is None for server in result.servers.values())
+        cure = (
+            "servers of someone else are not started anew" if foreign else "a workload with more `starts` measures it"
+        )
+        found.append(
+            "each server was started once: that a server's speed differs from start to start is in the intervals as "
+            f"assumed (by {START_SD:.0%}), not as measured; {cure}"
+        )
     if result.served and result.served.verdict == DIFFERS:
         lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
         by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
@@ -75,14 +87,14 @@ def notes(result: Throughput) -> list[str]:
         left_out = ", ".join(map(str, enough.left_out)) or "nothing"
         step = f"{enough.gained:+.1%} output tokens/s over the step before"
         found.append(f"saturated at concurrency {enough.concurrency} ({step}); left out: {left_out}")
-    if any(row.speed == REQUEST for row in result.summary):
+    if any(row.speed == REQUEST for row in rows):
         found.append(
             f"requests arrive at a rate, which sets the tokens/s; the speed-up compares the {REQUEST}, waiting included"
         )
     if result.workload.prefix_caching:
         found.append("prefix caching was on, as the workload asks")
     bits = min(result.weight_bits or [16])
-    unproven = [row for row in result.summary if row.verdict in ("slower", "no difference shown")]
+    unproven = [row for row in rows if row.verdict in ("slower", "no difference shown")]
     if unproven and bits < 8 and not result.machine.gpus:
         found.append(
             "no speed-up: on a CPU, vLLM unpacks weights of fewer than 8 bits to 16 while it multiplies; what reading "
@@ -93,14 +105,12 @@ def notes(result: Throughput) -> list[str]:
 
 def _point(row: Summary, result: Throughput) -> Point:
     """One level of load: both sides' figures, and how many times better the checkpoint is, pair by pair."""
-    rounds = {side: _rounds(result, side, row) for side in SIDES}
-    ratios = {name: _ratio(rounds, *METRICS[name]) for name in METRICS}
+    cells = [cell for cell in result.cells if cell.load == row.load]
+    ratios = {name: _ratio(cells, row.untrustworthy, *METRICS[name]) for name in METRICS}
     compared = "request_tokens_s" if row.speed == REQUEST else "output_tokens_s"
-    if row.ratios:
-        # The interval of two pairs spans orders of magnitude; there the range of the pairs says more.
-        edges = row.interval if row.interval and len(row.ratios) > 2 else (min(row.ratios), max(row.ratios))
-        middle = median(row.ratios) if row.speedup is None else row.speedup
-        ratios[compared] = Ratio(value=middle, interval=edges, pairs=len(row.ratios))
+    if compared not in METRICS:
+        ratios[compared] = _ratio(cells, row.untrustworthy)
+    rounds = {side: [cell.figures for cell in cells if cell.role == side] for side in SIDES}
     return Point(
         concurrency=row.concurrency,
         request_rate=row.request_rate,
@@ -114,18 +124,13 @@ def _point(row: Summary, result: Throughput) -> Point:
     )
 
 
-def _rounds(result: Throughput, side: str, row: Summary) -> dict[int, Figures]:
-    """vLLM's figures of one side under one load, by round."""
-    return {cell.round: cell.figures for cell in result.cells if cell.role == side and cell.load == row.load}
-
-
-def _figures(rounds: dict[int, Figures], summary: Figures | None) -> dict[str, Spread] | None:
+def _figures(rounds: list[Figures], summary: Figures | None) -> dict[str, Spread] | None:
     """Median over rounds with the least and the greatest, by our names; None where this side was not measured."""
     if not summary:
         return None
     found = {}
     for name, (key, _) in METRICS.items():
-        values = [float(value) for figures in rounds.values() if _is_number(value := figures.get(key))]
+        values = [float(value) for figures in rounds if _is_number(value := figures.get(key))]
         given = summary.get(key)
         value = given if _is_number(given) else median(values) if values else None
         found[name] = Spread(value=value, range=(min(values), max(values)) if values else None)
@@ -136,20 +141,22 @@ def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _ratio(rounds: dict[str, dict[int, Figures]], key: str, more_is_better: bool) -> Ratio | NoRatio:
-    """How many times better the checkpoint is than the model: above 1 is better for latencies too.
-
-    The median of the pairs, and the least and the greatest of them as their interval.
-    """
-    base, own = (rounds[side] for side in SIDES)
-    ratios = []
-    for each in sorted(base.keys() & own.keys()):
-        one, other = base[each].get(key), own[each].get(key)
-        if one and other:
-            ratios.append(other / one if more_is_better else one / other)
-    if not ratios:
+def _ratio(
+    cells: list[Cell], distrusted: list[str], key: str | None = None, more_is_better: bool = True
+) -> Ratio | NoRatio:
+    """How many times better the checkpoint is than the model: above 1 is better for latencies too."""
+    found = ratio_of(cells, key, more_is_better)
+    if not found.pairs:
         return NoRatio(value=None, interval=None, pairs=0)
-    return Ratio(value=median(ratios), interval=(min(ratios), max(ratios)), pairs=len(ratios))
+    return Ratio(
+        value=found.value,
+        interval=found.interval,
+        pairs=found.pairs,
+        starts=found.starts,
+        error=found.error,
+        degrees=found.degrees,
+        verdict=verdict(found, distrusted),
+    )
 
 
 def answers(result: Throughput) -> list[Answer]:

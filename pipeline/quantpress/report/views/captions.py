@@ -34,9 +34,10 @@ ABOUT = {
     ),
     "speed": (
         "Model and checkpoint were up at the same time and loaded in turns; each figure is the median over rounds. "
-        "Speed-up is the ratio of output tokens/s pair by pair, with its 95% interval where there are enough pairs and "
-        "the least and greatest pair elsewhere, as for latencies. It is called faster or slower only if that lies more "
-        "than 3% away from 1, and with fewer than three pairs no verdict is given. "
+        "Speed-up is the ratio of output tokens/s pair by pair, with its 95% interval: Student's t over the starts of "
+        "the servers, because one server differs from start to start. Where they were started once it is over the "
+        "pairs, with what starts differ by as it is assumed. It is called faster or slower only if the whole interval "
+        "lies more than 3% away from 1. Fewer than three pairs, or starts, give no interval and no verdict. "
         "TTFT is the time to the first token, TPOT the time for each further one.",
         "Not measured: quantpress bench RECIPE.",
     ),

@@ -25,6 +25,7 @@ _STATES = {
 }
 _GATES = {
     "passed": "passed",
+    "passed on its own": "passed on its own",
     "passed for transformers only": "passed for transformers only",
     "failed": "failed",
     "inconclusive": "inconclusive",

@@ -177,7 +177,7 @@ def _spots(report: Report, load: Load) -> list[_Spot]:
         ratio = recipe.ratio(load.most, "output_tokens_s") if recipe.name in load.recipes else None
         recovery = recipe.overall.recovery.with_edges if recipe.overall else None
         if ratio and recovery:
-            (left, right), (value, low, high) = ratio.interval, recovery
+            (left, right), (value, low, high) = ratio.interval or (ratio.value, ratio.value), recovery
             on_front = recipe.name in report.decision.front
             at = (ratio.value, value, left, right, low, high)
             spots.append(_Spot(str(recipe.number), recipe.name, *at, on_front))

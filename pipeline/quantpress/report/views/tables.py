@@ -25,8 +25,8 @@ from quantpress.report.facts.data import (
     Task,
     Together,
 )
-from quantpress.report.facts.decide import doubts, marks
-from quantpress.report.views.formats import NONE, in_bytes, interval
+from quantpress.report.facts.decide import marks
+from quantpress.report.views.formats import NONE, in_bytes, interval, measured_in, times
 from quantpress.runtime.environment import Machine
 
 Scored = tuple[str, Score]  # a recipe's name and one of its results
@@ -68,14 +68,12 @@ def _compared(recipe: Recipe, load: Load | None) -> list[str]:
 
 
 def _times(recipe: Recipe, concurrency: int, metric: str) -> str:
-    """How many times better than the model, with the range of the pairs."""
-    speed, point, ratio = recipe.throughput, recipe.at(concurrency), recipe.ratio(concurrency, metric)
-    if speed is None or point is None or ratio is None:
+    """How many times better than the model, with its interval; a question mark where neither way is shown."""
+    ratio = recipe.ratio(concurrency, metric)
+    if ratio is None:
         return NONE
-    low, high = ratio.interval
-    slower = high < 1 and not marks(speed, point)  # that is shown, too
-    doubted = not slower and doubts(recipe, concurrency, metric)
-    return f"{ratio.value:.2f}× ({low:.2f}–{high:.2f}){' ?' if doubted else ''}"
+    edges = f"{ratio.interval[0]:.2f}–{ratio.interval[1]:.2f}" if ratio.interval else measured_in(ratio)
+    return f"{ratio.value:.2f}× ({edges}){'' if ratio.verdict in ('faster', 'slower') else ' ?'}"
 
 
 def kept_accuracy(recipe: Recipe) -> str:
@@ -135,11 +133,11 @@ def winning_figure(goal: Goal) -> str:
     base, own, ratio = figures.baseline, figures.candidate, figures.ratio
     if ratio is None:
         return f"{in_bytes(own)} instead of {in_bytes(base)} ({own / base:.0%})"
-    low, high = ratio.interval
+    edges = f" ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})" if ratio.interval else ""
     unit = "ms TPOT" if goal.goal == "latency" else "tokens/s"
     return (
         f"{own:.1f} instead of {base:.1f} {unit} at concurrency {goal.concurrency}: "
-        f"{ratio.value:.2f} times as fast, measured in {ratio.pairs} pairs ({low:.2f} to {high:.2f})"
+        f"{ratio.value:.2f} times as fast, measured in {measured_in(ratio)}{edges}"
     )
 
 
@@ -306,10 +304,7 @@ def _middle(side: dict[str, Spread] | None, metric: str) -> str:
 
 def _speedup(point: Point) -> str:
     ratio = point.ratio(point.compared)
-    if ratio is None:
-        return NONE
-    low, high = ratio.interval
-    return f"{ratio.value:.2f} ({low:.2f} to {high:.2f}, {ratio.pairs} pairs)"
+    return NONE if ratio is None else times(ratio)
 
 
 def _verdict(point: Point, result: Speed) -> str:
