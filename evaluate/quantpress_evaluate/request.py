@@ -27,6 +27,8 @@ from quantpress_serve.vllm import find_vllm
 STAGE = 4
 # What of a task decides its scores. Metric, filter and weight choose among them and come after.
 _DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
+# ... and of one whose documents are drawn.
+_DRAWN = {"seed"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,8 @@ class Request:
         return replace(self, suite=self.suite.model_copy(update={"batch_size": other}))
 
     def with_limit(self, limit: int) -> Request:
-        """The same for the first `limit` documents of each task that does not name its documents."""
-        limited = [task if task.documents else task.model_copy(update={"limit": limit}) for task in self.tasks]
-        return replace(self, tasks=limited)
+        """The same on a sample of `limit` documents of each task that does not name its documents."""
+        return replace(self, tasks=[task.limited(limit, self.suite.seed) for task in self.tasks])
 
     def settings(self) -> Settings:
         """Everything but the model that decides a score.
@@ -89,7 +90,10 @@ class Request:
         vllm = find_vllm(self.vllm) if self.backend == "vllm" else None
         return Settings(
             suite=self.suite.name,
-            tasks=[ScoredTask(**task.model_dump(include=_DECISIVE)) for task in self.tasks],
+            tasks=[
+                ScoredTask(**task.model_dump(include=_DECISIVE | (_DRAWN if task.limit else set())))
+                for task in self.tasks
+            ],
             batch_size=self.suite.batch_size,
             max_length=self.suite.max_length,
             chat_template=self.suite.chat_template,
@@ -131,7 +135,7 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
 class KnownTasks(Stored):
     """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
 
-    SCHEMA_VERSION = 2
+    SCHEMA_VERSION = 3
 
     tasks: list[ResolvedTask]
 
@@ -152,7 +156,7 @@ def checked(request: Request) -> Request:
             if _kept_tasks(kept) is None:
                 _ask(request, kept, staged)
         tasks = KnownTasks.load(kept).tasks
-    known = replace(request, tasks=tasks)
+    known = replace(request, tasks=[task.limited(task.limit, request.suite.seed) for task in tasks])
     _require_gates_to_decide(known)
     return known
 

@@ -60,9 +60,11 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
 
 
 def _limits(request: Request) -> list[int]:
-    """Documents of a task at each look: doubled until the largest task is used up."""
-    most = max(task.available or 0 for task in request.tasks)
-    limits = [min(most, max((task.limit or 0 for task in request.tasks), default=0) or FIRST_LOOK)]
+    """Documents of a task at each look: doubled until the largest task is used up. Tasks that name their documents have
+    no more."""
+    growing = [task for task in request.tasks if not task.documents]
+    most = max((task.available or 0 for task in growing), default=1)
+    limits = [min(most, max((task.limit or 0 for task in growing), default=0) or FIRST_LOOK)]
     while limits[-1] < most:
         limits.append(min(2 * limits[-1], most))
     return limits

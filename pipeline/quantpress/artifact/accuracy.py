@@ -158,15 +158,29 @@ class Comparison(Record):
 
 
 class ScoredTask(Record):
-    """What of a task decides its scores. `sha256` is that of its file of documents, if they came from one."""
+    """What of a task decides its scores. `sha256` is that of its file of documents, if they came from one.
+
+    A `limit` takes a random sample, which `seed` decides; without a seed, as in results of earlier versions, it took
+    the first documents, which are no sample where a file has an order.
+    """
 
     task: str
     like: str
     num_fewshot: int | None = None
     limit: int | None = None
+    seed: int | None = None
     documents: list[int] | None = None
     sha256: str | None = None
     metric: str | None = None  # in results of earlier versions
+
+    @property
+    def chosen(self) -> str | None:
+        """How its documents were chosen, in words; None where all of them were scored."""
+        if self.documents:
+            return "documents that the suite names"
+        if self.limit is None:
+            return None
+        return "the first documents, no sample" if self.seed is None else f"a random sample, seed {self.seed}"
 
 
 class Settings(Record):
