@@ -13,10 +13,13 @@ from quantpress.artifact.results import results_of
 from quantpress.errors import GateError, StageError
 from quantpress.model.source import Model
 from quantpress.runtime import console, digests, environment
-from quantpress_evaluate import scoring
+from quantpress.statistics import power
+from quantpress_evaluate import foresight, looks, scoring
 from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
 from quantpress_evaluate.comparison.differences import Logged
+from quantpress_evaluate.comparison.gates import Requirement
+from quantpress_evaluate.looks import Look
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
@@ -24,19 +27,6 @@ from quantpress_evaluate.scoring import Subject
 COMPARISON = 4
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
-
-
-@dataclass(frozen=True)
-class Look:
-    """One of several looks at growing numbers of documents, `number` of `planned`."""
-
-    number: int = 1
-    planned: int = 1
-
-    @property
-    def confidence(self) -> float:
-        """Of the gates' intervals. Every look may err, so the 5% are shared among them (Bonferroni)."""
-        return 1 - (1 - CONFIDENCE) / self.planned
 
 
 def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
@@ -48,15 +38,25 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     request, reason = request.for_recipe(artifact.finished().recipe)
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
-    if not request.extend:
-        return _look(artifact, model, request, Look())
-    limits = _limits(request)
-    for number, limit in enumerate(limits, start=1):
-        result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
-        if not any(gate.decision == "inconclusive" for gate in result.gates):
+    results = results_of(artifact, Accuracy)
+    known = results.known(request.suite.name)
+    for line in foresight.lines_of(request, foresight.assumed(known)):
+        console.say(f"  {line}")
+    requests = [request.with_limit(limit) for limit in _limits(request)] if request.extend else [request]
+    _say_what_changed(artifact, known, requests[0])
+    planned = looks.planned(artifact.folder / "scores", requests)
+    for number, one in enumerate(requests):
+        result = _look(artifact, model, one, {gate: of_gate[number] for gate, of_gate in planned.items()})
+        if len(requests) == 1 or not any(gate.decision == "inconclusive" for gate in result.gates):
             break
-        console.say(f"  look {number} of at most {len(limits)}: undecided on {result.documents} documents")
+        console.say(f"  look {number + 1} of at most {len(requests)}: undecided on {result.documents} documents")
     return result
+
+
+def _say_what_changed(artifact: Artifact, known: Accuracy | None, request: Request) -> None:
+    changed = manifest.differences(known.settings.dump(), request.settings().dump()) if known else []
+    if changed:
+        console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
 
 
 def _limits(request: Request) -> list[int]:
@@ -70,18 +70,14 @@ def _limits(request: Request) -> list[int]:
     return limits
 
 
-def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Accuracy:
+def _look(artifact: Artifact, model: Model, request: Request, at: dict[Requirement, Look]) -> Accuracy:
     """One evaluation on the request's documents; figures that the same scores gave before are not computed again."""
     results = results_of(artifact, Accuracy)
     known = results.known(request.suite.name)
-    if known and look.number == 1:
-        changed = manifest.differences(known.settings.dump(), request.settings().dump())
-        if changed:
-            console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     sides = _scored_sides(artifact, model, request, results.digest)
     key = _key(request, sides.runs)
     result = known if known and known.key == key else _computed(request, sides, key, results.digest)
-    result = result.model_copy(update={"gates": _decided(request, sides.folders, look, result)})
+    result = result.model_copy(update={"gates": _decided(request, sides.folders, at, result)})
     result = truth.mark(result, truth.served_of(artifact))
     for gate in request.gates:
         if gates.is_below_the_noise(gate, result.noise_floor):
@@ -180,12 +176,17 @@ def _require_alike(name: str, task: Scored, folders: list[Path]) -> None:
         )
 
 
-def _decided(request: Request, folders: dict[str, Path], look: Look, result: Comparison) -> list[Gate]:
+def _decided(request: Request, folders: dict[str, Path], at: dict[Requirement, Look], result: Comparison) -> list[Gate]:
     """How each gate was decided; by wider intervals where this is one of several looks."""
-    if look.planned > 1 and request.gates:
-        result = _compared(request, folders, "candidate", look.confidence)
-    about = {"confidence": look.confidence, "documents": result.documents, "look": look.number}
-    return [gates.decide(gate, result).model_copy(update=about) for gate in request.gates]
+    compared = {CONFIDENCE: result}
+    decided = []
+    for gate in request.gates:
+        look = at[gate]
+        if look.confidence not in compared:
+            compared[look.confidence] = _compared(request, folders, "candidate", look.confidence)
+        about = {"confidence": look.confidence, "documents": result.documents, "look": look.number}
+        decided.append(gates.decide(gate, compared[look.confidence]).model_copy(update=about))
+    return decided
 
 
 EXTEND = "the results are there; --extend takes more documents until an inconclusive gate is decided"
@@ -213,4 +214,14 @@ def _verdict(gate: Gate) -> str:
     low, high = gate.interval
     word = "failed" if gate.decision == "fail" else "is inconclusive"
     share = f"{100 * (gate.confidence or CONFIDENCE):.4g}%"
-    return f"{word}: {gate.figure:.4g}, {share} interval {low:.4g} to {high:.4g}"
+    return f"{word}: {gate.figure:.4g}, {share} interval {low:.4g} to {high:.4g}{_needed(gate)}"
+
+
+def _needed(gate: Gate) -> str:
+    """How many documents would decide an inconclusive gate, if its figure stays what it is."""
+    if gate.decision != "inconclusive" or gate.interval is None or gate.figure is None or not gate.documents:
+        return ""
+    low, high = gate.interval
+    away = gate.figure - gates.parse(gate.gate, [gate.gate.partition(":")[0]]).limit
+    needed = power.more_documents(high - low, away, gate.documents, gate.confidence or CONFIDENCE)
+    return f"; about {foresight.rounded(needed)} documents would decide it" if needed else ""

@@ -93,6 +93,35 @@ def test_more_documents_until_the_gate_is_decided(random_model: Path, out: Path,
     assert close != whole
 
 
+def test_a_document_is_asked_the_same_in_every_sample(tmp_path: Path) -> None:
+    """By lm-eval, which draws the examples from the documents themselves; a made-up model answers."""
+    from types import SimpleNamespace
+
+    from lm_eval.models.dummy import DummyLM
+
+    from quantpress_evaluate import score_worker, tasks_worker
+    from quantpress_evaluate.workers import TasksJob
+
+    rows = [{"question": f"is it {n}", "passage": f"It is {n}.", "idx": n, "label": n % 2} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ndescription: d\nseed: 3\ntasks: [{task: own, like: boolq, data: rows.jsonl, num_fewshot: 2}]\n"
+    )
+    loaded, path = load_suite(str(tmp_path / "own.yaml"))
+    job = TasksJob(tasks=suite.resolve_tasks(loaded, path, None), output=tmp_path, cache=tmp_path / "cache")
+    (task,) = tasks_worker.checked_tasks(job).tasks
+    manager = tasks_worker.task_manager([task], tmp_path / "again")
+
+    def asked(size: int) -> dict[int, str]:
+        alike: Any = SimpleNamespace(requests=tmp_path / f"requests-{size}", chat_template=False)
+        results = score_worker._task_results(DummyLM(), task.limited(size, 3), manager, alike)
+        return {row["doc_id"]: row["prompt_hash"] for row in results["samples"]["own"]}
+
+    whole, half, few = asked(30), asked(15), asked(4)
+    assert (len(few), len(half), len(whole)) == (4, 15, 30)
+    assert few.items() < half.items() < whole.items()
+
+
 def test_extending_without_a_gate_is_refused(real: Run, out: Path, random_model: Path) -> None:
     done = real(
         "evaluate", *RECIPE, "--model", str(random_model), "--suite", "smoke", "--out", str(out), "--extend", expect=2

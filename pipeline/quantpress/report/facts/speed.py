@@ -30,6 +30,7 @@ from quantpress.report.facts.data import (
     Spread,
     load_in_words,
 )
+from quantpress.statistics.percentiles import is_carried
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
 METRICS = {
@@ -107,8 +108,8 @@ def _point(row: Summary, result: Throughput) -> Point:
         failed_requests=row.failed_requests,
         untrustworthy=list(row.untrustworthy),
         verdict=row.verdict,
-        baseline=_figures(rounds[BASELINE], row.side(BASELINE)),
-        candidate=_figures(rounds[CANDIDATE], row.side(CANDIDATE)),
+        baseline=_figures(rounds[BASELINE], _carried(row.side(BASELINE))),
+        candidate=_figures(rounds[CANDIDATE], _carried(row.side(CANDIDATE))),
         ratios=ratios,
         compared=compared,
     )
@@ -116,7 +117,16 @@ def _point(row: Summary, result: Throughput) -> Point:
 
 def _rounds(result: Throughput, side: str, row: Summary) -> dict[int, Figures]:
     """vLLM's figures of one side under one load, by round."""
-    return {cell.round: cell.figures for cell in result.cells if cell.role == side and cell.load == row.load}
+    cells = [cell for cell in result.cells if cell.role == side and cell.load == row.load]
+    return {cell.round: _carried(cell.figures) or {} for cell in cells}
+
+
+def _carried(figures: Figures | None) -> Figures | None:
+    """Without the percentiles that too few requests carry; earlier versions kept p99 of four."""
+    if not figures:
+        return figures
+    tails = {f"p{one}_": is_carried(one, figures.get("completed", 0)) for one in (90, 99)}
+    return {key: value for key, value in figures.items() if tails.get(key[:4], True)}
 
 
 def _figures(rounds: dict[int, Figures], summary: Figures | None) -> dict[str, Spread] | None:
