@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
-from quantpress.errors import InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
@@ -80,6 +80,22 @@ class Request:
     def with_limit(self, limit: int) -> Request:
         """The same on a sample of `limit` documents of each task that does not name its documents."""
         return replace(self, tasks=[task.limited(limit, self.suite.seed) for task in self.tasks])
+
+    def as_scored(self, settings: Settings) -> Request:
+        """The same documents as an evaluation by these settings came to, without gates to decide."""
+        limits = {task.task: task.limit for task in settings.tasks}
+        tasks = [task.limited(limits[task.task], self.suite.seed) for task in self.tasks]
+        return replace(self, tasks=tasks, gates=(), extend=False)
+
+    def by_the_other_backend(self) -> Request | None:
+        """The same request to the other engine, where there is one: what that changes in a score means nothing."""
+        if self.backend == "vllm":
+            return replace(self, backend="hf")
+        try:
+            find_vllm(self.vllm)
+        except CapabilityError:
+            return None
+        return replace(self, backend="vllm")
 
     def settings(self) -> Settings:
         """Everything but the model that decides a score.

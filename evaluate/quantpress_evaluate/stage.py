@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpress.artifact import manifest, truth
-from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY, Accuracy, Comparison, Gate, Run
+from quantpress.artifact.accuracy import (
+    AGAIN,
+    CONFIDENCE,
+    OTHER_BACKEND,
+    TRANSFORMERS_ONLY,
+    Accuracy,
+    Comparison,
+    Gate,
+    Overall,
+    Run,
+)
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.errors import GateError, StageError
@@ -80,8 +90,9 @@ def _look(artifact: Artifact, model: Model, request: Request, at: dict[Requireme
     result = result.model_copy(update={"gates": _decided(request, sides.folders, at, result)})
     result = truth.mark(result, truth.served_of(artifact))
     for gate in request.gates:
-        if gates.is_below_the_noise(gate, result.noise_floor):
-            console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
+        for floor, how in ((result.noise_floor, "in other batches"), (result.backend_floor, "by the other backend")):
+            if gates.is_below_the_noise(gate, floor):
+                console.warn(f"gate {gate.text} asks for less than the model differs from itself {how}")
     if result == known:
         results.to_front(request.suite.name)
     else:
@@ -91,8 +102,8 @@ def _look(artifact: Artifact, model: Model, request: Request, at: dict[Requireme
 
 @dataclass(frozen=True)
 class _Sides:
-    """What was scored, and the folders with the samples: `baseline`, `candidate`, and `again`, the model in other
-    batches, where there is one."""
+    """What was scored, and the folders with the samples: `baseline`, `candidate`, and the model once more, in other
+    batches and by the other backend, where it was."""
 
     model_digest: str
     runs: dict[str, Run]
@@ -117,10 +128,10 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
     folders = {"baseline": base.scores_folder(request), "candidate": own.scores_folder(request)}
     runs = {"baseline": scoring.score(base, request)}
     runs["candidate"] = scoring.score(own, request, folders["baseline"])
-    other = request.in_other_batches()
-    if request.noise_floor or base.is_scored(other):
-        runs["again"] = scoring.score(base, other, folders["baseline"])
-        folders["again"] = base.scores_folder(other)
+    for side, other in ((AGAIN, request.in_other_batches()), (OTHER_BACKEND, request.by_the_other_backend())):
+        if other and (request.noise_floor or base.is_scored(other)):
+            runs[side] = scoring.score(base, other, folders["baseline"])
+            folders[side] = base.scores_folder(other)
     return _Sides(base.digest, runs, folders)
 
 
@@ -133,10 +144,16 @@ def _computed(request: Request, sides: _Sides, key: str, digest: str) -> Accurac
         model_digest=sides.model_digest,
         suite=request.suite.name,
         settings=request.settings(),
-        noise_floor=_compared(request, sides.folders, "again").overall if "again" in sides.folders else None,
+        noise_floor=_floor(request, sides, AGAIN),
+        backend_floor=_floor(request, sides, OTHER_BACKEND),
         runs=sides.runs,
         machine=environment.machine(),
     )
+
+
+def _floor(request: Request, sides: _Sides, side: str) -> Overall | None:
+    """How far the model is from itself, scored otherwise."""
+    return _compared(request, sides.folders, side).overall if side in sides.folders else None
 
 
 def _key(request: Request, runs: dict[str, Run]) -> str:

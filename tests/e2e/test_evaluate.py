@@ -221,3 +221,19 @@ def test_both_backends_see_the_same_tokens_and_nearly_the_same_likelihoods(
     print(f"median absolute difference per token: {statistics.median(per_token):.4f} nats, most {max(per_token):.3f}")
     assert statistics.median(per_token) < 0.05
     assert max(per_token) < 0.6
+
+
+def test_several_calibrations_show_how_far_they_are_apart(two_layers: Path, tmp_path: Path, real: Run) -> None:
+    data = ("--set", "calibration.samples=2", "--set", "calibration.max_sequence_length=32")
+    arguments = ("--model", str(two_layers), "--suite", "smoke", "--limit", "4", "--out", str(tmp_path))
+    done = real("evaluate", "smoothquant-w8a8-static", *data, *arguments, "--seeds", "2", "--json")
+    own, other = json.loads(done.stdout)["calibrations"]
+    assert (own["seed"], other["seed"]) == (42, 43)
+    assert own["checkpoint_digest"] != other["checkpoint_digest"]
+    assert own["figures"].keys() == other["figures"].keys()
+    real("report", "--model", str(two_layers), "--out", str(tmp_path))
+    found = json.loads((tmp_path / two_layers.name / "report.json").read_text())
+    assert [recipe["name"] for recipe in found["recipes"]] == ["smoothquant-w8a8-static"]
+    assert any("2 calibrations (seeds 42, 43)" in note for note in found["recipes"][0]["accuracy"]["notes"])
+    refused = real("evaluate", *RECIPE, *arguments, "--seeds", "2", expect=2)
+    assert "calibrates on no data" in refused.stderr

@@ -16,6 +16,9 @@ Interval = tuple[float, float]
 CONFIDENCE: Final = 0.95
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY: Final = "transformers only"
+# The model scored once more: in other batches, and by the other backend.
+AGAIN: Final = "again"
+OTHER_BACKEND: Final = "other backend"
 Decision = Literal["pass", "fail", "inconclusive", "transformers only"]
 
 
@@ -230,8 +233,9 @@ class Run(Stored):
 class Accuracy(Comparison, StageResult):
     """The checkpoint beside the model. `key` names everything that the figures were made from.
 
-    `runs` are by side: `baseline`, `candidate`, and `again` where the model was scored in other batches too, by which
-    it differs from itself as `noise_floor` says. `served`: what a bench found of the engine.
+    `runs` are by side: `baseline`, `candidate`, and where the model was scored once more AGAIN, in other batches, and
+    OTHER_BACKEND, by vLLM instead of transformers or the other way round. By the first it differs from itself as
+    `noise_floor` says, by the second as `backend_floor`. `served`: what a bench found of the engine.
     """
 
     STAGE: ClassVar[str] = "accuracy"
@@ -241,6 +245,7 @@ class Accuracy(Comparison, StageResult):
     suite: str
     settings: Settings
     noise_floor: Overall | None = None
+    backend_floor: Overall | None = None
     runs: dict[str, Run]
     machine: Machine
     served: Served | None = None

@@ -14,7 +14,7 @@ REPETITIONS = 4000
 
 def passed(limit: float, documents: int, truth: Assumed) -> float:
     """The share of lossless checkpoints whose recovery, on so many documents drawn at random, has a 95% interval above
-    the limit: that of the mean of own - limit * base (Fieller's, which is where the ratio's interval holds the limit)."""
+    the limit: Fieller's, which is that of the mean of own - limit * base."""
     import numpy
 
     half = truth.flips / 2

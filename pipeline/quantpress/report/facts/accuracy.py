@@ -29,6 +29,7 @@ def score_of(result: Comparison) -> Score:
         overall=_paired(overall),
         together=Together(difference=_figure(overall, "difference"), p_value=overall.p_value),
         noise_floor=_paired(floor) if floor else None,
+        backend_floor=_paired(scored.backend_floor) if scored and scored.backend_floor else None,
         gates=[_gate(gate) for gate in result.gates],
         commands={side: run.command for side, run in scored.runs.items()} if scored else {},
         differences=result.differences,
