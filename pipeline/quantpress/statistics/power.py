@@ -18,6 +18,7 @@ CONFIDENCE = 0.95  # of the two-sided interval
 # Where neither model was asked yet: a model that has 70% right, whose checkpoint answers 5% of the documents otherwise.
 ACCURACY = 0.7
 FLIPS = 0.05
+_BEYOND = 2.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,14 @@ class Need:
 
 
 def of_recovery(limit: float, assumed: Assumed) -> Need:
-    """A gate recovery >= limit."""
+    """A gate recovery >= limit.
+
+    A few lost documents skew the interval that decides (a posterior over the four answers' shares, with half a document
+    given to lost and gained). 2 / (1 - limit) documents more make up for it: in simulations of that interval, 74% to
+    84% pass with the number that comes out, for limits of 0.9 to 0.995 and flips of 1% to 10%.
+    """
     sd = math.sqrt(assumed.spread(limit))
-    return _need(assumed.accuracy * (1 - limit), sd, sd)
+    return _need(assumed.accuracy * (1 - limit), sd, sd, _BEYOND / (1 - limit) if limit < 1 else 0.0)
 
 
 def of_flips(limit: float, assumed: Assumed) -> Need:
@@ -74,13 +80,13 @@ def of_flips(limit: float, assumed: Assumed) -> Need:
     return _need(limit - assumed.flips, math.sqrt(limit * (1 - limit)), math.sqrt(assumed.flips * (1 - assumed.flips)))
 
 
-def _need(mean: float, at_limit: float, at_mean: float) -> Need:
+def _need(mean: float, at_limit: float, at_mean: float, beyond: float = 0.0) -> Need:
     from scipy.stats import norm
 
     if mean <= 0:
         return Need(None, mean, at_limit, at_mean)
     apart = z(CONFIDENCE) * at_limit + float(norm.ppf(POWER)) * at_mean
-    return Need(max(1, math.ceil((apart / mean) ** 2)), mean, at_limit, at_mean)
+    return Need(math.ceil((apart / mean) ** 2 + beyond), mean, at_limit, at_mean)
 
 
 def recovery_shown(documents: float, assumed: Assumed) -> float:

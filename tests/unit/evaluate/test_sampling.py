@@ -14,8 +14,9 @@ from lm_eval_files import choices
 from quantpress.artifact.accuracy import ScoredTask
 from quantpress.errors import InputError
 from quantpress_evaluate import few_shot, stage, suite, tasks_worker
-from quantpress_evaluate.comparison import compare
+from quantpress_evaluate.comparison import compare, differences
 from quantpress_evaluate.comparison.compare import Scored
+from quantpress_evaluate.comparison.differences import Logged
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.sampling import sample
 from quantpress_evaluate.suite import ResolvedTask, Suite
@@ -160,3 +161,11 @@ def test_a_document_keeps_its_examples_whatever_else_is_asked(
         few_shot.keep_examples(task, drawn)
         for _ in range(2):  # scored again, from the same seed
             assert task.examples(drawn, 5, of_the_same_split) == {n: whole[n] for n in drawn}
+
+
+def test_samples_of_two_seeds_are_other_documents() -> None:
+    rows = choices("r" * 40)
+    one, other = ([rows[number] for number in sample("t", seed, 40, 10)] for seed in (0, 1))
+    (found,) = differences.between("t", Logged(one), Logged(other), "acc", "none")
+    assert found.what == "documents"
+    assert not differences.between("t", Logged(one), Logged(list(one)), "acc", "none")

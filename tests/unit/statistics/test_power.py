@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from quantpress.statistics import percentiles, power
 from quantpress.statistics.power import Assumed
 
-REPETITIONS = 4000
+REPETITIONS, DRAWS = 400, 1000
 
 
 def passed(limit: float, documents: int, truth: Assumed) -> float:
-    """The share of lossless checkpoints whose recovery, on so many documents drawn at random, has a 95% interval above
-    the limit: Fieller's, which is that of the mean of own - limit * base."""
+    """The share of lossless checkpoints that pass on so many documents drawn at random, decided as a gate is: by the
+    posterior of recovery under Dirichlet draws on counts * (n - 2) / n, with half a document for lost and gained."""
     import numpy
 
+    chance = numpy.random.default_rng(0)
     half = truth.flips / 2
     shares = [truth.accuracy - half, half, half, 1 - truth.accuracy - half]  # both right, lost, gained, both wrong
-    counts = numpy.random.default_rng(0).multinomial(documents, shares, size=REPETITIONS)
-    values = numpy.array([1 - limit, -limit, 1.0, 0.0])
-    mean = counts @ values / documents
-    spread = numpy.sqrt(counts @ values**2 / documents - mean**2)
-    return float((mean - 1.959964 * spread / math.sqrt(documents) > 0).mean())
+    counts = chance.multinomial(documents, shares, size=(REPETITIONS, 1)) * (documents - 2) / documents
+    prior = numpy.array([1e-9, 0.25, 0.25, 1e-9])
+    right, lost, gained, _ = chance.gamma(counts + prior, size=(REPETITIONS, DRAWS, 4)).T
+    return float((numpy.quantile((right + gained) / (right + lost), 0.025, axis=0) >= limit).mean())
 
 
 @pytest.mark.parametrize(
     ("limit", "truth"),
     [
         (0.99, Assumed()),
+        (0.98, Assumed(flips=0.01)),
         (0.95, Assumed(accuracy=0.5, flips=0.1)),
         (0.98, Assumed(accuracy=0.9, flips=0.02)),
         (0.97, Assumed(accuracy=0.3, flips=0.12)),
@@ -39,14 +38,14 @@ def passed(limit: float, documents: int, truth: Assumed) -> float:
 def test_at_the_number_of_documents_80_of_100_pass(limit: float, truth: Assumed) -> None:
     needed = power.of_recovery(limit, truth)
     assert needed.documents
-    assert passed(limit, needed.documents, truth) == pytest.approx(0.8, abs=0.03)  # 0.02 is three standard errors
-    few = needed.documents // 2
-    assert passed(limit, few, truth) == pytest.approx(needed.power(few), abs=0.05)
+    assert passed(limit, needed.documents, truth) == pytest.approx(0.8, abs=0.07)  # 0.06 is three standard errors
+    half = needed.documents // 2
+    assert passed(limit, half, truth) == pytest.approx(needed.power(half), abs=0.1)
 
 
 def test_a_70_percent_model_needs_8000_documents_for_a_hundredth() -> None:
     needed = power.of_recovery(0.99, Assumed())
-    assert needed.documents == pytest.approx(8000, rel=0.02)
+    assert needed.documents == pytest.approx(8000, rel=0.03)
     assert needed.power(192) == pytest.approx(0.06, abs=0.01)
 
 
