@@ -7,6 +7,7 @@ python scripts/make_reference.py --check    # exit code 1 if it is not up to dat
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -25,7 +26,9 @@ from quantpress.recipe.modifiers import Modifier, Quantizes, SchemeArgs
 from quantpress.recipe.presets import SCHEMES
 from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import cpu
-from quantpress_evaluate import suite
+from quantpress.statistics import power
+from quantpress.statistics.power import Assumed
+from quantpress_evaluate import foresight, suite
 from quantpress_evaluate.suite import load_suite
 from quantpress_serve.workload import workload
 from quantpress_serve.workload.workload import load_workload
@@ -147,6 +150,54 @@ def _suites() -> str:
     return _described(["suite", "what it scores"], [load_suite(name)[0] for name in shipped.names("suites")])
 
 
+# Documents of the splits that lm-eval scores, as they are on the hub.
+_SIZES = {
+    "boolq": 3270,
+    "piqa": 1838,
+    "hellaswag": 10_042,
+    "arc_easy": 2376,
+    "arc_challenge": 1172,
+    "winogrande": 1267,
+    "openbookqa": 500,
+    "gsm8k": 1319,
+}
+_FLIPS = (0.01, 0.05, 0.1)
+
+
+def _power() -> str:
+    """What a lossless checkpoint can be shown to keep, by suite."""
+    rows = []
+    for name in shipped.names("suites"):
+        loaded, path = load_suite(name)
+        tasks = [task for task in loaded.tasks if "perplexity" not in task.metric]
+        if not tasks:
+            continue
+        counts = [_documents(task, loaded, path) for task in tasks]
+        tell = power.effective([task.weight for task in tasks], counts)
+        shown = [f"`recovery>={_down(power.recovery_shown(tell, Assumed(flips=flips)))}`" for flips in _FLIPS]
+        rows.append([f"`{name}`", f"{sum(counts):,}", *shown])
+    header = ["suite", "documents", *(f"{flips:.0%} of the answers flip" for flips in _FLIPS)]
+    return table(header, rows)
+
+
+def _documents(task: suite.Task, of_suite: suite.Suite, path: Path) -> int:
+    number = sum(1 for _ in suite.documents_of(path.parent / task.data)) if task.data else _SIZES[task.task]
+    return min(number, task.limit or of_suite.limit or number)
+
+
+def _down(limit: float) -> str:
+    return f"{math.floor(limit * 1000) / 1000:g}"
+
+
+def _needs() -> str:
+    """How many documents a gate needs."""
+    rows = []
+    for limit in (0.9, 0.95, 0.97, 0.98, 0.99, 0.995):
+        needs = [power.of_recovery(limit, Assumed(flips=flips)).documents for flips in _FLIPS]
+        rows.append([f"`recovery>={limit:g}`", *(foresight.rounded(number or 0) for number in needs)])
+    return table(["gate", *(f"{flips:.0%} of the answers flip" for flips in _FLIPS)], rows)
+
+
 def _workloads() -> str:
     return _described(["workload", "what it loads"], [load_workload(name) for name in shipped.names("workloads")])
 
@@ -184,6 +235,8 @@ def _fused() -> str:
 PARTS = {
     "commands": _commands,
     "suites": _suites,
+    "power": _power,
+    "needs": _needs,
     "suite": lambda: fields(suite.Suite),
     "task": lambda: fields(suite.Task),
     "workloads": _workloads,

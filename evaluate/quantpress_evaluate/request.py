@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
-from quantpress.errors import InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.quantize.stage import try_template
@@ -27,6 +27,8 @@ from quantpress_serve.vllm import find_vllm
 STAGE = 4
 # What of a task decides its scores. Metric, filter and weight choose among them and come after.
 _DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
+# ... and of one whose documents are drawn.
+_DRAWN = {"seed"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,24 @@ class Request:
         return replace(self, suite=self.suite.model_copy(update={"batch_size": other}))
 
     def with_limit(self, limit: int) -> Request:
-        """The same for the first `limit` documents of each task that does not name its documents."""
-        limited = [task if task.documents else task.model_copy(update={"limit": limit}) for task in self.tasks]
-        return replace(self, tasks=limited)
+        """The same on a sample of `limit` documents of each task that does not name its documents."""
+        return replace(self, tasks=[task.limited(limit, self.suite.seed) for task in self.tasks])
+
+    def as_scored(self, settings: Settings) -> Request:
+        """The same documents as an evaluation by these settings came to, without gates to decide."""
+        limits = {task.task: task.limit for task in settings.tasks}
+        tasks = [task.limited(limits[task.task], self.suite.seed) for task in self.tasks]
+        return replace(self, tasks=tasks, gates=(), extend=False)
+
+    def by_the_other_backend(self) -> Request | None:
+        """The same request to the other engine, where there is one: what that changes in a score means nothing."""
+        if self.backend == "vllm":
+            return replace(self, backend="hf")
+        try:
+            find_vllm(self.vllm)
+        except CapabilityError:
+            return None
+        return replace(self, backend="vllm")
 
     def settings(self) -> Settings:
         """Everything but the model that decides a score.
@@ -89,7 +106,10 @@ class Request:
         vllm = find_vllm(self.vllm) if self.backend == "vllm" else None
         return Settings(
             suite=self.suite.name,
-            tasks=[ScoredTask(**task.model_dump(include=_DECISIVE)) for task in self.tasks],
+            tasks=[
+                ScoredTask(**task.model_dump(include=_DECISIVE | (_DRAWN if task.limit else set())))
+                for task in self.tasks
+            ],
             batch_size=self.suite.batch_size,
             max_length=self.suite.max_length,
             chat_template=self.suite.chat_template,
@@ -139,7 +159,7 @@ def checked(request: Request) -> Request:
         raise StageError(
             f"{kept} could not be kept", hint="name a cache folder that can be written in QUANTPRESS_CACHE"
         )
-    known = replace(request, tasks=tasks)
+    known = replace(request, tasks=[task.limited(task.limit, request.suite.seed) for task in tasks])
     _require_gates_to_decide(known)
     return known
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantpress.model.whole_model_worker import whole_model
 from quantpress.runtime.worker import report_progress
-from quantpress_evaluate import sanity, tasks_worker, workers
+from quantpress_evaluate import few_shot, sanity, tasks_worker, workers
 from quantpress_evaluate.comparison.samples import Samples
 from quantpress_evaluate.suite import ResolvedTask
 from quantpress_evaluate.workers import ScoreJob, Scores
@@ -107,13 +107,16 @@ def _task_results(lm: Any, task: ResolvedTask, manager: Any, job: ScoreJob) -> R
     """One task alone, so that people see how far the scoring is, and what is answered is kept if a later task fails."""
     from lm_eval import simple_evaluate
 
+    chosen = task.scored_documents()
+    loaded = tasks_worker.load_tasks(manager, [task])[task.task]
+    if chosen:
+        few_shot.keep_examples(loaded, chosen)
     return dict(
         simple_evaluate(
             model=lm,
-            tasks=[task.task],
+            tasks=[loaded],
             num_fewshot=task.num_fewshot,
-            limit=task.limit,
-            samples={task.task: task.documents} if task.documents else None,
+            samples={task.task: chosen} if chosen else None,
             apply_chat_template=job.chat_template,
             use_cache=str(job.requests),
             log_samples=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
@@ -120,6 +119,8 @@ def _score(subject: Subject, request: Request, reference: Path | None) -> Run:
             server=up.command if up else None,
             command=lm_eval_command(job, final),
         )
+        if chosen := _samples(job):
+            atomic.write_json(staged / _SAMPLES, chosen)
         run.save(_score_file(staged))
         atomic.publish(staged, final, own.score_strangers)
     return run
@@ -155,6 +156,14 @@ def _server(subject: Subject, request: Request, max_length: int) -> AbstractCont
     return server.serving(launch, _new_log(subject, "evaluate-vllm"))
 
 
+# In a folder of scores: the documents of each task that were not scored all, as lm-eval takes them.
+_SAMPLES = "samples.json"
+
+
+def _samples(job: ScoreJob) -> dict[str, list[int]]:
+    return {task.task: chosen for task in job.tasks if (chosen := task.scored_documents())}
+
+
 def lm_eval_command(job: ScoreJob, final: Path) -> str:
     """The lm-eval command that gives the same numbers as the scores in the folder `final`: task by task, as they were
     scored."""
@@ -163,6 +172,7 @@ def lm_eval_command(job: ScoreJob, final: Path) -> str:
         alike.setdefault(_options(task), []).append(task.task)
     common = f"{_model_arguments(job)} --include_path {shlex.quote(str(final.resolve() / 'tasks'))}"
     common += " --apply_chat_template" if job.chat_template else ""
+    common += f" --samples {shlex.quote(str(final.resolve() / _SAMPLES))}" if _samples(job) else ""
     loops = [
         f"for task in {' '.join(names)}; do lm_eval run {common} --tasks $task{options} --log_samples "
         "--output_path OUT; done"
@@ -186,8 +196,4 @@ def _model_arguments(job: ScoreJob) -> str:
 
 
 def _options(task: ResolvedTask) -> str:
-    options = f" --limit {task.limit}" if task.limit else ""
-    options += f" --num_fewshot {task.num_fewshot}" if task.num_fewshot is not None else ""
-    if task.documents:
-        options += f" --samples {shlex.quote(json.dumps({task.task: task.documents}))}"
-    return options
+    return f" --num_fewshot {task.num_fewshot}" if task.num_fewshot is not None else ""

@@ -7,16 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpress.artifact import manifest, truth
-from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY, Accuracy, Comparison, Gate, Run
+from quantpress.artifact.accuracy import (
+    AGAIN,
+    CONFIDENCE,
+    OTHER_BACKEND,
+    TRANSFORMERS_ONLY,
+    Accuracy,
+    Comparison,
+    Gate,
+    Overall,
+    Run,
+)
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.errors import GateError, StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.runtime import console, digests, environment, locks
-from quantpress_evaluate import scoring
+from quantpress.statistics import power
+from quantpress_evaluate import foresight, looks, scoring
 from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored
 from quantpress_evaluate.comparison.differences import Logged
+from quantpress_evaluate.comparison.gates import Requirement
+from quantpress_evaluate.looks import Look
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
@@ -24,19 +37,6 @@ from quantpress_evaluate.scoring import Subject
 COMPARISON = 4
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
-
-
-@dataclass(frozen=True)
-class Look:
-    """One of several looks at growing numbers of documents, `number` of `planned`."""
-
-    number: int = 1
-    planned: int = 1
-
-    @property
-    def confidence(self) -> float:
-        """Of the gates' intervals. Every look may err, so the 5% are shared among them (Bonferroni)."""
-        return 1 - (1 - CONFIDENCE) / self.planned
 
 
 def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
@@ -50,45 +50,57 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
         console.say(f"  scored by vLLM: {reason}")
     # Nothing may tidy scores away before accuracy.json names them, nor put another checkpoint there.
     with locks.using(artifact.folder.parent), locks.using(artifact.folder):
-        return _looks(artifact, model, request) if request.extend else _look(artifact, model, request, Look())
+        return _looks(artifact, model, request)
 
 
 def _looks(artifact: Artifact, model: Model, request: Request) -> Accuracy:
-    limits = _limits(request)
-    for number, limit in enumerate(limits, start=1):
-        result = _look(artifact, model, request.with_limit(limit), Look(number, len(limits)))
-        if not any(gate.decision == "inconclusive" for gate in result.gates):
+    """One look, or with `extend` as many as the gates need."""
+    results = results_of(artifact, Accuracy)
+    known = results.known(request.suite.name)
+    for line in foresight.lines_of(request, foresight.assumed(known)):
+        console.say(f"  {line}")
+    requests = [request.with_limit(limit) for limit in _limits(request)] if request.extend else [request]
+    _say_what_changed(artifact, known, requests[0])
+    planned = looks.planned(artifact.folder / "scores", requests)
+    for number, one in enumerate(requests):
+        result = _look(artifact, model, one, {gate: of_gate[number] for gate, of_gate in planned.items()})
+        if len(requests) == 1 or not any(gate.decision == "inconclusive" for gate in result.gates):
             break
-        console.say(f"  look {number} of at most {len(limits)}: undecided on {result.documents} documents")
+        console.say(f"  look {number + 1} of at most {len(requests)}: undecided on {result.documents} documents")
     return result
 
 
+def _say_what_changed(artifact: Artifact, known: Accuracy | None, request: Request) -> None:
+    changed = manifest.differences(known.settings.dump(), request.settings().dump()) if known else []
+    if changed:
+        console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
+
+
 def _limits(request: Request) -> list[int]:
-    """Documents of a task at each look: doubled until the largest task is used up."""
-    most = max(task.available or 0 for task in request.tasks)
-    limits = [min(most, max((task.limit or 0 for task in request.tasks), default=0) or FIRST_LOOK)]
+    """Documents of a task at each look: doubled until the largest task is used up. Tasks that name their documents have
+    no more."""
+    growing = [task for task in request.tasks if not task.documents]
+    most = max((task.available or 0 for task in growing), default=1)
+    limits = [min(most, max((task.limit or 0 for task in growing), default=0) or FIRST_LOOK)]
     while limits[-1] < most:
         limits.append(min(2 * limits[-1], most))
     return limits
 
 
-def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Accuracy:
+def _look(artifact: Artifact, model: Model, request: Request, at: dict[Requirement, Look]) -> Accuracy:
     """One evaluation on the request's documents; figures that the same scores gave before are not computed again."""
     checkpoint = digests.seen(deciding_files(artifact.checkpoint))
     results = results_of(artifact, Accuracy)
     known = results.known(request.suite.name)
-    if known and look.number == 1:
-        changed = manifest.differences(known.settings.dump(), request.settings().dump())
-        if changed:
-            console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
     sides = _scored_sides(artifact, model, request, results.digest, checkpoint)
     key = _key(request, sides.runs)
     result = known if known and known.key == key else _computed(request, sides, key, results.digest)
-    result = result.model_copy(update={"gates": _decided(request, sides.folders, look, result)})
+    result = result.model_copy(update={"gates": _decided(request, sides.folders, at, result)})
     result = truth.mark(result, truth.served_of(artifact))
     for gate in request.gates:
-        if gates.is_below_the_noise(gate, result.noise_floor):
-            console.warn(f"gate {gate.text} asks for less than the model differs from itself in other batches")
+        for floor, how in ((result.noise_floor, "in other batches"), (result.backend_floor, "by the other backend")):
+            if gates.is_below_the_noise(gate, floor):
+                console.warn(f"gate {gate.text} asks for less than the model differs from itself {how}")
     if result == known:
         results.to_front(request.suite.name)
     else:
@@ -98,8 +110,8 @@ def _look(artifact: Artifact, model: Model, request: Request, look: Look) -> Acc
 
 @dataclass(frozen=True)
 class _Sides:
-    """What was scored, and the folders with the samples: `baseline`, `candidate`, and `again`, the model in other
-    batches, where there is one."""
+    """What was scored, and the folders with the samples: `baseline`, `candidate`, and the model once more, in other
+    batches and by the other backend, where it was."""
 
     model_digest: str
     runs: dict[str, Run]
@@ -127,10 +139,10 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
     folders = {"baseline": base.scores_folder(request), "candidate": own.scores_folder(request)}
     runs = {"baseline": scoring.score(base, request)}
     runs["candidate"] = scoring.score(own, request, folders["baseline"])
-    other = request.in_other_batches()
-    if request.noise_floor or base.is_scored(other):
-        runs["again"] = scoring.score(base, other, folders["baseline"])
-        folders["again"] = base.scores_folder(other)
+    for side, other in ((AGAIN, request.in_other_batches()), (OTHER_BACKEND, request.by_the_other_backend())):
+        if other and (request.noise_floor or base.is_scored(other)):
+            runs[side] = scoring.score(base, other, folders["baseline"])
+            folders[side] = base.scores_folder(other)
     return _Sides(base.digest, runs, folders)
 
 
@@ -143,10 +155,16 @@ def _computed(request: Request, sides: _Sides, key: str, digest: str) -> Accurac
         model_digest=sides.model_digest,
         suite=request.suite.name,
         settings=request.settings(),
-        noise_floor=_compared(request, sides.folders, "again").overall if "again" in sides.folders else None,
+        noise_floor=_floor(request, sides, AGAIN),
+        backend_floor=_floor(request, sides, OTHER_BACKEND),
         runs=sides.runs,
         machine=environment.machine(),
     )
+
+
+def _floor(request: Request, sides: _Sides, side: str) -> Overall | None:
+    """How far the model is from itself, scored otherwise."""
+    return _compared(request, sides.folders, side).overall if side in sides.folders else None
 
 
 def _key(request: Request, runs: dict[str, Run]) -> str:
@@ -186,12 +204,17 @@ def _require_alike(name: str, task: Scored, folders: list[Path]) -> None:
         )
 
 
-def _decided(request: Request, folders: dict[str, Path], look: Look, result: Comparison) -> list[Gate]:
+def _decided(request: Request, folders: dict[str, Path], at: dict[Requirement, Look], result: Comparison) -> list[Gate]:
     """How each gate was decided; by wider intervals where this is one of several looks."""
-    if look.planned > 1 and request.gates:
-        result = _compared(request, folders, "candidate", look.confidence)
-    about = {"confidence": look.confidence, "documents": result.documents, "look": look.number}
-    return [gates.decide(gate, result).model_copy(update=about) for gate in request.gates]
+    compared = {CONFIDENCE: result}
+    decided = []
+    for gate in request.gates:
+        look = at[gate]
+        if look.confidence not in compared:
+            compared[look.confidence] = _compared(request, folders, "candidate", look.confidence)
+        about = {"confidence": look.confidence, "documents": result.documents, "look": look.number}
+        decided.append(gates.decide(gate, compared[look.confidence]).model_copy(update=about))
+    return decided
 
 
 EXTEND = "the results are there; --extend takes more documents until an inconclusive gate is decided"
@@ -219,4 +242,14 @@ def _verdict(gate: Gate) -> str:
     low, high = gate.interval
     word = "failed" if gate.decision == "fail" else "is inconclusive"
     share = f"{100 * (gate.confidence or CONFIDENCE):.4g}%"
-    return f"{word}: {gate.figure:.4g}, {share} interval {low:.4g} to {high:.4g}"
+    return f"{word}: {gate.figure:.4g}, {share} interval {low:.4g} to {high:.4g}{_needed(gate)}"
+
+
+def _needed(gate: Gate) -> str:
+    """How many documents would decide an inconclusive gate, if its figure stays what it is."""
+    if gate.decision != "inconclusive" or gate.interval is None or gate.figure is None or not gate.documents:
+        return ""
+    low, high = gate.interval
+    away = gate.figure - gates.parse(gate.gate, [gate.gate.partition(":")[0]]).limit
+    needed = power.more_documents(high - low, away, gate.documents, gate.confidence or CONFIDENCE)
+    return f"; about {foresight.rounded(needed)} documents would decide it" if needed else ""

@@ -14,6 +14,7 @@ from quantpress.language import lines, shipped
 from quantpress.language.document import load_yaml
 from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
+from quantpress_evaluate import sampling
 
 HINT = "correct the suite; evaluate/suites/commonsense.yaml is one that works"
 _DOCUMENTS = "each line is a JSON object with the fields of the hub's data set"
@@ -31,7 +32,7 @@ class Task(Strict):
     like: str | None = Field(default=None, description="The lm-eval task whose format `data` has.")
     data: str | None = Field(default=None, description="JSONL in the schema of the hub, relative to the suite's file.")
     num_fewshot: int | None = Field(default=None, ge=0, description="Stands before the suite's.")
-    limit: int | None = Field(default=None, ge=1, description="The first N documents; stands before the suite's.")
+    limit: int | None = Field(default=None, ge=1, description="So many of its documents; stands before the suite's.")
     documents: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="Exact document ids, instead of `limit`."
     )
@@ -53,7 +54,10 @@ class Suite(Strict):
     description: Line = Field(description="One line for reports.")
     tasks: list[Task] = Field(min_length=1, description="In this order.")
     num_fewshot: int | None = Field(default=None, ge=0, description="Examples before each question; the task's own.")
-    limit: int | None = Field(default=None, ge=1, description="The first N documents of each task; all.")
+    limit: int | None = Field(
+        default=None, ge=1, description="So many documents of each task, drawn at random; all of them."
+    )
+    seed: int = Field(default=0, ge=0, description="Which documents a `limit` draws: another seed, other documents.")
     batch_size: int = Field(default=16, ge=1, description="Requests at once.")
     max_length: int = Field(
         default=4096,
@@ -94,6 +98,21 @@ class ResolvedTask(ScoredTask):
     available: int | None = None
     definition: dict[str, Any] | None = None
 
+    def limited(self, limit: int | None, seed: int) -> ResolvedTask:
+        """The same on a sample of `limit` documents, or on all where there are no more; named documents stay."""
+        if self.documents:
+            return self
+        whole = limit is None or (self.available is not None and limit >= self.available)
+        return self.model_copy(update={"limit": None if whole else limit, "seed": None if whole else seed})
+
+    def scored_documents(self) -> list[int] | None:
+        """The numbers of the documents to score, in their order; None for all. Known once lm-eval was asked."""
+        if self.documents or self.limit is None:
+            return self.documents
+        if self.available is None or self.seed is None:
+            raise ValueError(f"{self.task}: a sample needs a seed, and the number of documents to draw from")
+        return sampling.sample(self.task, self.seed, self.available, self.limit)
+
 
 def load_suite(name: str) -> tuple[Suite, Path]:
     """Reads and validates a suite: a path or a shipped name. Raises InputError with every problem in the file."""
@@ -124,12 +143,11 @@ def resolve_tasks(
                 metric=task.metric,
                 filter=task.filter,
                 num_fewshot=suite.num_fewshot if task.num_fewshot is None else task.num_fewshot,
-                limit=None if task.documents else limit or task.limit or suite.limit,
                 documents=sorted(task.documents) if task.documents else None,
                 weight=task.weight,
                 data=str(path.resolve()) if path else None,
                 sha256=digests.sha256_file(path) if path else None,
-            )
+            ).limited(limit or task.limit or suite.limit, suite.seed)
         )
     return resolved
 

@@ -160,14 +160,16 @@ def checked_tasks(job: TasksJob) -> CheckedTasks:
         for name, of_lm_eval in loaded.items():
             leaf = {"task": name, "like": task.like if task.data else name, "weight": task.weight / len(loaded)}
             (single,) = defined([task.model_copy(update=leaf)], job.cache)
-            checked.append(single.model_copy(update={"available": _checked_documents(single, of_lm_eval)}))
+            counted = single.model_copy(update={"available": len(of_lm_eval.eval_docs)})
+            _require_documents(counted, of_lm_eval)
+            checked.append(counted)
     return CheckedTasks(tasks=checked, note=f"{sum(task.available or 0 for task in checked)} documents")
 
 
-def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
-    """The number of documents; every one that may be scored must yield a question and an answer."""
+def _require_documents(task: ResolvedTask, loaded: Any) -> None:
+    """Raises InputError for a document that may be scored and does not yield a question and an answer."""
     documents = loaded.eval_docs
-    ids = task.documents or range(min(task.limit or len(documents), len(documents)))
+    ids = task.limited(task.limit, task.seed or 0).scored_documents() or range(len(documents))
     if ids and max(ids) >= len(documents):
         raise InputError(
             f"task {task.task}: document {max(ids)} was asked for, the last one is {len(documents) - 1}",
@@ -184,7 +186,6 @@ def _checked_documents(task: ResolvedTask, loaded: Any) -> int:
                 f"{type(error).__name__}: {first_line(error)[:200]}",
                 hint=_FIELDS,
             ) from error
-    return len(documents)
 
 
 def _place(task: ResolvedTask, number: int, of: int) -> str:

@@ -61,7 +61,7 @@ ELSEWHERE = {
     ".venv/bin/quantpress evaluate gptq-w4a16 --suite smoke --limit 12 --backend vllm": "tests/e2e/test_evaluate.py",
     ".venv/bin/quantpress quantize rtn-w4a16 --model /models/fp8 --dequantize": "tests/e2e/test_quantized_sources.py",
 }
-STARTS_VLLM = re.compile(r"make (run|bench|serve|gpu-report)\b|quantpress (run|bench)\b|^curl|^VLLM=")
+STARTS_VLLM = re.compile(r"make (run|bench|serve|gpu-report)\b|quantpress (run|bench)\b|^curl|^VLLM=|--noise-floor")
 EVERYTHING = bool(os.environ.get("QUANTPRESS_DOCS"))
 LEAST = """
 name: least

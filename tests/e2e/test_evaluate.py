@@ -93,6 +93,35 @@ def test_more_documents_until_the_gate_is_decided(random_model: Path, out: Path,
     assert close != whole
 
 
+def test_a_document_is_asked_the_same_in_every_sample(tmp_path: Path) -> None:
+    """By lm-eval, which draws the examples from the documents themselves; a made-up model answers."""
+    from types import SimpleNamespace
+
+    from lm_eval.models.dummy import DummyLM
+
+    from quantpress_evaluate import score_worker, tasks_worker
+    from quantpress_evaluate.workers import TasksJob
+
+    rows = [{"question": f"is it {n}", "passage": f"It is {n}.", "idx": n, "label": n % 2} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ndescription: d\nseed: 3\ntasks: [{task: own, like: boolq, data: rows.jsonl, num_fewshot: 2}]\n"
+    )
+    loaded, path = load_suite(str(tmp_path / "own.yaml"))
+    job = TasksJob(tasks=suite.resolve_tasks(loaded, path, None), output=tmp_path, cache=tmp_path / "cache")
+    (task,) = tasks_worker.checked_tasks(job).tasks
+    manager = tasks_worker.task_manager([task], tmp_path / "again")
+
+    def asked(size: int) -> dict[int, str]:
+        alike: Any = SimpleNamespace(requests=tmp_path / f"requests-{size}", chat_template=False)
+        results = score_worker._task_results(DummyLM(), task.limited(size, 3), manager, alike)
+        return {row["doc_id"]: row["prompt_hash"] for row in results["samples"]["own"]}
+
+    whole, half, few = asked(30), asked(15), asked(4)
+    assert (len(few), len(half), len(whole)) == (4, 15, 30)
+    assert few.items() < half.items() < whole.items()
+
+
 def test_extending_without_a_gate_is_refused(real: Run, out: Path, random_model: Path) -> None:
     done = real(
         "evaluate", *RECIPE, "--model", str(random_model), "--suite", "smoke", "--out", str(out), "--extend", expect=2
@@ -192,3 +221,19 @@ def test_both_backends_see_the_same_tokens_and_nearly_the_same_likelihoods(
     print(f"median absolute difference per token: {statistics.median(per_token):.4f} nats, most {max(per_token):.3f}")
     assert statistics.median(per_token) < 0.05
     assert max(per_token) < 0.6
+
+
+def test_several_calibrations_show_how_far_they_are_apart(two_layers: Path, tmp_path: Path, real: Run) -> None:
+    data = ("--set", "calibration.samples=2", "--set", "calibration.max_sequence_length=32")
+    arguments = ("--model", str(two_layers), "--suite", "smoke", "--limit", "4", "--out", str(tmp_path))
+    done = real("evaluate", "smoothquant-w8a8-static", *data, *arguments, "--seeds", "2", "--json")
+    own, other = json.loads(done.stdout)["calibrations"]
+    assert (own["seed"], other["seed"]) == (42, 43)
+    assert own["checkpoint_digest"] != other["checkpoint_digest"]
+    assert own["figures"].keys() == other["figures"].keys()
+    real("report", "--model", str(two_layers), "--out", str(tmp_path))
+    found = json.loads((tmp_path / two_layers.name / "report.json").read_text())
+    assert [recipe["name"] for recipe in found["recipes"]] == ["smoothquant-w8a8-static"]
+    assert any("2 calibrations (seeds 42, 43)" in note for note in found["recipes"][0]["accuracy"]["notes"])
+    refused = real("evaluate", *RECIPE, *arguments, "--seeds", "2", expect=2)
+    assert "calibrates on no data" in refused.stderr

@@ -16,6 +16,9 @@ Interval = tuple[float, float]
 CONFIDENCE: Final = 0.95
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY: Final = "transformers only"
+# The model scored once more: in other batches, and by the other backend.
+AGAIN: Final = "again"
+OTHER_BACKEND: Final = "other backend"
 Decision = Literal["pass", "fail", "inconclusive", "transformers only"]
 
 
@@ -160,15 +163,29 @@ class Comparison(Record):
 
 
 class ScoredTask(Record):
-    """What of a task decides its scores. `sha256` is that of its file of documents, if they came from one."""
+    """What of a task decides its scores. `sha256` is that of its file of documents, if they came from one.
+
+    A `limit` takes a random sample, which `seed` decides; without a seed, as in results of earlier versions, it took
+    the first documents, which are no sample where a file has an order.
+    """
 
     task: str
     like: str
     num_fewshot: int | None = None
     limit: int | None = None
+    seed: int | None = None
     documents: list[int] | None = None
     sha256: str | None = None
     metric: str | None = None  # in results of earlier versions
+
+    @property
+    def chosen(self) -> str | None:
+        """How its documents were chosen, in words; None where all of them were scored."""
+        if self.documents:
+            return "documents that the suite names"
+        if self.limit is None:
+            return None
+        return "the first documents, no sample" if self.seed is None else f"a random sample, seed {self.seed}"
 
 
 class Settings(Record):
@@ -218,8 +235,9 @@ class Run(Stored):
 class Accuracy(Comparison, StageResult):
     """The checkpoint beside the model. `key` names everything that the figures were made from.
 
-    `runs` are by side: `baseline`, `candidate`, and `again` where the model was scored in other batches too, by which
-    it differs from itself as `noise_floor` says. `served`: what a bench found of the engine.
+    `runs` are by side: `baseline`, `candidate`, and where the model was scored once more AGAIN, in other batches, and
+    OTHER_BACKEND, by vLLM instead of transformers or the other way round. By the first it differs from itself as
+    `noise_floor` says, by the second as `backend_floor`. `served`: what a bench found of the engine.
     """
 
     STAGE: ClassVar[str] = "accuracy"
@@ -229,6 +247,7 @@ class Accuracy(Comparison, StageResult):
     suite: str
     settings: Settings
     noise_floor: Overall | None = None
+    backend_floor: Overall | None = None
     runs: dict[str, Run]
     machine: Machine
     served: Served | None = None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantpress.cli.options import Commands, Work, add_stage, add_vllm
 from quantpress.cli.scoring import Scoring, add_scoring
+from quantpress.errors import InputError
+
+if TYPE_CHECKING:
+    from quantpress.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -13,17 +18,27 @@ class Options:
     recipe: str
     work: Work
     scoring: Scoring
+    seeds: int
     vllm: str | None
 
 
 def add(commands: Commands) -> None:
     parser = add_stage(commands, "evaluate", "score a recipe's checkpoint and the model with lm-eval")
     add_scoring(parser)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="K",
+        help="make and score K calibrations of the recipe, each with a calibration.seed of its own: how far they are "
+        "apart is the recipe's, one of them is a checkpoint's (%(default)s)",
+    )
     add_vllm(parser)
 
 
 def run(options: Options) -> None:
     from quantpress import report
+    from quantpress.artifact import calibrations
     from quantpress.cli import prepare, scoring
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
@@ -32,11 +47,49 @@ def run(options: Options) -> None:
 
     work = options.work
     recipe = load_recipe(options.recipe, work.set)
+    others = _other_calibrations(options, recipe)
     request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe])
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
-    plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
+    plans = [prepare.planned(work, one, model, vllm=options.vllm).plan for one in (recipe, *others.values())]
     request = request.for_model(model)
-    artifact = quantize(plan, model, work.out).artifact
+
+    artifact = quantize(plans[0], model, work.out).artifact
     result = evaluate(artifact, model, request)
-    show(result.as_saved(), report.accuracy_table(recipe.name, result))
+    text, data = report.accuracy_table(recipe.name, result), result.as_saved()
+    if others and recipe.calibration:
+        scored = [calibrations.calibrated(recipe.calibration.seed, artifact, result)]
+        for seed, plan in zip(others, plans[1:], strict=True):
+            made = quantize(plan, model, work.out).artifact
+            scored.append(
+                calibrations.calibrated(seed, made, evaluate(made, model, request.as_scored(result.settings)))
+            )
+            calibrations.keep(artifact, result.suite, scored)
+        text += f"\n\n{recipe.name}: {calibrations.spread(scored)}"
+        data |= {"calibrations": [one.dump() for one in scored]}
+    show(data, text)
     require_gates({recipe.name: result.gates})
+
+
+def _other_calibrations(options: Options, recipe: Recipe) -> dict[int, Recipe]:
+    """The recipe under other seeds, by seed, each with a name of its own.
+
+    Raises InputError for no number of them, and for a recipe without data, which is the same under every seed.
+    """
+    from quantpress.recipe.loading import load_recipe
+
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: at least one", hint="leave --seeds out for the recipe's own")
+    if options.seeds == 1:
+        return {}
+    if recipe.calibration is None:
+        raise InputError(
+            f"--seeds {options.seeds}: {recipe.name} calibrates on no data, so every seed makes the same checkpoint",
+            hint="leave --seeds out",
+        )
+    first = recipe.calibration.seed
+    return {
+        seed: load_recipe(
+            options.recipe, [*options.work.set, f"calibration.seed={seed}", f"name={recipe.name}-seed-{seed}"]
+        )
+        for seed in range(first + 1, first + options.seeds)
+    }

@@ -25,6 +25,7 @@ class Options:
     target: str | None
     context: int
     concurrency: int
+    gate: list[str]
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +39,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--target", help=TARGET + "; exit code 4 if it cannot serve the result")
     parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")
+    parser.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="say how many documents `evaluate` needs to decide this gate: recovery>=0.99, flips<=10%%",
+    )
     add_flags(parser)
 
 
@@ -49,12 +57,16 @@ def run(options: Options) -> None:
     from quantpress.quantize import calibration_data
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
+    from quantpress.statistics.power import Assumed
+    from quantpress_evaluate import foresight
+    from quantpress_evaluate.comparison import gates
     from quantpress_serve.writing import own_chats
 
     for option, value in (("context", options.context), ("concurrency", options.concurrency)):
         if not 0 < value < 10**8:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
     target = hardware.target_of(options.target) if options.target else None
+    asked_for = [gates.parse(text, [text.partition(":")[0].strip()]) for text in options.gate]
     recipe = load_recipe(options.recipe, options.set)
     model = described_model(options.model, options.dequantize)
     plan = plan_of(recipe, model)
@@ -64,10 +76,11 @@ def run(options: Options) -> None:
     known = _with_images(plan, model)
     found = summary.summary_of(plan, model.config, options.context, options.concurrency, known)
     asked = _asked(options.vllm, plan, target) if options.ask_vllm else None
-    data = found.dump() | ({"vllm": asked.dump()} if asked else {})
+    needed = foresight.lines(asked_for, Assumed())
+    data = found.dump() | ({"vllm": asked.dump()} if asked else {}) | ({"gates": needed} if needed else {})
     show(
         data | {"model": model.name, "target": target},
-        f"model        {model.name}\n" + summary.text(found, asked),
+        f"model        {model.name}\n" + summary.text(found, asked, needed),
     )
     if target:
         servable.require_served(plan, target)

@@ -44,9 +44,11 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     add_count_no_signal(parser)
     parser.add_argument(
-        "--noise-floor", action="store_true", help="score the model again in other batches: differences of no meaning"
+        "--noise-floor",
+        action="store_true",
+        help="score the model again, in other batches and by the other backend: differences of no meaning",
     )
-    parser.add_argument("--limit", type=int, help="score only the first N documents of each task")
+    parser.add_argument("--limit", type=int, help="score only N documents of each task, a random sample")
 
 
 def add_suite(parser: argparse.ArgumentParser) -> None:

@@ -101,12 +101,13 @@ def evaluations(accuracy: Accuracy) -> list[Any]:
     """One huggingface_hub.EvalResult for each task that was scored, for the model-index."""
     from huggingface_hub import EvalResult
 
-    versions, limited = accuracy.settings.versions, _limited(accuracy)
+    versions = accuracy.settings.versions
+    chosen = {task.task: task.chosen for task in accuracy.settings.tasks if task.chosen}
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{name} ({row.documents} documents{', the first ones' if name in limited else ''})",
+            dataset_name=f"{name} ({row.documents} documents{', ' + chosen[name] if name in chosen else ''})",
             metric_type=row.metric,
             metric_name=f"{row.metric}; the unquantized model on the same documents: {row.baseline:.4f}",
             metric_value=round(row.candidate, 4),
@@ -165,9 +166,13 @@ def _suite(recipe: str, accuracy: Accuracy) -> dict[str, Any]:
     return {"name": accuracy.suite, "limited": _limited(accuracy), "section": section}
 
 
-def _limited(accuracy: Accuracy) -> list[str]:
-    """The tasks of which not every document was asked."""
-    return [task.task for task in accuracy.settings.tasks if task.limit]
+def _limited(accuracy: Accuracy) -> dict[str, list[str]]:
+    """The tasks of which not every document was asked, by how those that were asked were chosen."""
+    found: dict[str, list[str]] = {}
+    for task in accuracy.settings.tasks:
+        if task.chosen:
+            found.setdefault(task.chosen, []).append(task.task)
+    return found
 
 
 def _commands(facts: Facts) -> list[str]:

@@ -141,8 +141,8 @@ def _layers(plan: Plan) -> dict[str, int]:
     return dict(labels) | ({"16 bits": left} if left else {})
 
 
-def text(summary: Summary, asked: Asked | None) -> str:
-    """The summary for people."""
+def text(summary: Summary, asked: Asked | None, gates: list[str]) -> str:
+    """The summary for people; `gates` are lines about what gates need."""
     before, after, memory = summary.bytes.before, summary.bytes.after, summary.memory
     lines = [
         f"recipe       {summary.recipe}",
@@ -155,6 +155,7 @@ def text(summary: Summary, asked: Asked | None) -> str:
         f"GPUs         tensor parallel over {', '.join(map(str, summary.tensor_parallel_sizes)) or 'no number'}",
         *_listed("hardware", [_target(name, row) for name, row in summary.hardware.items()]),
         *_listed("asked vLLM", _said(asked) if asked else []),
+        *_listed("gates", gates),
         *_listed("notes", summary.notes),
     ]
     return "\n".join(lines)

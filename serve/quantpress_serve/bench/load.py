@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from quantpress.artifact.throughput import Cell
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, console, process
+from quantpress.statistics.percentiles import is_carried
 from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
 from quantpress_serve.bench.outcome import Outcome
@@ -20,7 +21,7 @@ from quantpress_serve.server.server import Server, ServerLost
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
 
-PERCENTILES = "50,90,99"
+PERCENTILES = (50, 90, 99)  # as far as the requests of a cell carry them
 METRICS = "ttft,tpot,itl,e2el"
 MOST_WARMUPS = 16
 # What a load may take at most: the load generator's start, and of each request a speed at which nobody serves. vLLM's
@@ -69,14 +70,16 @@ class Generator:
             strength = ["--max-concurrency", str(level.concurrency)]
         else:
             strength = ["--request-rate", f"{level.request_rate:g}"]
+        requests = self.workload.requests_at(level)
+        percentiles = ",".join(str(one) for one in PERCENTILES if one == 50 or is_carried(one, requests))
         goals = self.workload.goodput.model_dump(exclude_none=True) if self.workload.goodput else {}
         return [
             *(str(self.vllm), "bench", "serve", "--backend", "openai", "--base-url", server.url),
             *("--model", server.name, "--tokenizer", str(server.tokens_by), *prompts_of(self.workload)),
             *("--ignore-eos", "--temperature", "0", "--seed", str(turn.seed)),
-            *("--num-prompts", str(self.workload.requests_at(level)), "--num-warmups", str(warmups), *strength),
+            *("--num-prompts", str(requests), "--num-warmups", str(warmups), *strength),
             *(["--goodput", *(f"{name}:{value:g}" for name, value in goals.items())] if goals else []),
-            *("--percentile-metrics", METRICS, "--metric-percentiles", PERCENTILES, "--disable-tqdm"),
+            *("--percentile-metrics", METRICS, "--metric-percentiles", percentiles, "--disable-tqdm"),
             *(["--trust-remote-code"] if server.trust_remote_code else []),
             # Detailed: with what each request failed of.
             *("--save-result", "--save-detailed", "--result-dir", str(self.folder), "--result-filename", name),

@@ -23,7 +23,7 @@ SUBJECT = Subject(role="baseline", path=Path("m"), digest="d", keeps=Path("k"), 
 @pytest.fixture
 def request_of_smoke() -> Request:
     loaded, path = load_suite("smoke")
-    return Request(loaded, suite.resolve_tasks(loaded, path, None, limit=6), backend="hf", compute_dtype="bfloat16")
+    return Request(loaded, suite.resolve_tasks(loaded, path, None), backend="hf", compute_dtype="bfloat16")
 
 
 def test_scores_that_earlier_versions_kept_are_found_again(request_of_smoke: Request) -> None:
@@ -34,7 +34,7 @@ def test_scores_that_earlier_versions_kept_are_found_again(request_of_smoke: Req
             "task": task.task,
             "like": task.like,
             "num_fewshot": None,
-            "limit": 6,
+            "limit": None,
             "documents": None,
             "sha256": task.sha256,
         }
@@ -60,7 +60,11 @@ def test_metric_and_weight_choose_among_scores_and_are_no_reason_to_score_again(
     first, *others = request_of_smoke.tasks
     heavy = first.model_copy(update={"weight": 3.0, "metric": "acc_norm", "available": 48, "definition": {"a": "b"}})
     assert SUBJECT.key(replace(request_of_smoke, tasks=[heavy, *others])) == SUBJECT.key(request_of_smoke)
-    assert SUBJECT.key(request_of_smoke.with_limit(7)) != SUBJECT.key(request_of_smoke)
+    drawn = request_of_smoke.with_limit(7)
+    assert SUBJECT.key(drawn) != SUBJECT.key(request_of_smoke)
+    other = replace(drawn, suite=drawn.suite.model_copy(update={"seed": 1})).with_limit(7)
+    assert SUBJECT.key(other) != SUBJECT.key(drawn)
+    assert SUBJECT.answers_file(other) == SUBJECT.answers_file(drawn)
     assert SUBJECT.key(request_of_smoke.in_other_batches()) != SUBJECT.key(request_of_smoke)
 
 

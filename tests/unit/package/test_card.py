@@ -91,7 +91,7 @@ def test_documents_that_were_not_asked_are_said(made: Artifact, pack: Pack, resu
     found = card(pack())
     assert f"of `{task['task']}` only the first documents" in found.text
     names = [one.dataset_name for one in found.data.eval_results or []]
-    assert [name for name in names if "the first ones" in name] == [names[0]]
+    assert [name for name in names if "the first documents, no sample" in name] == [names[0]]
 
 
 def test_every_suite_is_in_the_card(made: Artifact, pack: Pack, results: Callable[[str], Any]) -> None:

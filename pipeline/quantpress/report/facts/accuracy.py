@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantpress.artifact.accuracy import Accuracy, Comparison, Figures, Overall, TaskRow
 from quantpress.artifact.accuracy import Gate as Decided
+from quantpress.errors import listed
 from quantpress.report.facts.data import Figure, Gate, Mean, Paired, Score, Task, Together
 
 
@@ -28,12 +29,22 @@ def score_of(result: Comparison) -> Score:
         overall=_paired(overall),
         together=Together(difference=_figure(overall, "difference"), p_value=overall.p_value),
         noise_floor=_paired(floor) if floor else None,
+        backend_floor=_paired(scored.backend_floor) if scored and scored.backend_floor else None,
         gates=[_gate(gate) for gate in result.gates],
         commands={side: run.command for side, run in scored.runs.items()} if scored else {},
         differences=result.differences,
         left_out=result.left_out,
-        notes=result.notes,
+        notes=[*(_samples(scored) if scored else []), *result.notes],
     )
+
+
+def _samples(scored: Accuracy) -> list[str]:
+    """What was scored of the tasks of which not every document was."""
+    tasks: dict[str, list[str]] = {}
+    for task in scored.settings.tasks:
+        if chosen := task.chosen or (scored.settings.limit and "the first documents, no sample"):
+            tasks.setdefault(chosen, []).append(task.task)
+    return [f"{chosen}: {listed(names, 5)}" for chosen, names in tasks.items()]
 
 
 def _task(name: str, row: TaskRow) -> Task:

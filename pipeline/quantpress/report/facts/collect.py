@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from quantpress import __version__
+from quantpress.artifact import calibrations
 from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest, artifacts_of
 from quantpress.artifact.results import Results, results_of
@@ -42,7 +43,9 @@ def collect(folder: Path, model: Identity | None) -> Report:
     What cannot be read, or belongs to another model, is named in `left_out`. Raises InputError if nothing is left.
     """
     left_out: list[LeftOut] = []
+    draws = _other_draws(folder, left_out)
     readables = [entry for artifact in artifacts_of(folder) if (entry := _read(artifact, left_out))]
+    readables = [entry for entry in readables if entry[0].name not in draws]
     if model is None and readables:
         model = max(readables, key=lambda entry: entry[1].created)[1].model
     recipes = []
@@ -67,6 +70,17 @@ def collect(folder: Path, model: Identity | None) -> Report:
         moved=None,
         decision=decide.decision_on(numbered),
     )
+
+
+def _other_draws(folder: Path, left_out: list[LeftOut]) -> set[str]:
+    """Calibrations of a recipe under other seeds: to choose the best of them would be to choose the luckiest."""
+    draws: set[str] = set()
+    for artifact in artifacts_of(folder):
+        try:
+            draws |= calibrations.calibrations_of(artifact).others(artifact.name)
+        except StageError as error:
+            left_out.append(LeftOut(recipe=f"{artifact.name} (other calibrations)", reason=error.message))
+    return draws
 
 
 def _read(artifact: Artifact, left_out: list[LeftOut]) -> tuple[Artifact, Manifest] | None:
@@ -103,6 +117,7 @@ def _unfinished(folder: Path) -> list[Unfinished]:
 def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
     """One recipe of the report; its number is not known yet."""
     scores, unscored = _stage(artifact, results_of(artifact, Accuracy), "evaluate", score_of)
+    scores = [_with_spread(score, artifact) for score in scores]
     speeds, unmeasured = _stage(artifact, results_of(artifact, Throughput), "bench", speed_of)
     layers, unknown = layer_errors.known(artifact, record)
     missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
@@ -124,6 +139,15 @@ def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
         versions=record.inputs.versions,
         machine=record.machine,
     )
+
+
+def _with_spread(score: Score, artifact: Artifact) -> Score:
+    """The score with how far several calibrations of the recipe are apart, where that was seen."""
+    try:
+        scored = calibrations.calibrations_of(artifact).suites.get(score.suite or "", [])
+    except StageError:  # collect says so
+        return score
+    return score.model_copy(update={"notes": [*score.notes, calibrations.spread(scored)]}) if scored else score
 
 
 def _stage(

@@ -147,6 +147,7 @@ class Score(Record):
     noise_floor: Paired | None
     gates: list[Gate]
     commands: dict[str, str | None]
+    backend_floor: Paired | None = None
     differences: list[Difference] = Field(default_factory=list)
     left_out: list[TaskLeftOut] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)

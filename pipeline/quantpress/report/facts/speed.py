@@ -32,6 +32,7 @@ from quantpress.report.facts.data import (
     Spread,
     load_in_words,
 )
+from quantpress.statistics.percentiles import is_carried
 from quantpress.statistics.ratios import START_SD, verdict
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
@@ -110,18 +111,26 @@ def _point(row: Summary, result: Throughput) -> Point:
     compared = "request_tokens_s" if row.speed == REQUEST else "output_tokens_s"
     if compared not in METRICS:
         ratios[compared] = _ratio(cells, row.untrustworthy)
-    rounds = {side: [cell.figures for cell in cells if cell.role == side] for side in SIDES}
+    rounds = {side: [_carried(cell.figures) or {} for cell in cells if cell.role == side] for side in SIDES}
     return Point(
         concurrency=row.concurrency,
         request_rate=row.request_rate,
         failed_requests=row.failed_requests,
         untrustworthy=list(row.untrustworthy),
         verdict=row.verdict,
-        baseline=_figures(rounds[BASELINE], row.side(BASELINE)),
-        candidate=_figures(rounds[CANDIDATE], row.side(CANDIDATE)),
+        baseline=_figures(rounds[BASELINE], _carried(row.side(BASELINE))),
+        candidate=_figures(rounds[CANDIDATE], _carried(row.side(CANDIDATE))),
         ratios=ratios,
         compared=compared,
     )
+
+
+def _carried(figures: Figures | None) -> Figures | None:
+    """Without the percentiles that too few requests carry; earlier versions kept p99 of four."""
+    if not figures:
+        return figures
+    tails = {f"p{one}_": is_carried(one, figures.get("completed", 0)) for one in (90, 99)}
+    return {key: value for key, value in figures.items() if tails.get(key[:4], True)}
 
 
 def _figures(rounds: list[Figures], summary: Figures | None) -> dict[str, Spread] | None:

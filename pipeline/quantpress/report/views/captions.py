@@ -22,7 +22,8 @@ ABOUT = {
         "at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the model's, with its 95% interval "
         "(paired bootstrap over documents); flips are answers that changed; KL is the mean divergence of the choice "
         "probabilities from the model's, in nats. The noise floor, where it was measured (--noise-floor), is how far "
-        "the model is from itself when it is scored otherwise: less than that means nothing.",
+        "the model is from itself when it is scored otherwise: less than that means nothing. The figures are those of "
+        "this checkpoint; the recipe on another draw of its calibration data makes another one (evaluate --seeds).",
         "Not measured: quantpress evaluate RECIPE.",
     ),
     "served": (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -153,8 +154,12 @@ def accuracy(scored: list[Scored]) -> Table:
             sides = [_number(mean.baseline), _number(mean.candidate)]
             label = f"mean of {mean.tasks} tasks"
             rows.append([name, label, "", "", *sides, *_difference(score.together), *_paired(score.overall)])
-        if score.noise_floor:
-            rows.append([name, "noise floor: the model against itself", *[""] * 6, *_paired(score.noise_floor)])
+        floors = {"in other batches": score.noise_floor, "transformers against vLLM": score.backend_floor}
+        rows += [
+            [name, f"noise floor: the model against itself, {how}", *[""] * 6, *_paired(floor)]
+            for how, floor in floors.items()
+            if floor
+        ]
     return Table(header, [row[: len(header)] for row in rows], 2)
 
 
@@ -453,7 +458,8 @@ def commands(report: Report) -> Table:
 
 
 def _role(side: str) -> str:
-    return {"baseline": "model", "candidate": "checkpoint", "again": "model again (noise floor)"}.get(side, side)
+    again = {AGAIN: "model again (noise floor)", OTHER_BACKEND: "model by the other backend (noise floor)"}
+    return {"baseline": "model", "candidate": "checkpoint", **again}.get(side, side)
 
 
 def _number(value: float | None) -> str:
