@@ -33,6 +33,17 @@ def write(source: Path, table: Path) -> None:
     half.replace(table)
 
 
+def is_whole(table: Path) -> bool:
+    """Whether the file is there and has its end, where parquet keeps what it holds."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return table.is_file() and bool(parquet.read_metadata(table))
+    except (OSError, pyarrow.ArrowException):
+        return False
+
+
 def _column(values: list[Any]) -> tuple[Any, bool]:
     """The values as they are if they have one type, else each as JSON; and whether they have."""
     import pyarrow

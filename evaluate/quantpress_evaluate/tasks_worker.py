@@ -62,7 +62,7 @@ def defined(tasks: list[ResolvedTask], cache: Path) -> list[ResolvedTask]:
 def task_manager(tasks: list[ResolvedTask], folder: Path) -> Any:
     """lm-eval's TaskManager of tasks from their definitions, which are written into the new `folder`: finding them
     among all that lm-eval has takes seconds, and only groups, which have no definition, need it. The tables of
-    documents of one's own are written where they are missing."""
+    documents of one's own are written where they are missing or cut short."""
     import yaml
     from lm_eval.tasks import TaskManager
 
@@ -70,7 +70,7 @@ def task_manager(tasks: list[ResolvedTask], folder: Path) -> Any:
     for task in tasks:
         if task.definition and task.data:
             documents = _table_of(task, Path(task.definition["dataset_kwargs"]["cache_dir"]))
-            if not documents.is_file():
+            if not table.is_whole(documents):
                 table.write(Path(task.data), documents)
         if task.definition:
             path = folder / f"{task.definition['task']}.yaml"

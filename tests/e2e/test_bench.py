@@ -116,7 +116,7 @@ def test_the_model_under_another_name_is_no_speedup(folder: Path, real_environme
 
 def _wait_for_cells(folder: Path, number: int, running: subprocess.Popen[bytes], patience: float = 300) -> None:
     deadline = time.monotonic() + patience
-    while len(list(folder.glob(".bench.staging-*/*.json"))) < number:
+    while len(list(folder.glob(".bench.staging-*/new/*.json"))) < number:
         assert running.poll() is None
         assert time.monotonic() < deadline, "the load has not got so far in time"
         time.sleep(0.2)

@@ -16,6 +16,13 @@ from quantpress.runtime import console
 _PLACE = re.compile(r"^[a-zA-Z0-9.-]+(:\d+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[\w][\w.-]{0,127}$")
 _EMPTY = "application/vnd.oci.empty.v1+json"
 _FILE = "application/octet-stream"
+# What a tag may name; a registry says that it has none of a kind that is not asked for.
+_MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 ARTIFACT = "application/vnd.quantpress.package.v1"
 
 
@@ -56,7 +63,8 @@ def send(upload: Upload, place: str, public: bool) -> Tagged:
 
 def _require_own_tag(registry: Any, container: Any, place: str) -> None:
     """Raises InputError if the tag names something that is no package: it would no longer be found."""
-    found = registry.do_request(f"{registry.prefix}://{container.manifest_url()}", "GET", headers={"Accept": "*/*"})
+    url = f"{registry.prefix}://{container.manifest_url()}"
+    found = registry.do_request(url, "GET", headers={"Accept": ", ".join(_MANIFESTS)})
     try:
         kind = found.json().get("artifactType") if found.status_code == 200 else ARTIFACT
     except (ValueError, AttributeError):

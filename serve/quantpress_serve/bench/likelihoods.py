@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from quantpress.artifact.served import DIFFERS, SAME, Served, Side
 from quantpress.artifact.throughput import BASELINE, CANDIDATE
+from quantpress.errors import StageError
 from quantpress.model.config import positions
-from quantpress.runtime import atomic, digests, environment
+from quantpress.runtime import atomic, console, digests, environment
 from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, Likelihoods, Row, ScoredModel
 from quantpress_serve.server import client
 from quantpress_serve.server.server import Server
@@ -61,14 +64,22 @@ class Scored:
         place.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(place, found.dump())
 
-    def kept(self, compute_dtype: str) -> Likelihoods:
-        """What `keep` wrote."""
-        return Likelihoods.model_validate(atomic.read_json(self.place(compute_dtype)))
+    def kept(self, compute_dtype: str) -> Likelihoods | None:
+        """What `keep` wrote; None where there is nothing, or a damaged file, which is said."""
+        place = self.place(compute_dtype)
+        if not place.is_file():
+            return None
+        try:
+            return Likelihoods.model_validate(atomic.read_json(place))
+        except (StageError, ValidationError):
+            console.say(f"  {place} is damaged: the likelihoods are computed anew")
+            return None
 
 
 def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) -> dict[str, Likelihoods]:
     """The likelihoods of each model, by role; computed only where they are not kept. Raises StageError."""
-    missing = {role: scored for role, scored in models.items() if not scored.place(compute_dtype).is_file()}
+    known = {role: scored.kept(compute_dtype) for role, scored in models.items()}
+    missing = {role: models[role] for role, kept in known.items() if kept is None}
     if missing:
         job = LikelihoodJob(
             models={
@@ -87,7 +98,8 @@ def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) ->
             found = LIKELIHOODS.run(job, staged, title, log)
         for role, scored in missing.items():
             scored.keep(compute_dtype, found.models[role])
-    return {role: scored.kept(compute_dtype) for role, scored in models.items()}
+        known |= found.models
+    return {role: kept for role, kept in known.items() if kept is not None}
 
 
 def by_server(server: Server, windows: list[list[int]]) -> list[Row]:

@@ -104,3 +104,22 @@ def test_no_registry(pack: Pack, quantpress: Run) -> None:
     assert done.returncode == 1
     assert "nothing was published" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_tag_of_something_else_is_not_taken(registry: str, pack: Pack, quantpress: Run) -> None:
+    place = f"http://{registry}/v2/team/model"
+    empty = {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2}
+    with urllib.request.urlopen(urllib.request.Request(f"{place}/blobs/uploads/", method="POST")) as begun:
+        session = begun.headers["Location"]
+    digest = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
+    sent = urllib.request.Request(f"{session}&digest={digest}", b"{}", {"Content-Type": "application/octet-stream"})
+    sent.method = "PUT"
+    urllib.request.urlopen(sent).close()
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    image = {"schemaVersion": 2, "mediaType": kind, "config": empty | {"digest": digest}, "layers": []}
+    named = urllib.request.Request(f"{place}/manifests/v1", json.dumps(image).encode(), {"Content-Type": kind})
+    named.method = "PUT"
+    urllib.request.urlopen(named).close()
+    done = quantpress("push", str(pack()), f"oci://{registry}/team/model:v1")
+    assert (done.returncode, _manifest(registry)) == (2, image), done.stderr
+    assert "the tag of something that is no package" in done.stderr
