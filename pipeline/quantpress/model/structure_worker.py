@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
 from quantpress.model import headers
 from quantpress.model.headers import Tensor
+from quantpress.model.names_worker import SavedNames, parameters_of
 from quantpress.model.rescalings_worker import rescalings
 from quantpress.model.structure import STRUCTURE, Linear, Structure, StructureJob
 from quantpress.model.whole_model_worker import empty_model, keep_expert_names
@@ -23,15 +25,17 @@ def structure(job: StructureJob) -> Structure:
     import torch
 
     files = headers.read_if_any(Path(job.folder))
+    ask_each_class_once()
     with _without_numbers():
         model, missing = _built(job, files)
-        belongs = _parameters_of(model, files)
-        saved = {name: stored_names(model, name, tensor) for name, tensor in model.state_dict().items()}
+        belongs = parameters_of(model, files)
+        before = SavedNames(model)
+        saved = {name: before.names(name, tensor) for name, tensor in model.state_dict().items()}
         shapes = {name: list(files[name].shape) for name in belongs} or _shapes_saved(model)
         fused = [stored for name in _fused_experts(model) for stored in saved[name]]
         linearize(model)
         keep_expert_names(model)
-    modules = dict(model.named_modules())
+    modules, after = dict(model.named_modules()), SavedNames(model)
     linears = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
     embeddings = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
     tied = _tied(model, linears)
@@ -42,21 +46,25 @@ def structure(job: StructureJob) -> Structure:
     decoder = _decoder_name(model)
     return Structure(
         model_class=type(model).__name__,
-        linears={name: _linear(model, name, module) for name, module in linears.items()},
-        embeddings={name: _linear(model, name, module) for name, module in embeddings.items()},
+        linears={name: _linear(after, name, module) for name, module in linears.items()},
+        embeddings={name: _linear(after, name, module) for name, module in embeddings.items()},
         others=others,
         containers={name: classes[name] for name in rest if name not in others},
         special={
             name: classes[name] for name in (*linears, *embeddings) if classes[name] not in ("Linear", "Embedding")
         },
         bases={kind.__name__: _bases(kind) for kind in {type(module) for module in modules.values()}},
-        routers=[_stored(model, name) + ".weight" for name in (*linears, *others) if _is_router(model, name)],
+        routers=[
+            f"{after.of_module(name, modules[name])}.weight"
+            for name in (*linears, *others)
+            if _is_router(modules, name)
+        ],
         tied=tied,
         tensors=shapes,
         not_loaded=sorted(files.keys() - belongs.keys()),
         renamed=_renamed(belongs, saved),
         fused_experts=sorted(fused),
-        left_alone=dict(_left_alone(model, linears, decoder)),
+        left_alone=dict(_left_alone(model, modules, linears, decoder)),
         rescalings=rescalings(model, decoder, job.rescalings),
         note=f"{type(model).__name__}, {len(linears)} Linear layers",
     )
@@ -123,22 +131,6 @@ def _require_all(missing: list[str], tied: str | None, folder: str) -> None:
         )
 
 
-def _parameters_of(model: Any, files: dict[str, Tensor]) -> dict[str, str]:
-    """The parameter that each tensor of the files goes to; a tensor that is never loaded is left out."""
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    conversions = getattr(model, "_weight_conversions", None) or []
-    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
-    converters = [one for one in conversions if isinstance(one, WeightConverter)]
-    state = model.state_dict()
-    found = {}
-    for name in files:
-        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
-        if renamed in state:
-            found[name] = renamed
-    return found
-
-
 def _renamed(belongs: dict[str, str], saved: dict[str, list[str]]) -> dict[str, str]:
     """The tensors of the files that a checkpoint has under another name, with that name."""
     return {
@@ -159,28 +151,9 @@ def _shapes_saved(model: Any) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
 
 
-def stored_names(model: Any, name: str, tensor: Any) -> list[str]:
-    """What a tensor of the model is called in the files: by transformers' own renaming, backwards.
-
-    Several names for one that the files keep in parts, such as experts one by one.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    try:
-        return list(revert_weight_conversion(model, {name: tensor})) or [name]
-    except Exception:  # a conversion that needs the other parts too: the files hold it under the model's name
-        return [name]
-
-
-def _linear(model: Any, name: str, module: Any) -> Linear:
+def _linear(saved: SavedNames, name: str, module: Any) -> Linear:
     outputs, inputs = module.weight.shape
-    return Linear(outputs=outputs, inputs=inputs, stored=_stored(model, name))
-
-
-def _stored(model: Any, name: str) -> str:
-    """What a module is called in the files."""
-    weight = model.get_submodule(name).weight
-    return stored_names(model, f"{name}.weight", weight)[0].removesuffix(".weight")
+    return Linear(outputs=outputs, inputs=inputs, stored=saved.of_module(name, module))
 
 
 def _bases(kind: type) -> list[str]:
@@ -202,12 +175,23 @@ def _fused_experts(model: Any) -> Iterator[str]:
         yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False))
 
 
+def ask_each_class_once() -> None:
+    """llmcompressor reads the source of a class of experts anew for every layer that has them."""
+    from llmcompressor.modeling.moe import helpers, linear_experts
+
+    asked = helpers.get_use_experts_implementation_args
+    if not hasattr(asked, "cache_info"):
+        helpers.get_use_experts_implementation_args = cache(asked)
+        linear_experts.get_use_experts_implementation_args = helpers.get_use_experts_implementation_args
+
+
 def linearize(model: Any) -> None:
     """Takes fused experts apart as `oneshot` will. On the meta device there is nothing to offload."""
     import torch
     from llmcompressor.modeling.moe import linear_experts
     from llmcompressor.modeling.moe.linearize import linearize_moe
 
+    ask_each_class_once()
     linear_experts.get_cache_init_kwargs = lambda *_: {}
     linear_experts.offload_module = lambda *_, **__: None
     try:
@@ -246,26 +230,28 @@ def _tied(model: Any, linears: Collection[str] | None) -> str | None:
     return names.get(id(embedding)) if tied else None
 
 
-def _left_alone(model: Any, linears: dict[str, Any], decoder: str | None) -> Iterator[tuple[str, str]]:
+def _left_alone(
+    model: Any, modules: dict[str, Any], linears: dict[str, Any], decoder: str | None
+) -> Iterator[tuple[str, str]]:
     """Patterns for `ignore`, and why: what publishers of quantized models of these families keep in 16 bits.
 
     All of it is read off the model: what lies outside the text decoder, what decides among experts, what sets the decay
     of a linear attention, what feeds per-layer embeddings.
     """
-    names = {id(module): name for name, module in model.named_modules()}
+    names = {id(module): name for name, module in modules.items()}
     output = model.get_output_embeddings()
     head = names.get(id(output)) if output is not None else None
     if head in linears:
         yield str(head), "the output head"
-    outside = [name for name in linears if name != head and not name.startswith(f"{decoder}.")] if decoder else []
-    for prefix in _prefixes(outside, [name for name in linears if name not in outside]):
+    outside = {name for name in linears if name != head and not name.startswith(f"{decoder}.")} if decoder else set()
+    for prefix in _prefixes([name for name in linears if name in outside], linears.keys() - outside):
         yield f"re:{re.escape(prefix)}(\\..*)?$", "outside the language model: a tower, or what leads from it"
     width = getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None)
     for name, module in linears.items():
         if name in outside or name == head:
             continue
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if _is_router(model, name):
+        parent = modules[name.rpartition(".")[0]]
+        if _is_router(modules, name):
             yield name, "it decides among experts"
         elif hasattr(parent, "A_log") and module.out_features <= parent.A_log.numel():
             yield name, "it sets the decay of a linear attention"
@@ -281,23 +267,21 @@ def _decoder_name(model: Any) -> str | None:
     return next((name for name, module in model.named_modules() if module is decoder), None) or None
 
 
-def _prefixes(wanted: list[str], others: list[str]) -> list[str]:
+def _prefixes(wanted: Iterable[str], others: Iterable[str]) -> list[str]:
     """The shortest module names that cover all of `wanted` and none of `others`."""
-    found: dict[str, None] = {}
-    for name in wanted:
-        parts = name.split(".")
-        for length in range(1, len(parts) + 1):
-            prefix = ".".join(parts[:length])
-            if not any(other == prefix or other.startswith(f"{prefix}.") for other in others):
-                found[prefix] = None
-                break
-    return list(found)
+    taken = {prefix for name in others for prefix in _upwards(name)}
+    return list(dict.fromkeys(next((one for one in _upwards(name) if one not in taken), name) for name in wanted))
 
 
-def _is_router(model: Any, name: str) -> bool:
+def _upwards(name: str) -> list[str]:
+    """The modules that a module lies in, from the outside inwards, and itself."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _is_router(modules: dict[str, Any], name: str) -> bool:
     """Whether a module beside experts gives as many numbers as there are experts, or fewer: a shared expert's gate."""
-    parent = model.get_submodule(name.rpartition(".")[0])
-    weight = getattr(model.get_submodule(name), "weight", None)
+    parent, weight = modules[name.rpartition(".")[0]], getattr(modules[name], "weight", None)
     if not hasattr(parent, "experts") or weight is None or weight.ndim != 2:
         return False
     return bool(weight.shape[0] <= max(_experts(parent), 1))
