@@ -14,6 +14,7 @@ from quantpress.runtime.records import Record
 EXTRAS = {
     "mlflow": "reports in MLflow (report --mlflow)",
     "push": "uploads to s3:// and oci:// (push)",
+    "sbom": "a list of what a package was made with (package --sbom)",
     "sign": "signatures (package --sign-key, verify --public-key)",
 }
 

@@ -24,6 +24,7 @@ class Options:
     base_model: str | None
     license: str | None
     sign_key: Path | None
+    sbom: bool
 
 
 def add(commands: Commands) -> None:
@@ -40,6 +41,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--base-model", metavar="ORG/NAME", help="the model's id on the Hugging Face hub")
     parser.add_argument("--license", metavar="ID", help="the model's licence, where its files do not state it")
     parser.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="sign it with this elliptic-curve private key")
+    parser.add_argument(
+        "--sbom", action="store_true", help="add sbom.cdx.json: what it was made of and with (CycloneDX)"
+    )
 
 
 def run(options: Options) -> None:
@@ -75,6 +79,7 @@ def _order(options: Options) -> Order:
         license=options.license,
         device=options.device,
         sign_key=options.sign_key,
+        sbom=options.sbom,
     )
 
 

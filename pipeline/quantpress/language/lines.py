@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress.runtime.foreign import require_shallow
 
 _LONGEST = 256 * 2**20  # bytes of a line; a file without line feeds would otherwise be read into memory whole
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -57,6 +58,7 @@ def parsed(text: str, where: str, hint: str) -> Any:
     """The JSON value of a text. Raises InputError, with `where` it stands, for what is not JSON or no text."""
     try:
         value = json.loads(text, parse_constant=_refused)
+        require_shallow(value, text)
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if "\n" in text else where
         raise InputError(f"{place}: not JSON: {error.msg} (column {error.colno})", hint=hint) from error

@@ -17,7 +17,7 @@ from quantpress.artifact.results import results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
-from quantpress.package import card, deploy, origin, signing
+from quantpress.package import card, deploy, materials, origin, signing
 from quantpress.runtime import atomic, console, copying, disk, foreign, locks, ownership
 from quantpress.runtime.records import Record
 
@@ -40,6 +40,7 @@ class Order:
     license: str | None = None
     device: str = "auto"
     sign_key: Path | None = None
+    sbom: bool = False
 
 
 class PackagedModel(Record):
@@ -103,6 +104,8 @@ def require_possible(order: Order, target: Path) -> None:
         raise InputError(f"--storage {order.storage!r} leaves its claim", hint="pvc://claim/path")
     if order.sign_key:
         signing.check_key(order.sign_key)
+    if order.sbom:
+        materials.require_library()
     disk.require_writable(target, "name another folder with --to")
 
 
@@ -133,6 +136,10 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
         facts = _facts(artifact, name, source, made, model, order)
         atomic.write_text(staged / "README.md", card.render(facts))
         _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, made.bytes.checkpoint))
+
+        if order.sbom:
+            text = materials.written(name, made, source.license, facts.throughput)
+            atomic.write_text(staged / materials.SBOM, text)
 
         # The files themselves.
         shared = [

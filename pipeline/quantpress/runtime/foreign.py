@@ -27,14 +27,15 @@ def parsed(text: str) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if text.count("[") + text.count("{") > DEEPEST:
-        _require_shallow(value)
+    require_shallow(value, text)
     return value
 
 
-def _require_shallow(value: Any) -> None:
-    """Level by level, for what is too deep cannot be followed by calls."""
-    level = [value]
+def require_shallow(value: Any, text: str) -> None:
+    """Raises ValueError for a value, read from this text, that is nested too deeply."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    level = [value]  # level by level, for what is too deep cannot be followed by calls
     for _ in range(DEEPEST):
         level = [
             item

@@ -55,3 +55,11 @@ def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
     path.write_bytes("name: a\ndescription: é\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"r\.yaml:2: not UTF-8"):
         atomic.read_input(path)
+
+
+@pytest.mark.parametrize("depth", [101, 400, 100_000])
+def test_what_is_nested_too_deeply_is_no_document(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"a": ' + "[" * depth + "]" * depth + "}\n")
+    with pytest.raises(InputError, match=r"d\.jsonl:1: not JSON: .*(nested|recursion)"):
+        list(json_lines(path, "hint"))
