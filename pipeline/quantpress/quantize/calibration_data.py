@@ -186,10 +186,7 @@ def require_readable(calibration: Calibration) -> Readable:
         if "messages" in kinds:
             chats.append(path)
         if left_out:
-            notes.append(
-                f"{path}: {left_out} parts of messages are no text and name no file of an image (sounds, say), and are "
-                "left out"
-            )
+            notes.append(f"{path}: {left_out} parts of messages are neither texts nor image files, and are left out")
         if pictures:
             with_images.append(path)
     return Readable(chats, with_images, notes)

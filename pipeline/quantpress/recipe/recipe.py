@@ -42,7 +42,8 @@ class Calibration(Strict):
     """The data that modifiers calibrate on: one `dataset`, or a `mixture` of several by weight.
 
     `samples` sequences of exactly `max_sequence_length` tokens (or as many as a budget of `tokens` fills), packed from
-    whole documents in an order drawn with `seed`; the same sequences, in the same order, for every modifier.
+    whole documents in an order drawn with `seed`; the same sequences, in the same order, for every modifier. A `.jsonl`
+    whose messages name images gives a conversation a sequence, whole, of at most `max_sequence_length` tokens.
     `batch_size` sequences go through at once.
     """
 

@@ -140,7 +140,7 @@ def test_reading_says_which_files_hold_conversations_and_what_is_left_out(tmp_pa
     texts.write_text('{"text": "a", "messages": null}\n')
     found = calibration_data.require_readable(Calibration(mixture=[{"dataset": str(p)} for p in (chats, texts)]))
     assert found.chats == [chats]
-    assert found.notes == [f"{chats}: 1 parts of messages are no text (images, sounds) and are left out"]
+    assert found.notes == [f"{chats}: 1 parts of messages are neither texts nor image files, and are left out"]
 
 
 def test_a_file_of_empty_texts_is_refused(tmp_path: Path) -> None:
