@@ -64,10 +64,10 @@ def loaded_model(
 
 
 def _require_room_for_weights(light: Model, weight_bytes: int) -> None:
-    """Raises CapabilityError if the weights fit neither on the disk nor into the memory."""
+    """Raises CapabilityError if weights that are not fetched yet do not fit on the disk, or not into the memory."""
     if not hub.fetched(light.path):
         disk.require_space(hub.cache(), weight_bytes)
-    free_memory.require_for_model(weight_bytes)
+        free_memory.require_for_model(weight_bytes)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:

@@ -22,21 +22,22 @@ from typing import Any, TypedDict
 
 from repetition import circles, degenerate  # type: ignore[import-not-found]  # the file beside this one
 
-AT_ONCE = 64  # conversations, at most
-LEAST_AT_ONCE = 8
+LEAST_AT_ONCE = 8  # conversations
 TOKENS_EACH = 400  # that a conversation comes to, about
 PASSES = 8  # over the questions, each with other seeds
 ANOTHER_PASS = 1_000_000  # is added to the seeds
 
 
 class Job(TypedDict):
-    """`tokens` is how many the kept conversations are to have in all; `context` the most that one may have."""
+    """`tokens` is how many the kept conversations are to have in all; `context` the most that one may have; `at_once`
+    how many conversations are held together at most."""
 
     model: str
     questions: str
     folder: str
     tokens: int
     context: int
+    at_once: int
     max_answer_tokens: int
     temperature: float
     tensor_parallel_size: int
@@ -78,9 +79,9 @@ def problem_of(answer: str, finish_reason: str | None) -> str | None:
     return None if finish_reason == "stop" else "cut"
 
 
-def batches(questions: list[dict[str, Any]], tokens: int) -> Iterator[list[Talk]]:
-    """The conversations to hold for so many tokens, as many at a time as are worth their while."""
-    size = min(AT_ONCE, max(LEAST_AT_ONCE, tokens // TOKENS_EACH))
+def batches(questions: list[dict[str, Any]], job: Job) -> Iterator[list[Talk]]:
+    """The conversations to hold, as many at a time as the tokens are worth."""
+    size = min(job["at_once"], max(LEAST_AT_ONCE, job["tokens"] // TOKENS_EACH))
     for number in range(PASSES):
         for start in range(0, len(questions), size):
             rows = questions[start : start + size]
@@ -112,7 +113,7 @@ def write(job: Job, llm: Any) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     kept: list[Talk] = []
     seeds: list[int] = []
-    for talks in batches(questions, job["tokens"]):
+    for talks in batches(questions, job):
         hold(talks, llm, job, dropped)
         kept += [talk for talk in talks if talk.messages]
         seeds += [talk.seed for talk in talks]
@@ -138,7 +139,7 @@ def main(job: Job) -> None:
     llm = LLM(
         model=job["model"],
         max_model_len=job["context"],
-        max_num_seqs=AT_ONCE,
+        max_num_seqs=job["at_once"],
         max_num_batched_tokens=2 * job["context"],
         enable_chunked_prefill=False,
         enable_prefix_caching=False,

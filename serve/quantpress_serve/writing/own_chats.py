@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from quantpress_serve.vllm import find_vllm, serving_environment, vllm_version
 
 TEMPERATURE = 0.8
 MAX_ANSWER_TOKENS = 640
+AT_ONCE = 64  # conversations
 _CONTEXT = 4096  # tokens that a conversation may have
 _LEAST_CONTEXT = 512  # tokens, in which two short answers and their questions have room
 _BESIDE_ANSWERS = 256  # tokens of questions and of what the chat template adds
@@ -75,6 +77,7 @@ def _written(source: Source, tokens: int, model: Model, weight_bytes: int, named
     settings = {
         "tokens": int(tokens * _MARGIN),
         "context": context,
+        "at_once": AT_ONCE,
         "max_answer_tokens": longest_answer,
         "temperature": TEMPERATURE,
         "tensor_parallel_size": _gpus_for(model),
@@ -88,7 +91,7 @@ def _written(source: Source, tokens: int, model: Model, weight_bytes: int, named
     def write(staged: Path) -> None:
         free_memory.require_for_model(weight_bytes)
         job = {"model": str(model.path.resolve()), "questions": str(questions.resolve()), **settings}
-        made = _run(_python(vllm), {**job, "folder": str(staged.resolve())}, staged, model.name, weight_bytes)
+        made = _run(_python(vllm), {**job, "folder": str(staged.resolve())}, staged, model, weight_bytes)
         about = Written(
             model=digest,
             vllm=version,
@@ -139,14 +142,22 @@ def _gpus_for(model: Model) -> int:
     return max((size for size in sizes.tensor_parallel_sizes(model.config, {}, {}) if size <= here), default=1)
 
 
-def _run(python: Path, job: dict[str, Any], staged: Path, name: str, weight_bytes: int) -> dict[str, Any]:
+def _kv_space(model: Model, job: dict[str, Any], weight_bytes: int) -> int | None:
+    """GiB of the KV cache on a CPU: what the conversations fill that are held together, if the machine has it."""
+    if environment.gpus():
+        return None
+    tokens = min(job["context"], 2 * (job["max_answer_tokens"] + _BESIDE_ANSWERS))
+    needed = sizes.kv_cache_bytes(model.config, tokens, job["at_once"]) or 2 * memory.GIB
+    return min(memory.kv_space_alone(weight_bytes), math.ceil(needed / memory.GIB))
+
+
+def _run(python: Path, job: dict[str, Any], staged: Path, model: Model, weight_bytes: int) -> dict[str, Any]:
     """Has vLLM write. Gives what the script says of it. Raises StageError with the cause if it fails."""
-    log = cache_folder() / "own-chats" / f"{name}.log"
+    name, log = model.name, cache_folder() / own_chats.KEPT / f"{model.name}.log"
     log.unlink(missing_ok=True)
     job_file = staged / "job.json"
     atomic.write_json(job_file, job)
-    kv_space = None if environment.gpus() else memory.kv_space_alone(weight_bytes)
-    changes = surroundings.of_server(serving_environment(kv_space))
+    changes = surroundings.of_server(serving_environment(_kv_space(model, job, weight_bytes)))
     title = f"{name} writes chats for its calibration with vLLM ({job['tokens']} tokens)"
     with console.step(title, log):
         code = process.run([str(python), str(_SCRIPT), str(job_file)], log, changes)
