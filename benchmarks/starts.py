@@ -71,7 +71,7 @@ def main() -> None:
         for start in range(args.starts):
             with server.serving(launch, folder / "server.log") as running:
                 turns = [
-                    Turn("baseline", Level(concurrency=args.concurrency), number, start, base=start)
+                    Turn("baseline", Level(concurrency=args.concurrency), number, base=start, start=start)
                     for number in range(args.rounds)
                 ]
                 cells = [generator.measure(running, turn) for turn in turns]

@@ -40,8 +40,8 @@ class Turn:
     role: str
     level: Level
     round: int
-    start: int = 0
     base: int = 0
+    start: int = 0
 
     @property
     def seed(self) -> int:

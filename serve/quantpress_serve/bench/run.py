@@ -44,7 +44,7 @@ class Run:
                 roles = [role for role in (CANDIDATE, BASELINE) if role in servers]
                 for role in roles if number % 2 == 0 else reversed(roles):
                     others = [other for name, other in servers.items() if name != role]
-                    turn = Turn(role, level, number, start, self.base)
+                    turn = Turn(role, level, number, self.base, start)
                     self.cells.append(generator.measure(servers[role], turn, others))
                 if number == 0 and self.load.until_saturated and self._enough(index):
                     break

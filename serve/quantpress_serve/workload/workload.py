@@ -134,8 +134,8 @@ class Workload(Strict):
     starts: int | None = Field(
         default=None,
         ge=1,
-        description="How often both servers are started anew; the rounds are shared out among the starts. Default: for "
-        "every round (from four rounds on). 1: the interval takes how much starts differ as it is assumed to be.",
+        description="How often both servers are started; the rounds are shared out among the starts. Default: anew for "
+        "every round (from four rounds on). 1: by how much starts differ is assumed then, and not measured.",
     )
     until_saturated: bool = Field(
         default=False, description="The concurrency rises no further once neither side gains 5% from it."

@@ -74,8 +74,8 @@ def test_the_model_index_has_the_measured_results(pack: Pack, results: Callable[
 
 def test_the_text_has_the_measurements_and_how_to_repeat_them(pack: Pack, results: Callable[[str], Any]) -> None:
     text = card(pack()).text
-    cell = results("throughput")["summary"][0]
-    assert f"{cell['candidate']['output_throughput']:.1f} | {cell['speedup']:.2f}" in text
+    (cell,) = results("throughput")["cells"]  # the model's were cut, so there is no speed-up
+    assert f"| not measured | {cell['figures']['output_throughput']:.1f} | not measured | no baseline |" in text
     assert "| 4-bit integers | one for each group of 64, symmetric | as they are |" in text
     assert results("throughput")["answers"]["candidate"]["answer"] in text
     assert "only the first documents" not in text

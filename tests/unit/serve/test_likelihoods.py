@@ -16,7 +16,7 @@ from quantpress.artifact.results import results_of
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ServerFacts, Throughput
 from quantpress.errors import GateError
-from quantpress.report.facts import collect, decide
+from quantpress.report.facts import collect, gates
 from quantpress.report.facts.accuracy import score_of
 from quantpress_evaluate import stage
 from quantpress_serve.bench import likelihoods
@@ -148,7 +148,7 @@ def test_a_bench_marks_the_scores_and_the_exit_code_is_that_of_a_gate(made: Arti
     assert marked.served == DIFFERS
     with pytest.raises(GateError, match="passed for transformers only"):
         stage.require_gates({"r": marked.gates})
-    assert decide.gate_state([score_of(marked)]) == "passed for transformers only"
+    assert gates.on_its_own([score_of(marked)]) == "passed for transformers only"
 
 
 def test_the_report_names_the_engine_first(made: Artifact) -> None:

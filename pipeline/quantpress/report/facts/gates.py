@@ -30,7 +30,7 @@ def gate_states(recipes: list[Recipe]) -> dict[str, str]:
     chance the more easily the more there are: those that pass together by Holm's rule have passed, and the others that
     passed have done so on their own.
     """
-    states = {recipe.name: _on_its_own(recipe.scores) for recipe in recipes}
+    states = {recipe.name: on_its_own(recipe.scores) for recipe in recipes}
     gated = [recipe for recipe in recipes if states[recipe.name] in GATED]
     chances = {recipe.name: _chance(recipe) if states[recipe.name] == "passed" else 1.0 for recipe in gated}
     held = several.holm(chances)
@@ -40,7 +40,8 @@ def gate_states(recipes: list[Recipe]) -> dict[str, str]:
     }
 
 
-def _on_its_own(scores: list[Score]) -> str:
+def on_its_own(scores: list[Score]) -> str:
+    """The worst of all its gates, whatever other recipes there are."""
     if not scores:
         return "not scored"
     decided = {gate.decision for score in scores for gate in score.gates}
