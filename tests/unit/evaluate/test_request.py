@@ -129,3 +129,21 @@ def test_kept_tasks_that_are_damaged_are_asked_for_again(tmp_path: Path) -> None
             kept.write_text(kept.read_text().replace('"weight": 1', '"weight": 2') if damage == "edited" else damage)
         done = subprocess.run([sys.executable, "-c", ASK], env=alone, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_the_other_backend_is_the_one_that_did_not_score(request_of_smoke: Request) -> None:
+    by_vllm = replace(request_of_smoke, backend="vllm", vllm=sys.executable)
+    other = by_vllm.by_the_other_backend()
+    assert other
+    assert (other.backend, other.tasks) == ("hf", by_vllm.tasks)
+    back = replace(by_vllm, backend="hf").by_the_other_backend()
+    assert back == by_vllm
+    assert replace(request_of_smoke, vllm="/nowhere/vllm").by_the_other_backend() is None
+
+
+def test_other_calibrations_are_scored_on_the_documents_that_the_first_came_to(request_of_smoke: Request) -> None:
+    known = [task.model_copy(update={"available": 48}) for task in request_of_smoke.tasks]
+    asked = replace(request_of_smoke, tasks=known, extend=True)
+    again = asked.as_scored(asked.with_limit(24).settings())
+    assert ([task.limit for task in again.tasks], again.extend) == ([24] * 4, False)
+    assert [task.limit for task in asked.as_scored(asked.with_limit(48).settings()).tasks] == [None] * 4
