@@ -78,15 +78,36 @@ def _variance(task: Units) -> tuple[float, float]:
 
 def bootstrap_t(tasks: Sequence[Units], confidence: float, resamples: int | None = None) -> Interval | None:
     """The studentized bootstrap of the weighted mean of ratios (Efron and Tibshirani 1993, chapter 12.5), for skewed
-    values such as divergences. Units are drawn within each task. Student's t where all tasks together have fewer than
-    FEWEST_RESAMPLED units; None where a task has a single one.
-    """
-    import numpy
+    values that are never below 0, such as divergences. Units are drawn within each task.
 
+    The upper limit is that with one more unit as large as the largest, for of a skewed distribution the largest values
+    are mostly not seen. Student's t where all tasks together have fewer than FEWEST_RESAMPLED units; None where a task
+    has a single one.
+    """
     if min(len(task.size) for task in tasks) < 2:
         return None
     if sum(len(task.size) for task in tasks) < FEWEST_RESAMPLED:
         return t_interval(tasks, confidence)
+    low, high = _studentized(tasks, confidence, resamples)
+    return low, max(high, _studentized(_with_one_more(tasks), confidence, resamples)[1])
+
+
+def _with_one_more(tasks: Sequence[Units]) -> list[Units]:
+    """The tasks, and in the one where it weighs most a second unit like its largest."""
+    import numpy
+
+    weights = [task.weight * float(task.total.max() / task.size.sum()) for task in tasks]
+    where, found = weights.index(max(weights)), list(tasks)
+    task = tasks[where]
+    largest = int(task.total.argmax())
+    more = [numpy.append(column, column[largest]) for column in (task.total, task.size)]
+    found[where] = Units(task.weight, *more)
+    return found
+
+
+def _studentized(tasks: Sequence[Units], confidence: float, resamples: int | None) -> Interval:
+    import numpy
+
     tail = (1 - confidence) / 2
     random, number = numpy.random.default_rng(0), resamples or math.ceil(_IN_A_TAIL / tail)
     total = sum(task.weight for task in tasks)
