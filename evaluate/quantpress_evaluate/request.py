@@ -131,7 +131,7 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
 class KnownTasks(Stored):
     """The tasks of a request as lm-eval knows them: kept, for asking it takes seconds."""
 
-    SCHEMA_VERSION = 2
+    SCHEMA_VERSION = 4
 
     tasks: list[ResolvedTask]
 

@@ -114,11 +114,10 @@ def _cells(task: Columns, confidence: float) -> Cells:
     import numpy
 
     both = numpy.minimum(task.base, task.own)
-    sums = [float(part.sum()) for part in (both, task.base - both, task.own - both)]
-    found = Cells(task.weight, *sums, task.size - sum(sums))
-    recovered = sums[0] + sums[2]
+    kept, lost, gained = (float(part.sum()) for part in (both, task.base - both, task.own - both))
+    found = Cells(task.weight, kept, lost, gained, task.size - kept - lost - gained)
     documents = []
-    for ratio in (1.0, recovered / (sums[0] + sums[1]) if task.base.any() else 1.0):
+    for ratio in (1.0, (kept + gained) / (kept + lost) if task.base.any() else 1.0):
         values = task.own - ratio * task.base
         squares = (1 - ratio) ** 2 * found.both + ratio**2 * found.lost + found.gained
         of_cells = squares / task.size - float(values.mean()) ** 2

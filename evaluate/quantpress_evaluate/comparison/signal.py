@@ -23,7 +23,7 @@ def halves(names: Sequence[str], cluster: Array) -> Array:
     import numpy
 
     ids = numpy.arange(len(names)) if cluster is None else numpy.unique(cluster, return_inverse=True)[1]
-    first = {}
+    first: dict[int, bytes] = {}
     for number, name in zip(ids, names, strict=True):
         first.setdefault(int(number), hashlib.sha256(name.encode()).digest())
     order = {number: rank % 2 for rank, number in enumerate(sorted(first, key=first.__getitem__))}

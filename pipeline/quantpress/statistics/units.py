@@ -100,8 +100,8 @@ def _with_one_more(tasks: Sequence[Units]) -> list[Units]:
     where, found = weights.index(max(weights)), list(tasks)
     task = tasks[where]
     largest = int(task.total.argmax())
-    more = [numpy.append(column, column[largest]) for column in (task.total, task.size)]
-    found[where] = Units(task.weight, *more)
+    total, size = (numpy.append(column, column[largest]) for column in (task.total, task.size))
+    found[where] = Units(task.weight, total, size)
     return found
 
 
