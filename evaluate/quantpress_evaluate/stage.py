@@ -34,7 +34,7 @@ from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
 # Raise this when compare.py or figures.py makes other figures of the same scores.
-COMPARISON = 4
+COMPARISON = 5
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
 
@@ -169,7 +169,7 @@ def _floor(request: Request, sides: _Sides, side: str) -> Overall | None:
 
 def _key(request: Request, runs: dict[str, Run]) -> str:
     """What names everything that the figures are made from."""
-    weighed = [[task.task, task.weight, task.metric, task.filter] for task in request.tasks]
+    weighed = [[task.task, task.weight, task.metric, task.filter, task.cluster, task.group] for task in request.tasks]
     return digests.sha256_json([COMPARISON, weighed, request.count_no_signal, *(run.key for run in runs.values())])
 
 
@@ -185,6 +185,8 @@ def _compared(request: Request, folders: dict[str, Path], side: str, confidence:
             candidate=samples.read_samples(folders[side], task.task),
             filter=task.filter,
             weight=task.weight,
+            cluster=task.cluster,
+            group=task.group,
         )
         for task in request.tasks
     }

@@ -37,6 +37,9 @@ class Task(Strict):
         default=None, min_length=1, description="Exact document ids, instead of `limit`."
     )
     weight: float = Field(default=1.0, gt=0, description="The task's share in the suite's figures.")
+    cluster: str | None = Field(
+        default=None, description="A field of the documents, such as `passage`: those that share it are drawn together."
+    )
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Task:
@@ -89,12 +92,15 @@ class ResolvedTask(ScoredTask):
 
     `data` is the file that its documents come from (None: the hub or its cache). The two that lm-eval knows, once it
     was asked: how many documents are `available`, and the YAML that is its `definition` (None for a group).
+    `group` is that of lm-eval whose figure is the mean over all documents of its tasks (None: of no such group).
     """
 
     metric: str
     filter: str | None
     weight: float
     data: str | None
+    cluster: str | None = None
+    group: str | None = None
     available: int | None = None
     definition: dict[str, Any] | None = None
 
@@ -145,6 +151,7 @@ def resolve_tasks(
                 num_fewshot=suite.num_fewshot if task.num_fewshot is None else task.num_fewshot,
                 documents=sorted(task.documents) if task.documents else None,
                 weight=task.weight,
+                cluster=task.cluster,
                 data=str(path.resolve()) if path else None,
                 sha256=digests.sha256_file(path) if path else None,
             ).limited(limit or task.limit or suite.limit, suite.seed)

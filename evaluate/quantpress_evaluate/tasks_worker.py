@@ -132,9 +132,14 @@ def load_tasks(manager: Any, tasks: list[ResolvedTask]) -> dict[str, Any]:
 
     Raises CapabilityError if the documents cannot be had from the hub, InputError if those of a file cannot be used.
     """
+    return dict(_loaded(manager, tasks)["tasks"])
+
+
+def _loaded(manager: Any, tasks: list[ResolvedTask]) -> dict[str, Any]:
+    """What lm-eval loads: `tasks` and the `groups` that they are in, by name. Raises as `load_tasks` does."""
     names = [task.task for task in tasks]
     try:
-        return dict(manager.load(names)["tasks"])
+        return dict(manager.load(names))
     except Exception as error:  # datasets raises a dozen unrelated classes; all of them mean "no documents"
         message = f"the documents of {', '.join(names)} cannot be loaded: {first_line(error)}"
         if all(task.data for task in tasks):
@@ -156,9 +161,12 @@ def checked_tasks(job: TasksJob) -> CheckedTasks:
     manager = task_manager(defined(job.tasks, job.cache), job.output / "tasks")
     checked = []
     for task in job.tasks:
-        loaded = load_tasks(manager, [task])
+        found = _loaded(manager, [task])
+        loaded, group = found["tasks"], found["groups"].get(task.task)
         for name, of_lm_eval in loaded.items():
             leaf = {"task": name, "like": task.like if task.data else name, "weight": task.weight / len(loaded)}
+            leaf |= {"group": task.task} if group and _is_mean_over_documents(group, task.metric) else {}
+            _require_cluster(task, of_lm_eval)
             (single,) = defined([task.model_copy(update=leaf)], job.cache)
             counted = single.model_copy(update={"available": len(of_lm_eval.eval_docs)})
             _require_documents(counted, of_lm_eval)
@@ -186,6 +194,22 @@ def _require_documents(task: ResolvedTask, loaded: Any) -> None:
                 f"{type(error).__name__}: {first_line(error)[:200]}",
                 hint=_FIELDS,
             ) from error
+
+
+def _is_mean_over_documents(group: Any, metric: str) -> bool:
+    """Whether lm-eval weighs the group's tasks by their documents, as it does unless the group says otherwise."""
+    found = [item for item in group.aggregate_metric_list or [] if item.metric == metric]
+    return bool(found) and all(item.weight_by_size for item in found)
+
+
+def _require_cluster(task: ResolvedTask, loaded: Any) -> None:
+    """Raises InputError for a field that the task's documents do not have."""
+    fields = list(loaded.eval_docs[0])
+    if task.cluster is not None and task.cluster not in fields:
+        raise InputError(
+            f"task {task.task}: its documents have no field {task.cluster!r} to be drawn together by",
+            hint=f"they have {', '.join(fields)}",
+        )
 
 
 def _place(task: ResolvedTask, number: int, of: int) -> str:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from quantpress.artifact.accuracy import CONFIDENCE, Comparison, Mean, Overall, TaskRow
+from quantpress.artifact.accuracy import CONFIDENCE, RULES, Comparison, Mean, Overall, TaskRow
 from quantpress.errors import StageError
-from quantpress_evaluate.comparison import metrics
-from quantpress_evaluate.comparison.figures import Columns, figures
+from quantpress.statistics.signs import SIGNIFICANCE, mcnemar
+from quantpress_evaluate.comparison import metrics, signal
+from quantpress_evaluate.comparison.figures import Columns, figures, p_value, smallest_loss
 from quantpress_evaluate.comparison.samples import (
     PERPLEXITIES,
     Sample,
     Samples,
     answer,
     common_filter,
+    comparable_likelihoods,
     filtered,
     guessing,
     has_choices,
-    likelihoods,
     pairs,
 )
 
-SIGNIFICANCE = 0.05
+Array = Any  # numpy's, which is imported only where it is needed
+# Where this share of the documents holds half of the divergence, its mean says little of the others.
+FEW, HALF = 0.05, 0.5
 
 
 @dataclass(frozen=True)
 class Scored:
     """One task as both models answered it. `filter` is one of lm-eval's (None: one that both have); the metric's values
-    are `out_of` 1 or 100."""
+    are `out_of` 1 or 100.
+
+    `cluster` is the field of the documents that those have in common which were drawn together, such as a passage.
+    Tasks of one `group` are parts of a whole that is the mean over its documents, as lm-eval has it of MMLU's subjects.
+    """
 
     metric: str
     baseline: Samples
@@ -37,6 +46,8 @@ class Scored:
     filter: str | None = None
     weight: float = 1.0
     out_of: int = 1
+    cluster: str | None = None
+    group: str | None = None
 
     def selected(self) -> Scored:
         """With the samples of its filter alone. Raises StageError for sides that have none in common."""
@@ -46,6 +57,15 @@ class Scored:
         return replace(
             self, baseline=filtered(self.baseline, name), candidate=filtered(self.candidate, name), filter=name
         )
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A task, or the tasks of a group as one of which each is a cluster; and the half of the documents of each."""
+
+    tasks: list[str]
+    columns: Columns
+    half: Array
 
 
 def compare_task(task: str, metric: str, baseline: Samples, candidate: Samples) -> TaskRow:
@@ -63,14 +83,79 @@ def compare_suite(
     """
     chosen = {task: scored.selected() for task, scored in tasks.items()}
     columns = {task: columns_of(task, scored) for task, scored in chosen.items()}
-    rows = {task: _row(scored, columns[task], confidence) for task, scored in chosen.items()}
-    kept = [task for task, row in rows.items() if count_no_signal or not row.no_signal]
+    wholes = _wholes(chosen, columns)
+    counting = [signal.counted(whole.columns, whole.half) for whole in wholes]
+    rows = {}
+    for whole, counted in zip(wholes, counting, strict=True):
+        for task in whole.tasks:
+            weight = whole.columns.weight * columns[task].size / whole.columns.size
+            row = _row(chosen[task], replace(columns[task], weight=weight), confidence)
+            rows[task] = row.model_copy(update=_signal(whole, counted)) if row.lost is not None else row
+    kept = [whole.columns for whole in wholes] if count_no_signal else [one for one in counting if one]
     return Comparison(
-        tasks=rows,
-        mean=_mean([rows[task] for task in kept], [chosen[task].weight for task in kept]),
-        overall=_overall([rows[task] for task in kept], [columns[task] for task in kept], confidence),
+        tasks={task: rows[task] for task in tasks},
+        mean=_mean(kept),
+        overall=_overall(kept, confidence),
         confidence=confidence,
         counts_no_signal=count_no_signal,
+        rules=RULES,
+        notes=[note for task in tasks if (note := _held_by_few(task, rows[task]))],
+    )
+
+
+def _wholes(chosen: Mapping[str, Scored], columns: Mapping[str, Columns]) -> list[_Whole]:
+    """The tasks, those of a group together."""
+    import numpy
+
+    grouped: dict[str, list[str]] = {}
+    for task, scored in chosen.items():
+        grouped.setdefault(f"group {scored.group}" if scored.group else task, []).append(task)
+    wholes = []
+    for names in grouped.values():
+        parts = [columns[task] for task in names]
+        whole = parts[0] if len(parts) == 1 else _together(parts)
+        documents = [f"{task} {sample['doc_hash']}" for task in names for sample in chosen[task].baseline]
+        # A group's parts are clusters, but every one of them is in both halves.
+        cluster = whole.cluster if len(parts) == 1 else None
+        wholes.append(
+            _Whole(names, whole, signal.halves(documents, numpy.asarray(cluster) if cluster is not None else None))
+        )
+    return wholes
+
+
+def _together(parts: list[Columns]) -> Columns:
+    """The documents of all parts as one task's, each part a cluster. Their weights add up."""
+    import numpy
+
+    def joined(name: str) -> Array:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else numpy.concatenate(values)
+
+    sizes = [part.size for part in parts]
+    guess = sum(part.guess * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
+    return Columns(
+        sum(part.weight for part in parts),
+        **{name: joined(name) for name in ("base", "own", "flips", "kl", "lost", "count")},
+        cluster=numpy.repeat(numpy.arange(len(parts)), sizes),
+        guess=guess,
+    )
+
+
+def _signal(whole: _Whole, counted: Columns | None) -> dict[str, Any]:
+    """What the row of a task says of its signal."""
+    return {
+        "no_signal": counted is None,
+        "half_counts": counted is not None and counted.size < whole.columns.size,
+    }
+
+
+def _held_by_few(task: str, row: TaskRow) -> str | None:
+    """What is said of a divergence that few documents decide."""
+    if row.kl_held_by_few is None or row.kl_held_by_few < HALF:
+        return None
+    return (
+        f"{task}: {FEW:.0%} of the documents hold {row.kl_held_by_few:.0%} of the KL, so its mean, and a gate on it, "
+        "rest on few documents; the median KL is that of an ordinary one"
     )
 
 
@@ -86,22 +171,44 @@ def columns_of(task: str, scored: Scored) -> Columns:
     if metric in PERPLEXITIES:
         lost = [float(base[metric][0]) - float(own[metric][0]) for base, own in both]
         count = [float(base[metric][1]) for base, _ in both]
-        return Columns(scored.weight, lost=numpy.array(lost), count=numpy.array(count))
+        return Columns(scored.weight, lost=numpy.array(lost), count=numpy.array(count), cluster=_clusters(task, scored))
     choices = all(has_choices(base) for base, _ in both)
     return Columns(
         scored.weight,
         base=numpy.array([float(base[metric]) / whole for base, _ in both]),
         own=numpy.array([float(own[metric]) / whole for _, own in both]),
         flips=numpy.array([float(answer(base, metric) != answer(own, metric)) for base, own in both]),
-        kl=numpy.array([_divergence(base, own) for base, own in both]) if choices else None,
+        kl=numpy.array([_divergence(base, own, metric) for base, own in both]) if choices else None,
+        cluster=_clusters(task, scored),
+        guess=guessing(scored.baseline),
     )
 
 
-def _divergence(base: Sample, own: Sample) -> float:
-    """KL(baseline || candidate) of the two distributions over the choices: softmax of their log-likelihoods."""
+def _clusters(task: str, scored: Scored) -> Array:
+    """A number for each document, the same for those whose field `cluster` has the same value; None without a field.
+
+    Raises StageError for documents that lack the field.
+    """
+    import numpy
+
+    if scored.cluster is None:
+        return None
+    try:
+        values = [json.dumps(sample["doc"][scored.cluster], sort_keys=True) for sample in scored.baseline]
+    except (KeyError, TypeError) as error:
+        raise StageError(
+            f"{task}: its documents have no field {scored.cluster!r}, by which they are drawn together",
+            hint="name another field as the task's `cluster` in the suite, or none",
+        ) from error
+    return numpy.unique(values, return_inverse=True)[1]
+
+
+def _divergence(base: Sample, own: Sample, metric: str) -> float:
+    """KL(baseline || candidate), in nats, of the two distributions over the choices: softmax of the values that decide
+    the answer, which are log-likelihoods per character for acc_norm."""
     from scipy.special import log_softmax, softmax
 
-    p, q = likelihoods(base), likelihoods(own)
+    p, q = comparable_likelihoods(base, metric), comparable_likelihoods(own, metric)
     return float((softmax(p) * (log_softmax(p) - log_softmax(q))).sum())
 
 
@@ -119,12 +226,15 @@ def _row(scored: Scored, columns: Columns, confidence: float) -> TaskRow:
         filter=None if scored.filter in (None, "none") else scored.filter,
         out_of=scored.out_of,
         documents=columns.size,
-        weight=scored.weight,
+        weight=columns.weight,
         baseline=baseline,
         candidate=candidate,
         **dict(figures([columns], confidence)),
     )
-    return _tested(row, columns, guessing(scored.baseline)) if columns.is_right_or_wrong else row
+    if columns.base is None:
+        return row
+    row = row.model_copy(update={"smallest_loss": smallest_loss([columns])})
+    return _tested(row, columns) if columns.is_right_or_wrong else row
 
 
 def _perplexity(samples: Samples, metric: str) -> float:
@@ -133,57 +243,40 @@ def _perplexity(samples: Samples, metric: str) -> float:
     return math.exp(-likelihood / count)
 
 
-def _tested(row: TaskRow, columns: Columns, guess: float) -> TaskRow:
-    """The row with McNemar's test on the documents that only one of both models has right.
-
-    There is no signal where the baseline itself is not better than the accuracy `guess` (uniformly, or always the most
-    frequent answer), one-sided exact binomial test at 5%.
-    """
-    from scipy.stats import binomtest
-
+def _tested(row: TaskRow, columns: Columns) -> TaskRow:
+    """The row with the test on the documents that only one of both models has right: McNemar's, or where documents are
+    drawn together the one that flips the signs of whole clusters."""
     base, own = columns.base > 0.5, columns.own > 0.5
     lost, gained = int((base & ~own).sum()), int((own & ~base).sum())
-    p_value = _mcnemar(lost, gained)
-    luck = float(binomtest(int(base.sum()), columns.size, min(guess, 1.0), alternative="greater").pvalue)
+    p = mcnemar(lost, gained) if columns.cluster is None else p_value([columns])
     return row.model_copy(
         update={
             "lost": lost,
             "gained": gained,
-            "p_value": p_value,
-            "significant": p_value < SIGNIFICANCE,
-            "guessing": guess,
-            "no_signal": luck >= SIGNIFICANCE,
+            "p_value": p,
+            "significant": p is not None and p < SIGNIFICANCE,
+            "guessing": columns.guess,
         }
     )
 
 
-def _overall(rows: list[TaskRow], columns: list[Columns], confidence: float) -> Overall | None:
-    """The figures over tasks, and McNemar's test on the documents of all together, whatever their weights."""
-    if not rows:
+def _overall(kept: list[Columns], confidence: float) -> Overall | None:
+    """The figures over tasks, and the test for a difference by the same weights."""
+    if not kept:
         return None
-    found = Overall(**dict(figures(columns, confidence)))
-    tested = [(row.lost, row.gained) for row in rows if row.lost is not None and row.gained is not None]
-    if not tested:
-        return found
-    lost, gained = (sum(side) for side in zip(*tested, strict=True))
-    return found.model_copy(update={"lost": lost, "gained": gained, "p_value": _mcnemar(lost, gained)})
+    tested = [one for one in kept if one.is_right_or_wrong]
+    lost = sum(int((one.base > one.own).sum()) for one in tested) if tested else None
+    gained = sum(int((one.base < one.own).sum()) for one in tested) if tested else None
+    found = Overall(**dict(figures(kept, confidence)), lost=lost, gained=gained)
+    return found.model_copy(update={"p_value": p_value(kept), "smallest_loss": smallest_loss(kept)})
 
 
-def _mcnemar(lost: int, gained: int) -> float:
-    """Exact: under "no difference" the documents that only the candidate has right are binomial with p = 1/2 among
-    those on which the two differ (Psychometrika 12, 1947).
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
-
-
-def _mean(rows: list[TaskRow], weights: list[float]) -> Mean:
+def _mean(kept: list[Columns]) -> Mean:
     """Weighted mean metric over tasks, perplexities left out; 0 where no task is left."""
-    kept = [(row, weight) for row, weight in zip(rows, weights, strict=True) if row.metric not in PERPLEXITIES]
-    total = sum(weight for _, weight in kept) or 1.0
+    tasks = [one for one in kept if one.base is not None]
+    total = sum(one.weight for one in tasks) or 1.0
     return Mean(
-        tasks=len(kept),
-        baseline=sum(weight * row.baseline for row, weight in kept) / total,
-        candidate=sum(weight * row.candidate for row, weight in kept) / total,
+        tasks=len(tasks),
+        baseline=sum(one.weight * float(one.base.mean()) for one in tasks) / total,
+        candidate=sum(one.weight * float(one.own.mean()) for one in tasks) / total,
     )

@@ -1,17 +1,23 @@
-"""Figures over the documents of one task or several, each with an interval: paired bootstrap over documents."""
+"""Figures over the documents of one task or several, each with an interval that holds for few documents too.
+
+Metrics from 0 to 1 by a posterior over what becomes of a document (quantpress.statistics.cells), flips exactly,
+divergences and perplexities by Student's t (quantpress.statistics.units). docs/explanation/statistics.md has the
+coverages.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpress.artifact.accuracy import CONFIDENCE, Figures, Interval
+from quantpress.artifact.accuracy import CONFIDENCE, Figures
+from quantpress.statistics import cells, signs, units
+from quantpress.statistics.cells import Cells
 
 Array = Any  # numpy's, which is imported only where it is needed
-_IN_A_TAIL = 50  # resamples beyond each edge of an interval: 2000 in all at 95%
-NAMES = ("difference", "recovery", "flips", "kl", "perplexity_ratio")
+NAMES = ("difference", "recovery", "above_chance", "flips", "kl", "perplexity_ratio")
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Columns:
 
     `base`, `own`: the metric of both models (0 to 1). `flips`: 1 where the answer is another one. `kl`: divergence of
     the two distributions over the choices, in nats. `lost`: log-likelihood that the candidate has less than the
-    baseline, in nats, over `count` words or bytes.
+    baseline, in nats, over `count` words or bytes. `cluster`: documents with the same number are drawn together.
+    `guess`: the accuracy of a guess.
     """
 
     weight: float
@@ -30,6 +37,8 @@ class Columns:
     kl: Array = None
     lost: Array = None
     count: Array = None
+    cluster: Array = None
+    guess: float = 0.0
 
     @property
     def size(self) -> int:
@@ -41,116 +50,141 @@ class Columns:
         """Whether the metric says of every document that it is right or wrong, and nothing between."""
         return self.base is not None and all(((column == 0) | (column == 1)).all() for column in (self.base, self.own))
 
+    def of(self, documents: Array, weight: float) -> Columns:
+        """The columns of the documents that are true in an array of shape (documents,)."""
+        names = ("base", "own", "flips", "kl", "lost", "count", "cluster")
+        chosen = {name: column[documents] for name in names if (column := getattr(self, name)) is not None}
+        return replace(self, weight=weight, **chosen)
+
 
 def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures:
     """Each figure of NAMES over tasks that count by their weight, with its interval at `confidence`.
 
-    Difference and recovery: of the mean metric, candidate minus and over baseline. Flips, kl: means. Perplexity ratio:
-    exp of the log-likelihood lost per word or byte, geometric mean over tasks. A figure is None where no task has it
-    (recovery also if the baseline has nothing right), an interval also where a task has a single document.
-
-    The intervals are percentile bootstrap; documents are drawn within each task, each with both models' answers
-    (Efron and Tibshirani 1993, chapters 8 and 13).
+    Difference and recovery: of the mean metric, candidate minus and over baseline; above chance: recovery of what both
+    have beyond a guess. Flips, kl: means. Perplexity ratio: exp of the log-likelihood lost per word or byte, geometric
+    mean over tasks. A figure is None where no task has it (recovery also if the baseline has nothing right, or no more
+    than a guess), an interval also where a task has too few documents.
     """
-    values: dict[str, Any] = {"kl_median": _kl_median(tasks)}
-    for name in NAMES:
-        values[name], values[f"{name}_interval"] = figure(name, tasks, confidence)
-    return Figures(**values)
-
-
-def figure(name: str, tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> tuple[float | None, Interval | None]:
-    """One figure of NAMES and its interval: see `figures`."""
-    kept = [task for task in tasks if _applies(name, task)]
-    if not kept or (name == "recovery" and not any(task.base.any() for task in kept)):
-        return None, None
-    statistic = _STATISTICS[name](kept)
-    return float(statistic(*_indices(kept))), _interval(statistic, kept, confidence)
-
-
-Statistic = Callable[..., Any]
-
-
-def _applies(name: str, task: Columns) -> bool:
-    needed = {"flips": task.flips, "kl": task.kl, "perplexity_ratio": task.lost}.get(name, task.base)
-    return needed is not None
-
-
-def _mean(tasks: Sequence[Columns], column: str) -> Statistic:
-    """Weighted mean over tasks of a column's mean over the drawn documents."""
-    total = sum(task.weight for task in tasks)
-
-    def statistic(*drawn: Any, axis: int = -1) -> Any:
-        means = (
-            task.weight * getattr(task, column)[index].mean(axis) for task, index in zip(tasks, drawn, strict=True)
-        )
-        return sum(means) / total
-
-    return statistic
-
-
-def _difference(tasks: Sequence[Columns]) -> Statistic:
-    own, base = _mean(tasks, "own"), _mean(tasks, "base")
-    return lambda *drawn, axis=-1: own(*drawn, axis=axis) - base(*drawn, axis=axis)
-
-
-def _recovery(tasks: Sequence[Columns]) -> Statistic:
-    import numpy
-
-    own, base = _mean(tasks, "own"), _mean(tasks, "base")
-    return lambda *drawn, axis=-1: own(*drawn, axis=axis) / numpy.maximum(base(*drawn, axis=axis), 1e-12)
-
-
-def _perplexity_ratio(tasks: Sequence[Columns]) -> Statistic:
-    import numpy
-
-    total = sum(task.weight for task in tasks)
-
-    def statistic(*drawn: Any, axis: int = -1) -> Any:
-        logs: Any = 0.0
-        for task, index in zip(tasks, drawn, strict=True):
-            logs = logs + task.weight * task.lost[index].sum(axis) / task.count[index].sum(axis)
-        return numpy.exp(logs / total)
-
-    return statistic
-
-
-_STATISTICS: dict[str, Callable[[Sequence[Columns]], Statistic]] = {
-    "difference": _difference,
-    "recovery": _recovery,
-    "flips": lambda tasks: _mean(tasks, "flips"),
-    "kl": lambda tasks: _mean(tasks, "kl"),
-    "perplexity_ratio": _perplexity_ratio,
-}
-
-
-def _indices(tasks: Sequence[Columns]) -> list[Array]:
-    import numpy
-
-    return [numpy.arange(task.size) for task in tasks]
-
-
-def _interval(statistic: Statistic, tasks: Sequence[Columns], confidence: float) -> Interval | None:
-    """What is drawn are indices of documents: that keeps a document's columns together."""
-    from scipy.stats import bootstrap
-
-    if min(task.size for task in tasks) < 2:
-        return None
-    drawn = bootstrap(
-        tuple(_indices(tasks)),
-        statistic,
-        vectorized=True,
-        n_resamples=math.ceil(2 * _IN_A_TAIL / (1 - confidence)),
-        batch=100,
-        confidence_level=confidence,
-        method="percentile",
-        rng=0,
+    return Figures(
+        **_of_the_metric([task for task in tasks if task.base is not None], confidence),
+        **_flips([task for task in tasks if task.flips is not None], confidence),
+        **_kl([task for task in tasks if task.kl is not None], confidence),
+        **_perplexity([task for task in tasks if task.lost is not None], confidence),
     )
-    low, high = drawn.confidence_interval
-    return float(low), float(high)
 
 
-def _kl_median(tasks: Sequence[Columns]) -> float | None:
+Found = dict[str, Any]  # fields of Figures
+
+
+def _of_the_metric(tasks: Sequence[Columns], confidence: float) -> Found:
+    if not tasks:
+        return {}
+    total = sum(task.weight for task in tasks)
+    base, own, guess = (
+        sum(task.weight * float(value) for task, value in zip(tasks, values, strict=True)) / total
+        for values in (
+            [task.base.mean() for task in tasks],
+            [task.own.mean() for task in tasks],
+            [task.guess for task in tasks],
+        )
+    )
+    wanted = {
+        "difference": (own - base, lambda b, o: o - b),
+        "recovery": (own / base, lambda b, o: o / b) if base > 0 else None,
+        "above_chance": ((own - guess) / (base - guess), lambda b, o: _above(b, o, guess)) if base > guess else None,
+    }
+    known = {name: value for name, value in wanted.items() if value}
+    made = cells.intervals(
+        [_cells(task, confidence) for task in tasks], [make for _, make in known.values()], confidence
+    )
+    found: Found = {name: value for name, (value, _) in known.items()}
+    return found | {f"{name}_interval": interval for name, interval in zip(known, made, strict=True)}
+
+
+def _above(base: Array, own: Array, guess: float) -> Array:
+    """Not a number where the baseline itself is not above a guess."""
     import numpy
 
-    known = [task.kl for task in tasks if task.kl is not None]
-    return float(numpy.median(numpy.concatenate(known))) if known else None
+    return numpy.where(base > guess, (own - guess) / (base - guess), numpy.nan)
+
+
+def _cells(task: Columns, confidence: float) -> Cells:
+    """A metric that is a fraction of a document has a fraction of it lost or gained. Documents that hang together or
+    change by fractions count as those that fix both the difference and the recovery as well."""
+    import numpy
+
+    both = numpy.minimum(task.base, task.own)
+    kept, lost, gained = (float(part.sum()) for part in (both, task.base - both, task.own - both))
+    found = Cells(task.weight, kept, lost, gained, task.size - kept - lost - gained)
+    documents = []
+    for ratio in (1.0, (kept + gained) / (kept + lost) if task.base.any() else 1.0):
+        values = task.own - ratio * task.base
+        squares = (1 - ratio) ** 2 * found.both + ratio**2 * found.lost + found.gained
+        of_cells = squares / task.size - float(values.mean()) ** 2
+        documents.append(cells.effective_documents(values, of_cells, task.cluster, confidence, task.is_right_or_wrong))
+    return found.scaled(min(documents))
+
+
+def _flips(tasks: Sequence[Columns], confidence: float) -> Found:
+    if not tasks:
+        return {}
+    parts = []
+    for task in tasks:
+        share = float(task.flips.mean())
+        documents = cells.effective_documents(task.flips, share * (1 - share), task.cluster, confidence)
+        parts.append((task.weight, share * documents, documents))
+    value = sum(weight * x / n for weight, x, n in parts) / sum(weight for weight, _, _ in parts)
+    alone = min(task.size for task in tasks) < 2
+    return {"flips": value, "flips_interval": None if alone else cells.share_interval(parts, confidence)}
+
+
+def _kl(tasks: Sequence[Columns], confidence: float) -> Found:
+    import numpy
+
+    if not tasks:
+        return {}
+    parts = [units.in_clusters(task.weight, task.kl, numpy.ones(task.size), task.cluster) for task in tasks]
+    together = numpy.concatenate([task.kl for task in tasks])
+    interval = units.bootstrap_t(parts, confidence)
+    return {
+        "kl": units.mean(parts),
+        "kl_interval": interval and (max(0.0, interval[0]), interval[1]),
+        "kl_median": float(numpy.median(together)),
+        "kl_held_by_few": units.held_by_few(together),
+    }
+
+
+def _perplexity(tasks: Sequence[Columns], confidence: float) -> Found:
+    if not tasks:
+        return {}
+    parts = [units.in_clusters(task.weight, task.lost, task.count, task.cluster) for task in tasks]
+    interval = units.t_interval(parts, confidence)
+    edges = interval and (_exp(interval[0]), _exp(interval[1]))
+    return {"perplexity_ratio": math.exp(units.mean(parts)), "perplexity_ratio_interval": edges}
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(max(value, -700.0), 700.0))  # beyond, a float holds no more
+
+
+def p_value(tasks: Sequence[Columns]) -> float | None:
+    """Of the test for a difference over tasks, by their weights (quantpress.statistics.signs); None without a metric
+    from 0 to 1."""
+    kept = [task for task in tasks if task.base is not None]
+    if not kept:
+        return None
+    changes = [
+        units.in_clusters(1.0, (task.own - task.base) * task.weight / task.size, task.base, task.cluster).total
+        for task in kept
+    ]
+    return signs.sign_flip(changes)
+
+
+def smallest_loss(tasks: Sequence[Columns]) -> float | None:
+    """The smallest loss of the metric that so many documents would show (quantpress.statistics.signs)."""
+    parts = [
+        (task.weight, float(task.size), float(((task.own - task.base) ** 2).mean()))
+        for task in tasks
+        if task.base is not None
+    ]
+    return signs.smallest_loss(parts) if parts else None

@@ -99,11 +99,18 @@ def answer(sample: Sample, metric: str) -> Any:
         first = sample["filtered_resps"][0]
         about_one = isinstance(first, list | tuple) and len(first) == 2 and str(first[1]) in ("True", "False")
         return str(first[1]) if about_one else str(first)
-    values = likelihoods(sample)
-    if metric == "acc_norm":
-        lengths = [len(continuation.lstrip()) for _, continuation in sample["arguments"]]
-        values = [value / max(length, 1) for value, length in zip(values, lengths, strict=True)]
+    values = comparable_likelihoods(sample, metric)
     return max(range(len(values)), key=values.__getitem__)
+
+
+def comparable_likelihoods(sample: Sample, metric: str) -> list[float]:
+    """What the choices are compared by: log-likelihoods in nats, for acc_norm per character of the choice as lm-eval
+    normalises them."""
+    values = likelihoods(sample)
+    if metric != "acc_norm":
+        return values
+    lengths = [len(continuation.lstrip()) for _, continuation in sample["arguments"]]
+    return [value / max(length, 1) for value, length in zip(values, lengths, strict=True)]
 
 
 def guessing(samples: Samples) -> float:

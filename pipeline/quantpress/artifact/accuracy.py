@@ -14,6 +14,9 @@ from quantpress.runtime.records import Record, Stored
 Interval = tuple[float, float]
 # Of the intervals, unless several looks at more and more documents share the errors among them.
 CONFIDENCE: Final = 0.95
+# Of the statistics: how intervals, tests and the choice of tasks are made. 1 were percentile bootstraps, McNemar's test
+# over all documents alike, and tasks chosen by the scores that recovery divides by; docs/explanation/statistics.md.
+RULES: Final = 2
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY: Final = "transformers only"
 # The model scored once more: in other batches, and by the other backend.
@@ -25,10 +28,11 @@ Decision = Literal["pass", "fail", "inconclusive", "transformers only"]
 class Figures(Record):
     """How far a checkpoint is from its model over some documents, each figure with its interval.
 
-    `difference` and `recovery`: of the mean metric, candidate minus and over baseline. `flips`: the share of documents
-    with another answer. `kl`: the mean divergence of the distributions over the choices, in nats, `kl_median` its
-    median. `perplexity_ratio`: candidate over baseline. A figure is None where it does not apply, an interval also
-    where a single document has it.
+    `difference` and `recovery`: of the mean metric, candidate minus and over baseline. `above_chance`: recovery of what
+    the baseline has beyond a guess. `flips`: the share of documents with another answer. `kl`: the mean divergence of
+    the distributions over the choices, in nats, `kl_median` its median, `kl_held_by_few` the share of it that 5% of the
+    documents hold. `perplexity_ratio`: candidate over baseline. A figure is None where it does not apply, an interval
+    also where too few documents have it.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -37,6 +41,8 @@ class Figures(Record):
     difference_interval: Interval | None = None
     recovery: float | None = None
     recovery_interval: Interval | None = None
+    above_chance: float | None = None
+    above_chance_interval: Interval | None = None
     flips: float | None = None
     flips_interval: Interval | None = None
     kl: float | None = None
@@ -44,6 +50,7 @@ class Figures(Record):
     perplexity_ratio: float | None = None
     perplexity_ratio_interval: Interval | None = None
     kl_median: float | None = None
+    kl_held_by_few: float | None = None
 
     def value(self, name: str) -> float | None:
         """The figure of this name. Raises AttributeError for a name that is none."""
@@ -63,8 +70,10 @@ class TaskRow(Figures):
     are `out_of` 1 or 100.
 
     Of the documents that only one of both has right, the candidate has `lost` or `gained` them; `p_value` is McNemar's
-    of the two, `significant` at 5%. `guessing` is the accuracy of a guess, and there is `no_signal` where the baseline
-    is not better. None where the metric is a perplexity, or a fraction of a document.
+    of the two, `significant` at 5%. `guessing` is the accuracy of a guess. There is `no_signal` where the baseline is
+    not better than that on either half of the documents; `half_counts` where it is so on one, so that the other counts.
+    None where the metric is a perplexity, or a fraction of a document. `smallest_loss` is the smallest one of the
+    metric that so many documents would show in 80% of the repetitions.
     """
 
     metric: str
@@ -80,15 +89,18 @@ class TaskRow(Figures):
     significant: bool | None = None
     guessing: float | None = None
     no_signal: bool = False
+    half_counts: bool = False
+    smallest_loss: float | None = None
 
 
 class Overall(Figures):
-    """Over the tasks that count, by their weights; `lost`, `gained` and `p_value` over the documents that are right or
-    wrong, all alike."""
+    """Over the tasks that count, by their weights, and so is `p_value` (that of signs flipped at random) and the
+    `smallest_loss` that would be shown; `lost` and `gained` count documents."""
 
     lost: int | None = None
     gained: int | None = None
     p_value: float | None = None
+    smallest_loss: float | None = None
 
 
 class Mean(Record):
@@ -143,7 +155,7 @@ class Comparison(Record):
 
     `overall` is None where no task counts, which one without a signal does not unless `counts_no_signal`. No gate
     passes on tasks that have `differences`, nor over all tasks where some are `left_out`. `notes` say what was taken
-    where there was a choice, and what is not known.
+    where there was a choice, and what is not known. `rules` is the number of the statistics that made the figures.
     """
 
     tasks: dict[str, TaskRow]
@@ -151,6 +163,7 @@ class Comparison(Record):
     overall: Overall | None
     confidence: float = CONFIDENCE
     counts_no_signal: bool = False
+    rules: int = 1  # where results of earlier versions have none
     gates: list[Gate] = Field(default_factory=list)
     differences: list[Difference] = Field(default_factory=list)
     left_out: list[TaskLeftOut] = Field(default_factory=list)

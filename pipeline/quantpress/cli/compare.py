@@ -66,7 +66,7 @@ def run(options: Options) -> None:
     tasks = [*paired.scored, *(item.task for item in paired.left_out)]
     asked = [gates.parse(gate, tasks) for gate in options.gate]
     result = compare_suite(paired.scored, count_no_signal=options.count_no_signal)
-    notes = [*baseline.notes, *candidate.notes, *_not_known(options, baseline, candidate)]
+    notes = [*baseline.notes, *candidate.notes, *result.notes, *_not_known(options, baseline, candidate)]
     about = {"differences": paired.differences, "left_out": paired.left_out, "notes": notes}
     result = result.model_copy(update=about)
     result = result.model_copy(update={"gates": [gates.decide(gate, result) for gate in asked]})

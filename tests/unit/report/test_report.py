@@ -74,6 +74,7 @@ ACCURACY = {
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
     "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
     "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
+    "rules": 2,
     "key": "k",
     "model_digest": "ab" * 32,
     "suite": "smoke",
@@ -150,7 +151,7 @@ def test_a_full_report_says_everything(tmp_path: Path) -> None:
         "| r4 | boolq | 48 | acc | 0.500 | 0.250 | -0.250 | 0.001 | 0.500 (0.400 to 0.600) | 30.0% | 0.1000 |" in text
     )
     assert "piqa (no signal)" in text
-    assert "-0.250, within chance" in text
+    assert "-0.250, not shown |" in text
     # Decided by today's rules, whatever the summary in the file says.
     assert "1.00 (0.90 to 1.11, 3 pairs) | no difference shown" in text
     assert "each server was started once" in text
@@ -234,6 +235,26 @@ def test_recovery_and_gates_are_shown(tmp_path: Path) -> None:
     text = rendered(tmp_path, accuracy=ACCURACY)
     assert "| r4 | recovery>=0.99 | 0.5 | 0.4 to 0.6 at 0.95 | 48 | fail |" in text
     assert "### Gates" not in rendered(tmp_path, accuracy={**ACCURACY, "gates": []})
+
+
+def test_what_older_rules_decided_is_marked(tmp_path: Path) -> None:
+    assert "rules" not in rendered(tmp_path, accuracy=ACCURACY)
+    older = {name: value for name, value in ACCURACY.items() if name != "rules"}
+    text = rendered(tmp_path, accuracy=older)
+    assert "| fail (by older rules) |" in text
+    assert "Intervals and gates of r4 are by the rules of an earlier version" in text
+
+
+def test_what_few_documents_could_show_stands_beside_what_is_not_shown(tmp_path: Path) -> None:
+    row = {**ROW, "significant": False, "p_value": 0.5, "smallest_loss": 0.1561, "half_counts": True}
+    row |= {"above_chance": 0.4, "above_chance_interval": [0.1, 0.7]}
+    overall = {**ACCURACY["overall"], "difference": -0.02, "p_value": 0.4, "smallest_loss": 0.08}
+    text = rendered(tmp_path, accuracy={**ACCURACY, "tasks": {"boolq": row}, "overall": overall})
+    assert "| boolq (half counts) | 48 |" in text
+    assert (
+        "-0.250, not shown: a loss of 0.156 would be | 0.5 | 0.500 (0.400 to 0.600) | 0.400 (0.100 to 0.700) |" in text
+    )
+    assert "-0.020, not shown: a loss of 0.080 would be | 0.4 |" in text
 
 
 def test_what_was_not_asked_alike_and_what_is_left_out_are_in_every_view(tmp_path: Path) -> None:

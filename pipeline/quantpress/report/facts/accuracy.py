@@ -27,7 +27,9 @@ def score_of(result: Comparison) -> Score:
         counts_no_signal=result.counts_no_signal,
         mean=Mean.model_validate(result.mean.dump()),
         overall=_paired(overall),
-        together=Together(difference=_figure(overall, "difference"), p_value=overall.p_value),
+        together=Together(
+            difference=_figure(overall, "difference"), p_value=overall.p_value, smallest_loss=overall.smallest_loss
+        ),
         noise_floor=_paired(floor) if floor else None,
         backend_floor=_paired(scored.backend_floor) if scored and scored.backend_floor else None,
         gates=[_gate(gate) for gate in result.gates],
@@ -35,6 +37,7 @@ def score_of(result: Comparison) -> Score:
         differences=result.differences,
         left_out=result.left_out,
         notes=[*(_samples(scored) if scored else []), *result.notes],
+        rules=result.rules,
     )
 
 
@@ -69,16 +72,20 @@ def _task(name: str, row: TaskRow) -> Task:
         flips=paired.flips,
         kl=paired.kl,
         perplexity_ratio=paired.perplexity_ratio,
+        above_chance=paired.above_chance,
+        half_counts=row.half_counts,
+        smallest_loss=row.smallest_loss,
     )
 
 
 def _paired(figures: Figures) -> Paired:
-    """Recovery, flipped answers, KL and perplexity ratio."""
+    """Recovery, that above chance, flipped answers, KL and perplexity ratio."""
     return Paired(
         recovery=_figure(figures, "recovery"),
         flips=_figure(figures, "flips"),
         kl=_figure(figures, "kl"),
         perplexity_ratio=_figure(figures, "perplexity_ratio"),
+        above_chance=_figure(figures, "above_chance"),
     )
 
 

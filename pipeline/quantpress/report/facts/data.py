@@ -74,6 +74,7 @@ class Paired(Record):
     flips: Figure
     kl: Figure
     perplexity_ratio: Figure
+    above_chance: Figure = Figure(value=None, interval=None)
 
 
 class Task(Record):
@@ -98,6 +99,9 @@ class Task(Record):
     flips: Figure
     kl: Figure
     perplexity_ratio: Figure
+    above_chance: Figure = Figure(value=None, interval=None)
+    half_counts: bool = False
+    smallest_loss: float | None = None
 
 
 class Mean(Record):
@@ -109,10 +113,12 @@ class Mean(Record):
 
 
 class Together(Record):
-    """The difference over the tasks that count, and McNemar's test on all their documents."""
+    """The difference over the tasks that count, the test for it by their weights, and the smallest loss that would be
+    shown."""
 
     difference: Figure
     p_value: float | None
+    smallest_loss: float | None = None
 
 
 class Gate(Record):
@@ -130,7 +136,7 @@ class Gate(Record):
 
 class Score(Record):
     """What evaluate (or compare, which names no suite) found on one suite. `commands` are by side; `differences`,
-    `left_out` and `notes` are those of the comparison."""
+    `left_out`, `notes` and `rules` are those of the comparison."""
 
     suite: str | None
     backend: str | None
@@ -151,6 +157,7 @@ class Score(Record):
     differences: list[Difference] = Field(default_factory=list)
     left_out: list[TaskLeftOut] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    rules: int = 1
 
 
 def load_in_words(concurrency: int | None, request_rate: float | None) -> str:

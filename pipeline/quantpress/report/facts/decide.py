@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.served import DIFFERS
 from quantpress.report.facts.comparable import compared_load
 from quantpress.report.facts.data import Cell, Decision, Goal, Load, Point, Recipe, Score, Speed
@@ -199,6 +200,7 @@ def _accuracy_caveats(recipes: list[Recipe]) -> list[str]:
     caveats = [_precision(suite, [score for score in scores if score.suite == suite]) for suite in suites]
     if more := sorted({str(score.suite) for recipe in recipes for score in recipe.other_suites}):
         caveats.append(f"Also scored, shown under Accuracy and not compared here: {listed(more)}.")
+    caveats += _older_rules(recipes)
     if not any(score.noise_floor for score in scores):
         caveats.append(
             "The noise floor was not measured (evaluate --noise-floor): small KL and flips may mean nothing."
@@ -218,7 +220,18 @@ def _precision(suite: str | None, scores: list[Score]) -> str:
     if not halves:
         return f"{text}."
     spread = f"{halves[0]:.3f}" if halves[0] == halves[-1] else f"{halves[0]:.3f} to {halves[-1]:.3f}"
-    return f"{text}: recovery is known to about ±{spread}."
+    return f"{text}: recovery is known to about ±{spread}, half of its 95% interval."
+
+
+def _older_rules(recipes: list[Recipe]) -> list[str]:
+    """Which recipes' gates and intervals were made by the statistics of earlier versions."""
+    names = [recipe.name for recipe in recipes if any(score.rules < RULES for score in recipe.scores)]
+    if not names:
+        return []
+    return [
+        f"Intervals and gates of {', '.join(names)} are by the rules of an earlier version, which are too sure of few "
+        "documents. quantpress evaluate makes them anew from the kept answers, without scoring again."
+    ]
 
 
 def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:

@@ -15,15 +15,19 @@ DUMMY = (
 ABOUT = {
     "accuracy": (
         "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "
-        "p is the exact McNemar test: above 0.05 the difference is within what chance does. A metric that is a "
-        "fraction of each document has none. "
-        "No signal: the unquantized model itself is not better than guessing there, so the task says nothing "
-        "about the recipe, and it does not count towards the mean. With many rows a few small p come by chance alone: "
-        "at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the model's, with its 95% interval "
-        "(paired bootstrap over documents); flips are answers that changed; KL is the mean divergence of the choice "
-        "probabilities from the model's, in nats. The noise floor, where it was measured (--noise-floor), is how far "
-        "the model is from itself when it is scored otherwise: less than that means nothing. The figures are those of "
-        "this checkpoint; the recipe on another draw of its calibration data makes another one (evaluate --seeds).",
+        "p tests for a difference (McNemar's exact test; for the mean, signs flipped at random, weighted as the tasks"
+        " are). Above 0.05 no difference is shown, which does not mean that there is none: beside it stands the "
+        "smallest loss that so many documents would show four times in five. A metric that is a fraction of each "
+        "document has no p. No signal: the unquantized model itself is not better than guessing there, so the task "
+        "says nothing about the recipe, and it does not count towards the mean. That is decided on one half of the "
+        "documents for the other, so that luck does not choose; half counts: it is so on one half. With many rows a "
+        "few small p come by chance alone: at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the "
+        "model's, with its 95% interval; above chance, both less what a guess has: a checkpoint that only guesses has"
+        " 0 there. Flips are answers that changed; KL is the mean divergence of the choice probabilities from the "
+        "model's, in nats (for acc_norm of log-likelihoods per character, so it is far smaller there). The noise "
+        "floor, where it was measured (--noise-floor), is how far the model is from itself when it is scored "
+        "otherwise: less than that means nothing. The figures are those of this checkpoint; the recipe on another "
+        "draw of its calibration data makes another one (evaluate --seeds).",
         "Not measured: quantpress evaluate RECIPE.",
     ),
     "served": (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND
+from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -29,6 +29,7 @@ from quantpress.report.facts.data import (
 from quantpress.report.facts.decide import marks
 from quantpress.report.views.formats import NONE, in_bytes, interval, measured_in, times
 from quantpress.runtime.environment import Machine
+from quantpress.statistics.signs import SIGNIFICANCE
 
 Scored = tuple[str, Score]  # a recipe's name and one of its results
 Measured = tuple[str, Speed]
@@ -145,18 +146,20 @@ def winning_figure(goal: Goal) -> str:
 def accuracy(scored: list[Scored]) -> Table:
     """One row for each recipe and task, the mean, and the noise floor."""
     header = ["recipe", "task", "documents", "metric", "model", "checkpoint", "difference", "p", "recovery (95%)"]
-    header += ["flips", "KL"] + (["perplexity ratio"] if _has_perplexity(scored) else [])
+    chance = _has(scored, "above_chance")
+    header += (["above chance"] if chance else []) + ["flips", "KL"]
+    header += ["perplexity ratio"] if _has(scored, "perplexity_ratio") else []
     rows = []
     for name, score in _with_suites(scored):
-        rows += [[name, *_task(task), *_paired(task)] for task in score.tasks]
+        rows += [[name, *_task(task), *_paired(task, chance)] for task in score.tasks]
         mean = score.mean
         if mean.tasks:
             sides = [_number(mean.baseline), _number(mean.candidate)]
             label = f"mean of {mean.tasks} tasks"
-            rows.append([name, label, "", "", *sides, *_difference(score.together), *_paired(score.overall)])
+            rows.append([name, label, "", "", *sides, *_together(score.together), *_paired(score.overall, chance)])
         floors = {"in other batches": score.noise_floor, "transformers against vLLM": score.backend_floor}
         rows += [
-            [name, f"noise floor: the model against itself, {how}", *[""] * 6, *_paired(floor)]
+            [name, f"noise floor: the model against itself, {how}", *[""] * 6, *_paired(floor, chance)]
             for how, floor in floors.items()
             if floor
         ]
@@ -169,17 +172,31 @@ def _with_suites(scored: list[Scored]) -> list[Scored]:
     return [(f"{name} ({score.suite})" if several else name, score) for name, score in scored]
 
 
-def _has_perplexity(scored: list[Scored]) -> bool:
-    return any(task.perplexity_ratio.value is not None for _, score in scored for task in score.tasks)
+def _has(scored: list[Scored], figure: str) -> bool:
+    """Whether any task has this figure of Paired."""
+    return any(getattr(task, figure).value is not None for _, score in scored for task in score.tasks)
 
 
 def _task(task: Task) -> list[str]:
-    label = f"{task.task} (no signal)" if task.no_signal else task.task
+    label = task.task + (" (no signal)" if task.no_signal else " (half counts)" if task.half_counts else "")
     change, chance = _difference(task)
     if task.significant is False:
-        change += ", within chance"
+        change += _not_shown(task.smallest_loss)
     sides = [_number(task.baseline), _number(task.candidate)]
     return [label, str(task.documents or ""), _metric(task), *sides, change, chance]
+
+
+def _together(row: Together) -> list[str]:
+    """The same of all tasks that count."""
+    change, chance = _difference(row)
+    if row.p_value is not None and row.p_value >= SIGNIFICANCE:
+        change += _not_shown(row.smallest_loss)
+    return [change, chance]
+
+
+def _not_shown(smallest: float | None) -> str:
+    """What is said of a difference that may be none: how large a loss these documents would show."""
+    return ", not shown" + ("" if smallest is None else f": a loss of {smallest:.3f} would be")
 
 
 def _metric(task: Task) -> str:
@@ -193,12 +210,14 @@ def _difference(row: Task | Together) -> list[str]:
     return [interval(row.difference, "{:+.3f}"), "" if row.p_value is None else f"{row.p_value:.2g}"]
 
 
-def _paired(row: Paired | Task) -> list[str]:
-    """Recovery, flips, KL and perplexity ratio with their intervals."""
+def _paired(row: Paired | Task, chance: bool) -> list[str]:
+    """Recovery, that above chance if there is a column for it, flips, KL and perplexity ratio with their intervals."""
+    small = row.kl.value is not None and 0 < row.kl.value < 0.001  # of log-likelihoods per character
     return [
         interval(row.recovery),
+        *([interval(row.above_chance)] if chance else []),
         interval(row.flips, "{:.1%}"),
-        interval(row.kl, "{:.4f}"),
+        interval(row.kl, "{:.2g}" if small else "{:.4f}"),
         interval(row.perplexity_ratio),
     ]
 
@@ -221,13 +240,16 @@ def left_out(scored: list[Scored]) -> Table:
 
 def gates(scored: list[Scored]) -> Table:
     """How every gate was decided."""
-    rows = [[name, gate.gate, *_decided(gate)] for name, score in _with_suites(scored) for gate in score.gates]
+    rows = [
+        [name, gate.gate, *_decided(gate, score.rules)] for name, score in _with_suites(scored) for gate in score.gates
+    ]
     return Table(["recipe", "gate", "figure", "interval", "documents", "decision"], rows, 6)
 
 
-def _decided(gate: Gate) -> list[str]:
+def _decided(gate: Gate, rules: int) -> list[str]:
     documents = str(gate.documents or "")
     decision = f"{gate.decision}: {gate.reason}" if gate.reason else gate.decision
+    decision += " (by older rules)" if rules < RULES else ""
     if gate.interval is None or gate.value is None:
         return ["none", "none", documents, decision]
     low, high = gate.interval
