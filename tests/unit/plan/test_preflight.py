@@ -364,8 +364,10 @@ def test_weights_that_are_not_what_the_config_says(odd: dict[str, Any], words: s
 
 
 def test_data_that_is_not_there_is_seen_by_plan(tmp_path: Path, quantpress: Run) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    done = quantpress("plan", "gptq-w4a16", "--model", str(tmp_path), "--set", "calibration.dataset=gone.parquet")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    done = quantpress("plan", "gptq-w4a16", "--model", str(folder), "--set", "calibration.dataset=gone.parquet")
     assert done.returncode == 2
     assert "gone.parquet" in done.stderr
 
