@@ -14,7 +14,7 @@ from pathlib import Path
 from quantpress.errors import CapabilityError, InputError, first_line, slug
 from quantpress.model import headers
 from quantpress.model.config import Config, dtype_of
-from quantpress.model.dequantize import dequantized
+from quantpress.model.dequantize import dequantized, described_dequantized, without_quantization
 from quantpress.model.soundness import (
     ADAPTER,
     Quantization,
@@ -45,6 +45,7 @@ _HUB_FILES = ["model*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja"
 _HUB_FILES += ["README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]  # what a package says and hands on
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
+_NOT_QUANTIZED = "  {} is not quantized: --dequantize has nothing to do"
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
 
@@ -97,7 +98,7 @@ def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = 
     elif found:
         raise already_quantized(model.path, found)
     elif dequantize:
-        console.say(f"  {model.name} is not quantized: --dequantize has nothing to do")
+        console.say(_NOT_QUANTIZED.format(model.name))
     return replace(model, trust_remote_code=trust_remote_code)
 
 
@@ -277,22 +278,26 @@ def _snapshot(source: str, patterns: list[str]) -> Path:
 def described_model(source: str, dequantize: bool = False) -> Model:
     """The model without its weights, for planning: of a folder or a hub repository a config.json is enough.
 
-    With `dequantize`, weights of a model that is quantized already are read and made ready. Raises what `find_model`
-    raises.
+    With `dequantize`, a model that is quantized already is described as what comes of it, and no weight is dequantized.
+    Raises what `find_model` raises.
     """
-    if dequantize:
-        return find_model(source, dequantize=True)
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
     elif is_on_the_hub(source):
         folder, name = _snapshot(source, ["*.json"]), source.partition("@")[0]
     else:
-        return find_model(source)
+        return find_model(source, dequantize=dequantize)
     config = read_config(folder)
     require_whole(folder)
-    if found := quantization(folder, config, headers.read_if_any(folder)):
+    model = Model(slug(name), folder, source, config)
+    found = quantization(folder, config, headers.read_if_any(folder))
+    if found and dequantize and found.method:
+        return replace(model, path=described_dequantized(folder, config), config=without_quantization(config))
+    if found:
         raise already_quantized(folder, found)
-    return Model(slug(name), folder, source, config)
+    if dequantize:
+        console.say(_NOT_QUANTIZED.format(model.name))
+    return model
 
 
 def is_on_the_hub(source: str) -> bool:
