@@ -13,7 +13,7 @@ import pytest
 
 from quantpress.errors import InputError, StageError
 from quantpress.model.dequantize import DequantizeJob, without_quantization
-from quantpress.model.dequantize_worker import dequantize
+from quantpress.model.dequantize_worker import dequantize, scheme_of
 from quantpress.model.source import described_model, find_model
 from quantpress.plan.resolve import plan_of
 from quantpress.recipe.loading import load_recipe
@@ -174,6 +174,19 @@ def _modelopt(folder: Path) -> Path:
     (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
     (folder / "processor_config.json").write_text("{}")
     return folder
+
+
+def test_groups_by_class_are_told_apart() -> None:
+    """In files a name tells no class: an embedding is one by the model's structure."""
+    from compressed_tensors.quantization import QuantizationConfig
+
+    groups = {
+        kind: {"targets": [kind], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}
+        for kind, bits in (("Linear", 4), ("Embedding", 8))
+    }
+    config = QuantizationConfig.model_validate({"config_groups": groups, "format": "pack-quantized"})
+    bits = [scheme_of(name, config, {"embed"})[0].weights.num_bits for name in ("embed", "q_proj")]
+    assert bits == [8, 4]
 
 
 def test_a_dequantized_model_says_what_it_was(make_model: Callable[..., Path], in_this_process: list[str]) -> None:
