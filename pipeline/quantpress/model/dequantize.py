@@ -11,7 +11,7 @@ from quantpress.errors import slug
 from quantpress.model import headers
 from quantpress.model.config import Config, dtype_of
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
-from quantpress.runtime import atomic, disk
+from quantpress.runtime import atomic, digests, disk
 from quantpress.runtime.cache import cache_folder, made_once
 from quantpress.runtime.inside import inside
 from quantpress.runtime.worker import Job, Result, Worker
@@ -68,6 +68,13 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
         atomic.write_json(staged / "config.json", without_quantization(config))
 
     return made_once(final, dequantize)
+
+
+def described_dequantized(folder: Path, config: Config) -> Path:
+    """A folder in the cache with the config of the dequantized model and no weights: enough to plan for it."""
+    plain = without_quantization(config)
+    final = cache_folder() / "models" / f"{slug(folder.name)}-{digests.sha256_json(plain)[:12]}-described"
+    return made_once(final, lambda staged: atomic.write_json(staged / "config.json", plain))
 
 
 def _numbers(tensor: headers.Tensor) -> int:

@@ -5,15 +5,17 @@ No model is built: what transformers never loads (layers for speculative decodin
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from quantpress.errors import StageError
 from quantpress.model import headers, soundness
-from quantpress.model.dequantize import DEQUANTIZE, DequantizeJob, DequantizeResult
+from quantpress.model.dequantize import DEQUANTIZE, DequantizeJob, DequantizeResult, described_dequantized
 from quantpress.model.patterns import matching
+from quantpress.model.structure import StructureJob
 from quantpress.runtime import atomic
 
 _SHARD = 2_000_000_000  # bytes of a file that comes of it, and most of what memory holds
@@ -33,6 +35,7 @@ class Source:
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open
 
+        self.folder = folder
         self.headers = headers.read_folder(folder)
         opened: list[Any] = [safe_open(path, "pt") for path in headers.weight_files(folder)]
         self.files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 -- not a mapping
@@ -116,6 +119,7 @@ def _compressed(source: Source, said: dict[str, Any], dtype: Any) -> Made:
 
     known = {key: value for key, value in said.items() if key not in ("version", "sparsity_config", "transform_config")}
     config = QuantizationConfig.model_validate(known)
+    embeddings = embeddings_of(source.folder, config)
     for name in list(source.files):
         module, _, local = name.rpartition(".")
         if local not in ("weight", "weight_packed") or f"{module}.weight_scale" not in source.files:
@@ -128,7 +132,7 @@ def _compressed(source: Source, said: dict[str, Any], dtype: Any) -> Made:
         if source.headers[name].dtype in ("BF16", "F16", "F32"):  # saved uncompressed: its scales are advice
             source.used.update(other for other in source.files if other.startswith(f"{module}.weight_"))
             continue
-        scheme, stored = scheme_of(module, config)
+        scheme, stored = scheme_of(module, config, embeddings)
         compressor = BaseCompressor.get_value_from_registry(stored)
         state = {part: source.take(f"{module}.{part}") for part in _parts(compressor, scheme, module, source)}
         yield f"{module}.weight", compressor.decompress(state, scheme)["weight"].to(dtype)
@@ -142,7 +146,7 @@ def _parts(compressor: Any, scheme: Any, module: str, source: Source) -> list[st
     return parts
 
 
-def scheme_of(module: str, config: Any) -> tuple[Any, Any]:
+def scheme_of(module: str, config: Any, embeddings: Container[str] = ()) -> tuple[Any, Any]:
     """The scheme that quantizes the module, and the format that it is stored in.
 
     The names in the files may be others than those that the config was written for: a single group then is the one.
@@ -151,14 +155,26 @@ def scheme_of(module: str, config: Any) -> tuple[Any, Any]:
     from torch.nn import Linear
 
     groups = list(config.config_groups.values())
-    matched = [g for g in groups if any(matching(target, [module]) for target in g.targets)]
-    narrow = [group for group in matched if "Linear" not in group.targets]
-    fitting = narrow or matched or (groups if len(groups) == 1 else [])
+    named = [group for group in groups if any(matching(target, [module]) for target in group.targets)]
+    kind = "Embedding" if module in embeddings else "Linear"
+    of_class = [group for group in groups if kind in group.targets]
+    fitting = named or of_class or (groups if len(groups) == 1 else [])
     if not fitting:
         raise StageError(f"no group of the quantization config names {module}", hint="fetch the model again")
     scheme = fitting[0]
     overall = None if config.format == "mixed-precision" else config.format
     return scheme, scheme.format or overall or infer_module_format(Linear, scheme).value
+
+
+def embeddings_of(folder: Path, config: Any) -> set[str]:
+    """The names in the files of the model's embeddings: asked where groups are told apart by classes."""
+    groups = config.config_groups.values()
+    if len(groups) < 2 or not any("Embedding" in group.targets for group in groups):
+        return set()
+    from quantpress.model.structure_worker import structure
+
+    described = described_dequantized(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return {one.stored for one in structure(StructureJob(folder=str(described))).embeddings.values()}
 
 
 def _fp8(source: Source, said: dict[str, Any], dtype: Any) -> Made:

@@ -13,7 +13,7 @@ from pathlib import Path
 from quantpress.errors import CapabilityError, InputError, slug
 from quantpress.model import headers, hub
 from quantpress.model.config import Config, dtype_of
-from quantpress.model.dequantize import dequantized
+from quantpress.model.dequantize import dequantized, described_dequantized, without_quantization
 from quantpress.model.headers import Tensor
 from quantpress.model.soundness import (
     ADAPTER,
@@ -43,6 +43,7 @@ _EMBEDDED_NOTE = (
 )
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _DECIDES = (".json", ".model", ".jinja", ".txt", ".py")  # beside the weights
+_NOT_QUANTIZED = "  {} is not quantized: --dequantize has nothing to do"
 _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revision), a folder, or a .gguf file"
 
 
@@ -132,7 +133,7 @@ def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = 
     elif found:
         raise already_quantized(model.path, found)
     elif dequantize:
-        console.say(f"  {model.name} is not quantized: --dequantize has nothing to do")
+        console.say(_NOT_QUANTIZED.format(model.name))
     return replace(model, trust_remote_code=trust_remote_code)
 
 
@@ -301,11 +302,9 @@ def described_model(source: str, dequantize: bool = False, trust_remote_code: bo
     """The model without its weights, for planning: of a folder a config.json is enough, and of a hub repository the
     weights' headers are read.
 
-    With `dequantize`, weights of a model that is quantized already are read and made ready. Raises what `find_model`
-    raises.
+    With `dequantize`, a model that is quantized already is described as what comes of it, and no weight is dequantized.
+    Raises what `find_model` raises.
     """
-    if dequantize:
-        return find_model(source, dequantize=True)
     tensors: dict[str, Tensor] | None = None
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
@@ -313,11 +312,18 @@ def described_model(source: str, dequantize: bool = False, trust_remote_code: bo
         folder, name = hub.without_weights(source, trust_remote_code), source.partition("@")[0]
         tensors = hub.headers_of(source, folder) or None
     else:
-        return find_model(source)
+        return find_model(source, dequantize=dequantize)
     config = read_config(folder)
     if tensors is None:
         require_whole(folder)
         require_inside(folder)
-    if found := quantization(folder, config, headers.read_if_any(folder) if tensors is None else tensors):
+    model = Model(slug(name), folder, source, config, trust_remote_code=trust_remote_code, tensors=tensors)
+    found = quantization(folder, config, model.headers())
+    if found and dequantize and found.method:
+        described = described_dequantized(folder, config)
+        return replace(model, path=described, config=without_quantization(config), tensors=None)
+    if found:
         raise already_quantized(folder, found)
-    return Model(slug(name), folder, source, config, trust_remote_code=trust_remote_code, tensors=tensors)
+    if dequantize:
+        console.say(_NOT_QUANTIZED.format(model.name))
+    return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -108,13 +108,25 @@ def architecture(config: Config) -> str | None:
     return str(named[0]) if isinstance(named, list) and named else None
 
 
+def architectures(config: Config) -> tuple[str, ...]:
+    """The classes that a config names: the model's, and that of the language model inside, where it names one."""
+    named = (architecture(config), architecture(text_config(config)))
+    return tuple(dict.fromkeys(name for name in named if name))
+
+
 def packing_of(config: Config) -> Packing:
-    """What vLLM's class for this model does, together with that for the language model inside; else `GENERIC`."""
+    """What vLLM's class for this model does, by the table; `GENERIC` for one that it does not have."""
     rows = _table()["architectures"]
-    if architecture(config) not in rows:
-        return GENERIC
-    found = Packing.model_validate(rows[architecture(config)])
-    inner = [Packing.model_validate(rows[name]) for name in [architecture(text_config(config))] if name in rows]
+    named = architectures(config)
+    return joined(named, {name: Packing.model_validate(rows[name]) for name in named if name in rows}) or GENERIC
+
+
+def joined(named: Sequence[str], known: Mapping[str, Packing]) -> Packing | None:
+    """What vLLM's class for a model does, together with that for the language model inside; None for one not known."""
+    if not named or named[0] not in known:
+        return None
+    found = known[named[0]]
+    inner = [known[name] for name in named[1:] if name in known]
     if found.module == _BACKEND:
         inner.append(GENERIC)
     return found.model_copy(update={"packed": [pack for one in (found, *inner) for pack in one.packed]})

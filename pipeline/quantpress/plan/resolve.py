@@ -34,9 +34,9 @@ class Plan:
     `scales` says how far one scale reaches ("group of 64", "channel"); `largest_input` is the greatest number of input
     features among the layers; `weight_bytes` the model's size, `checkpoint_bytes` what it will be and
     `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its
-    group; `notes` what a person should know; `architecture` is the class that the config names, `packing` what vLLM
-    makes of its layers; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic); `parameters` how
-    many numbers the weights are.
+    group; `notes` what a person should know; `architectures` are the classes that the config names, `packing` what
+    vLLM makes of its layers; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic); `parameters`
+    how many numbers the weights are.
     """
 
     recipe: Recipe
@@ -52,10 +52,15 @@ class Plan:
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     structure: Layers = field(default_factory=lambda: Layers({}))
     packing: Packing = fused.GENERIC
-    architecture: str | None = None
+    architectures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     compute_dtype: ComputeDtype = "stored"
     parameters: int = 0
+
+    @property
+    def architecture(self) -> str | None:
+        """The class of the whole model."""
+        return self.architectures[0] if self.architectures else None
 
     def scales_of(self, name: str) -> str:
         return _scales(self.schemes[name])
@@ -112,7 +117,7 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         targets={name: tuple(one.group.targets) for one in chosen for name in one.names},
         structure=structure,
         packing=packing,
-        architecture=fused.architecture(config),
+        architectures=fused.architectures(config),
         notes=(*_left_alone(resolved, structure), *absent, *notes, *preflight.poor_chats(resolved, parameters)),
         parameters=parameters,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.model import headers
-from quantpress.model.dequantize_worker import scheme_of
+from quantpress.model.dequantize_worker import embeddings_of, scheme_of
 from quantpress.quantize.workers import DISTANCE, Distance, DistanceJob, DistanceResult
 
 # Relative RMS difference of a layer's weights after decompression. Rounding to 4 bits in groups moves weights by about
@@ -38,12 +38,13 @@ def distances(job: DistanceJob) -> DistanceResult:
 
     config = json.loads((job.one / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     config = QuantizationConfig.model_validate(config)
+    embeddings = embeddings_of(job.one, config)
     one, other = tensors_of(job.one), tensors_of(job.other)
     found = {}
     for module, tensors in one.items():
         bound, pair = BOUND_OF_UNQUANTIZED, [tensors, other[module]]
         if "weight_scale" in tensors:
-            scheme, stored = scheme_of(module, config)
+            scheme, stored = scheme_of(module, config, embeddings)
             compressor = BaseCompressor.get_value_from_registry(stored)
             pair = [compressor.decompress(side, scheme) for side in pair]
             bound = BOUNDS.get(scheme.weights.num_bits, BOUND_OF_MORE_BITS)

@@ -242,7 +242,7 @@ def _check_weight_observer(args: SchemeArgs) -> None:
 class Group(SchemeArgs):
     """One group of layers, and how it is quantized."""
 
-    targets: Names = Field(min_length=1, description="Class names, exact layer names, or re:PATTERN.")
+    targets: Names = Field(min_length=1, description="Class names (Linear, Embedding), exact layer names, re:PATTERN.")
 
     @model_validator(mode="after")
     def _quantizes(self) -> Group:
@@ -262,7 +262,7 @@ class Quantizes(SchemeArgs, Body):
     targets: Names = Field(
         default=["Linear"],
         min_length=1,
-        description="Class names, exact layer names, or re:PATTERN matched from the name's start.",
+        description="Class names (Linear, Embedding), exact layer names, or re:PATTERN matched from the name's start.",
     )
     ignore: Names = Field(
         default=["lm_head"],

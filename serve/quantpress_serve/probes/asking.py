@@ -92,13 +92,13 @@ def require_fused(plan: Plan, vllm: Path) -> None:
     Where it cannot be asked, the table has answered already.
     """
     version = vllm_version(vllm).partition("+")[0]
-    if version in (fused.table_version(), "unknown") or plan.architecture is None:
+    if version in (fused.table_version(), "unknown") or not plan.architectures:
         return
     try:
-        answer = architectures(vllm, plan.architecture)
+        answer = architectures(vllm, *plan.architectures)
     except CapabilityError:
         return
-    if packing := answer.architectures.get(plan.architecture):
+    if packing := fused.joined(plan.architectures, answer.architectures):
         fused.check(plan.schemes, plan.structure, packing)
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from quantpress.errors import InputError, StageError
 from quantpress.model.dequantize import DequantizeJob, without_quantization
-from quantpress.model.dequantize_worker import dequantize
+from quantpress.model.dequantize_worker import dequantize, scheme_of
 from quantpress.model.source import described_model, find_model
+from quantpress.plan.resolve import plan_of
+from quantpress.recipe.loading import load_recipe
 from quantpress.runtime import locks, worker
 
 Tensors = dict[str, Any]
@@ -174,6 +176,19 @@ def _modelopt(folder: Path) -> Path:
     return folder
 
 
+def test_groups_by_class_are_told_apart() -> None:
+    """In files a name tells no class: an embedding is one by the model's structure."""
+    from compressed_tensors.quantization import QuantizationConfig
+
+    groups = {
+        kind: {"targets": [kind], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}
+        for kind, bits in (("Linear", 4), ("Embedding", 8))
+    }
+    config = QuantizationConfig.model_validate({"config_groups": groups, "format": "pack-quantized"})
+    bits = [scheme_of(name, config, {"embed"})[0].weights.num_bits for name in ("embed", "q_proj")]
+    assert bits == [8, 4]
+
+
 def test_a_dequantized_model_says_what_it_was(make_model: Callable[..., Path], in_this_process: list[str]) -> None:
     folder = _modelopt(make_model())
     for look in (find_model, described_model):
@@ -191,8 +206,30 @@ def test_a_dequantized_model_says_what_it_was(make_model: Callable[..., Path], i
     names = {path.name for path in model.path.iterdir()}
     assert {"config.json", "processor_config.json", "tokenizer.json"} < names
     assert "hf_quant_config.json" not in names
-    assert described_model(str(folder), dequantize=True) == model
+    assert find_model(str(folder), dequantize=True) == model
     assert len(in_this_process) == 1  # kept
+
+
+def test_a_plan_needs_no_weight_dequantized(make_model: Callable[..., Path], in_this_process: list[str]) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model(tied=False)
+    path = folder / "model.safetensors"
+    layers = {name: weight for name, weight in load_file(path).items() if "_proj" in name}
+    eight = {name: weight.to(torch.float8_e4m3fn) for name, weight in layers.items()}
+    scales = {f"{name}_scale": torch.tensor(0.5) for name in layers}
+    save_file(load_file(path) | eight | scales, path)
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
+    described = plan_of(load_recipe("w8a8-dynamic"), described_model(str(folder), dequantize=True))
+    assert in_this_process == []
+    assert described == plan_of(load_recipe("w8a8-dynamic"), find_model(str(folder), dequantize=True))
+    assert len(in_this_process) == 1
+
+
+def test_what_is_not_quantized_is_described_as_it_is(make_model: Callable[..., Path]) -> None:
+    folder = str(make_model())
+    assert described_model(folder, dequantize=True) == described_model(folder)
 
 
 def test_a_method_that_is_not_known_is_refused_all_the_same(make_model: Callable[..., Path]) -> None:

@@ -184,6 +184,24 @@ def test_a_vllm_of_another_version_is_asked_itself(monkeypatch: pytest.MonkeyPat
     asking.require_fused(made, Path("vllm"))
 
 
+def test_the_language_model_inside_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"architectures": ["SeeingForCausalLM"], "text_config": {"architectures": ["LlamaForCausalLM"]}}
+    structure = structure_of([*ATTENTION, "self_attn.o_proj"])
+    recipe = {"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]}
+    made = resolve.make_from(Recipe.model_validate(recipe), _tensors(structure), CONFIG | named, structure)
+    made = resolve.replace(made, schemes={name: made.schemes[name] for name in made.layers if "o_proj" not in name})
+    inner = OTHER["architectures"]
+    asked: list[list[str]] = []
+    answer = {"architectures": {"SeeingForCausalLM": {}, **inner}, "dropped": {}}
+    monkeypatch.setattr(asking, "vllm_version", lambda vllm: "0.99.0")
+    monkeypatch.setattr(asking, "_answer", lambda vllm, script, words, what: asked.append(words) or answer)
+    with pytest.raises(InputError, match=r"v_proj and .*o_proj are treated differently"):
+        asking.require_fused(made, Path("vllm"))
+    assert asked == [["SeeingForCausalLM", "LlamaForCausalLM"]]
+    monkeypatch.setattr(asking, "_answer", lambda *_: {"architectures": inner, "dropped": {}})
+    asking.require_fused(made, Path("vllm"))  # a model that it does not know is taken for none that it does
+
+
 def _cannot(*_: object) -> None:
     raise CapabilityError("cannot be asked")
 
