@@ -64,7 +64,10 @@ def _gemma3(folder: Path) -> None:
         boi_token_index=4,
         eoi_token_index=5,
     )
-    Gemma3ForConditionalGeneration(config).bfloat16().save_pretrained(folder)
+    model = Gemma3ForConditionalGeneration(config).bfloat16()
+    # transformers begins it with zeros, and then the language model sees nothing of an image.
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()
+    model.save_pretrained(folder)
     _tokenizer(folder, "<from>", image_token="<image>", boi_token="<from>", eoi_token="<to>")
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 56, "width": 56}}
     preprocessor = {"image_processor_type": "Gemma3ImageProcessor", "processor_class": "Gemma3Processor", **half}
@@ -115,8 +118,8 @@ def _data(folder: Path, seed: int, conversations: int = 6) -> Path:
     for number in range(conversations):
         names = [f"{number}-{each}.png" for each in range(0 if number == 2 else 1 + number % 2)]
         for each, name in enumerate(names):
-            pixels = numpy.random.default_rng(seed + 10 * number + each).integers(0, 255, (60, 84, 3), dtype="uint8")
-            Image.fromarray(pixels).save(folder / name)
+            blocks = numpy.random.default_rng(seed + 10 * number + each).integers(0, 255, (5, 7, 3), dtype="uint8")
+            Image.fromarray(blocks.repeat(12, axis=0).repeat(12, axis=1)).save(folder / name)
         parts = [*({"type": "image", "path": name} for name in names), {"type": "text", "text": "what is in this"}]
         answer = " ".join(WORDS * (20 if number == 4 else 1))
         rows.append([{"role": "user", "content": parts}, {"role": "assistant", "content": answer}])

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import StageError, first_line
+from quantpress.errors import InputError, StageError, first_line
 
 _BY_VLLM = "score it in the engine that will serve it: --backend vllm"
 _ONE_BY_ONE = re.compile(r"\.experts\.\*\.(?P<name>\w+)\.weight$")
 _EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+
+
+@contextmanager
+def remote_code_explained(model: str) -> Iterator[None]:
+    """Turns transformers' refusal to run a model's own code into an error that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(
+            f"{model} brings Python code of its own, which is not run",
+            hint="read that code; if you trust it, add --trust-remote-code",
+        ) from error
 
 
 def whole_class(config: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from quantpress.errors import InputError
+from quantpress.model.whole_model_worker import remote_code_explained
 from quantpress.quantize import calibration_data
 from quantpress.quantize.conversations import rendered, texts_alone
 from quantpress.quantize.workers import CHATS, ChatsJob, ChatsResult
@@ -26,15 +26,8 @@ def tried(job: ChatsJob) -> ChatsResult:
         do_without_torch()
     from transformers import AutoTokenizer
 
-    try:
+    with remote_code_explained(str(job.model)):
         tokenizer = AutoTokenizer.from_pretrained(str(job.model), trust_remote_code=job.trust_remote_code)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise InputError(
-            f"{job.model} brings Python code of its own, which is not run",
-            hint="read that code; if you trust it, add --trust-remote-code",
-        ) from error
     count, said = 0, time.monotonic()
     for path in job.files:
         for placed in calibration_data.read_places(path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from quantpress.artifact.manifest import Calibrated, CalibrationImages, Filled
 from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError, first_line, one_line
+from quantpress.model.whole_model_worker import remote_code_explained
 from quantpress.quantize import calibration_data, images
 from quantpress.quantize.calibration_data import Placed
 from quantpress.quantize.conversations import image_paths, rendered
@@ -52,10 +53,11 @@ def loaded_processor(model: Path | str, trust_remote_code: bool, where: str) -> 
 
     do_without_video()
     try:
-        processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+        with remote_code_explained(str(model)):
+            processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except QuantpressError:
+        raise
     except Exception as error:  # a dozen classes, by the part of the processor that fails
-        if "trust_remote_code" in str(error):
-            raise
         raise _not_loaded(model, where, error) from error
     if getattr(processor, "image_processor", None) is None:
         raise InputError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError, listed
-from quantpress.model.whole_model_worker import keep_expert_names, loaded_model
+from quantpress.model.whole_model_worker import keep_expert_names, loaded_model, remote_code_explained
 from quantpress.plan.products_worker import float32_products
 from quantpress.quantize import calibration_data, remarks
 from quantpress.quantize.expert_tokens import ExpertCounter
@@ -41,20 +40,6 @@ def pin_memory_only_with_an_accelerator() -> None:
 
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_, **__: None
-
-
-@contextmanager
-def remote_code_explained(model: str) -> Iterator[None]:
-    """Turns transformers' refusal to run a model's own code into an error that names the option."""
-    try:
-        yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise InputError(
-            f"{model} brings Python code of its own, which is not run",
-            hint="read that code; if you trust it, add --trust-remote-code",
-        ) from error
 
 
 def calibration_loader(calibration: Calibration, tokenizer: Any, job: OneshotJob) -> tuple[Any, Calibrated]:

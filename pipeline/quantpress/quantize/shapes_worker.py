@@ -6,8 +6,8 @@ as it would before quantizing; compressed-tensors then writes what it finds. So 
 
 from __future__ import annotations
 
-from quantpress.model.whole_model_worker import empty_model
-from quantpress.quantize.oneshot_worker import do_without_scikit_learn, remote_code_explained
+from quantpress.model.whole_model_worker import empty_model, remote_code_explained
+from quantpress.quantize.oneshot_worker import do_without_scikit_learn
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import SHAPES, RecipeJob
 from quantpress.runtime.worker import Result
