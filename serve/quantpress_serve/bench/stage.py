@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +19,19 @@ from quantpress.artifact.throughput import (
     ServerFacts,
     Throughput,
 )
-from quantpress.errors import CapabilityError, InputError, QuantpressError, StageError
-from quantpress.model.config import positions
+from quantpress.errors import CapabilityError, QuantpressError, StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import chat, interference, likelihoods, picture
+from quantpress_serve.bench import chat, interference, likelihoods, picture, servers
 from quantpress_serve.bench.load import Generator
 from quantpress_serve.bench.run import Run
+from quantpress_serve.bench.servers import Start
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.probes import asking
-from quantpress_serve.server import memory, server
-from quantpress_serve.server.server import Launch, Server
+from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload import engine, workload
 from quantpress_serve.workload.workload import Engine, Workload
@@ -147,17 +144,17 @@ def _loaded(subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: 
 
     Raises StageError if there is not a single cell.
     """
-    on_gpu, scored, space = interference.on_gpu(), _scored(subject), _kv_space(subject, load, sides)
+    on_gpu, scored, space = interference.on_gpu(), _scored(subject), servers.kv_space(subject, load, sides)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
     run, known = Run(load, starts=1 if sides.vllm_url else load.times_started), None
     for start in range(run.starts):
         try:
             # Both servers first, then the load in turns: whatever else the machine does hits both sides alike.
-            with _servers(subject, load, sides, Started(vllm, space, start)) as servers:
-                known = known or _looked_at(subject, servers, scored)
+            with servers.started(subject, load, sides, Start(vllm, space, start)) as both:
+                known = known or _looked_at(subject, both, scored)
                 generator = Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu)
-                run.measure(generator, servers, start)
+                run.measure(generator, both, start)
         except StageError as error:
             if not run.cells:
                 raise
@@ -266,72 +263,3 @@ def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Input
         environment=serving_environment(),
         machine=environment.machine(),
     )
-
-
-def _kv_space(subject: Subject, load: Workload, sides: Sides) -> int | None:
-    """GiB of each server's KV cache on a CPU: once for all starts, though the free memory may change between them."""
-    if sides.vllm_url or environment.gpus():
-        return None
-    return memory.kv_space(subject.model.config, load, subject.weight_bytes, 2)
-
-
-@dataclass(frozen=True)
-class Started:
-    """How servers of our own are started: by which executable, with which KV cache, and for which time."""
-
-    vllm: Path
-    kv_space_gib: int | None
-    number: int
-
-
-@contextmanager
-def _servers(subject: Subject, load: Workload, sides: Sides, start: Started) -> Iterator[dict[str, Server]]:
-    """The candidate's server and, unless only a foreign candidate was named, the baseline's.
-
-    The one that is started first alternates from start to start.
-    """
-    model = subject.model
-    paths = {CANDIDATE: (subject.candidate, subject.name), BASELINE: (model.path, model.name)}
-    with ExitStack() as stack:
-        if sides.vllm_url:
-            try:
-                found = sides.attached({role: path for role, (path, _) in paths.items()}, load)
-            except InputError as error:  # it answered before the work began
-                raise StageError(error.message, hint=error.hint) from error
-            _warn_of_caches(found)
-            yield found
-            return
-        found = {}
-        for role in paths if start.number % 2 == 0 else reversed(paths):
-            path, name = paths[role]
-            launch = Launch(
-                vllm=start.vllm,
-                path=path.resolve(),
-                name=name,
-                engine=load.engine,
-                model_len=_context(load, model),
-                prefix_caching=load.prefix_caching,
-                memory_share=1 / len(paths),
-                trust_remote_code=model.trust_remote_code,
-                tokenizer=subject.tokenizer,
-                load_format="dummy" if subject.weights == "dummy" else None,
-                kv_space_gib=start.kv_space_gib,
-            )
-            log = subject.logs / f"{subject.name}.vllm-{role}.log"
-            port = sides.port if role == CANDIDATE else None
-            found[role] = stack.enter_context(server.serving(launch, log, port))
-        yield found
-
-
-def _context(load: Workload, model: Model) -> int:
-    """Tokens of context: what the load needs, and no less than the likelihoods need if the model has as much."""
-    if load.engine.max_model_len:
-        return load.engine.max_model_len
-    least = likelihoods.WINDOW + 1
-    return max(load.model_len, min(least, positions(model.config) or least))
-
-
-def _warn_of_caches(servers: dict[str, Server]) -> None:
-    for role, asked in servers.items():
-        if asked.facts.prefix_caching:
-            console.warn(f"the {role}'s server caches prefixes; fresh prompts keep that out of the figures, mostly")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from quantpress.artifact.throughput import Cell, Saturated
 from quantpress.errors import StageError
-from quantpress_serve.bench import run, stage
+from quantpress_serve.bench import run, servers, stage
 from quantpress_serve.bench.load import Turn
 from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.subject import Sides
@@ -96,7 +96,7 @@ class Bench:
         self.started: list[tuple[int, int | None]] = []
 
         @contextmanager
-        def servers(subject: Any, load: Any, sides: Any, start: Any) -> Iterator[Any]:
+        def started(subject: Any, load: Any, sides: Any, start: Any) -> Iterator[Any]:
             self.started.append((start.number, start.kv_space_gib))
             if at == "start" and start.number == fails_in:
                 raise StageError("vLLM stopped while starting")
@@ -108,9 +108,9 @@ class Bench:
                     raise StageError("the server of m stopped")
                 return super().measure(server, turn)
 
-        monkeypatch.setattr(stage, "_servers", servers)
+        monkeypatch.setattr(servers, "started", started)
         monkeypatch.setattr(stage, "_scored", lambda subject: "no weights")
-        monkeypatch.setattr(stage, "_kv_space", lambda *_: 3)
+        monkeypatch.setattr(servers, "kv_space", lambda *_: 3)
         monkeypatch.setattr(stage, "_looked_at", lambda *_: stage.Known({}, None, {}))  # type: ignore[arg-type]
         monkeypatch.setattr(stage, "Generator", lambda *_: Failing({1: 10.0}))
 

@@ -45,7 +45,7 @@ def decision_on(recipes: list[Recipe]) -> Decision:
         gated=gated,
         load=load,
         goals=goals,
-        headline=_headline(goals, gated, competing),
+        headline=_headline(goals, states, competing),
         front=front(recipes, load),
         caveats=caveats,
     )
@@ -99,10 +99,12 @@ def _loss(recipe: Recipe) -> tuple[float, float, int]:
     return (float("inf") if kl is None else kl, -(recovery or 0.0), recipe.size.checkpoint_bytes)
 
 
-def _headline(goals: list[Goal], gated: bool, competing: list[Recipe]) -> str:
+def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe]) -> str:
     """One sentence: what to deploy."""
+    gated = any(state in GATED for state in states.values())
     if gated and not competing:
-        return "Deploy none of these yet: no recipe passed its accuracy gate."
+        alone = " by more than luck makes of several" if PASSED_ALONE in states.values() else ""
+        return f"Deploy none of these yet: no recipe passed its accuracy gate{alone}."
     wins: dict[str, list[str]] = {}
     for goal in goals:
         if goal.winner:
