@@ -144,6 +144,9 @@ def checked(request: Request) -> Request:
 
     Raises InputError for tasks, metrics or documents that do not work, CapabilityError for documents out of reach.
     """
+    first = max((task.limit or 0 for task in request.tasks), default=0) or None
+    if request.extend:  # any document may be scored, so all of them are tried
+        request = replace(request, tasks=[task.limited(None, 0) for task in request.tasks])
     asked = [task.dump() for task in request.tasks]
     # Of the environment too (sys.prefix): definitions name files that are installed in it.
     decisive = [KNOWN_TASKS, asked, environment.versions(SCORING), STAGE, sys.prefix]
@@ -159,9 +162,13 @@ def checked(request: Request) -> Request:
         raise StageError(
             f"{kept} could not be kept", hint="name a cache folder that can be written in QUANTPRESS_CACHE"
         )
-    known = replace(request, tasks=[task.limited(task.limit, request.suite.seed) for task in tasks])
-    _require_gates_to_decide(known)
-    return known
+    if request.extend:  # where to begin, also beyond the documents that a small task has
+        known = [task if task.documents else task.model_copy(update={"limit": first}) for task in tasks]
+    else:
+        known = [task.limited(task.limit, request.suite.seed) for task in tasks]
+    request = replace(request, tasks=known)
+    _require_gates_to_decide(request)
+    return request
 
 
 def _ask(request: Request, kept: Path, staged: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from quantpress.runtime import digests
-from quantpress_evaluate import suite
+from quantpress_evaluate import request, stage, suite
 from quantpress_evaluate.backend import backend_for
+from quantpress_evaluate.comparison import gates
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 from quantpress_evaluate.suite import load_suite
@@ -147,3 +148,27 @@ def test_other_calibrations_are_scored_on_the_documents_that_the_first_came_to(r
     again = asked.as_scored(asked.with_limit(24).settings())
     assert ([task.limit for task in again.tasks], again.extend) == ([24] * 4, False)
     assert [task.limit for task in asked.as_scored(asked.with_limit(48).settings()).tasks] == [None] * 4
+
+
+def test_all_documents_are_tried_where_more_of_them_may_be_scored(
+    request_of_smoke: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """lm-eval is not asked: what it would answer is that each task has 48 documents."""
+    tried = []
+
+    def answered(asked: Request, kept: Path, staged: Path) -> None:
+        tried.append([task.limit for task in asked.tasks])
+        tasks = [task.model_copy(update={"available": 48}) for task in asked.tasks]
+        request.KnownTasks(tasks=tasks).save(kept)
+
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(request, "_ask", answered)
+    gate = gates.parse("kl<=1", [])
+    growing = replace(request_of_smoke.with_limit(8), gates=(gate,), extend=True)
+    known = request.checked(growing)
+    few = request.checked(request_of_smoke.with_limit(8))
+    assert tried == [[None] * 4, [8] * 4]
+    assert {(task.limit, task.seed) for task in few.tasks} == {(8, 0)}
+    assert known.with_limit(8).tasks == few.tasks
+    assert stage._limits(known) == [8, 16, 32, 48]
+    assert stage._limits(request.checked(replace(growing, tasks=growing.with_limit(60).tasks))) == [48]

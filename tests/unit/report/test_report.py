@@ -281,7 +281,8 @@ def test_metrics_are_shown_with_filter_and_unit() -> None:
 def test_the_noise_floor_is_a_row() -> None:
     floor = {"recovery": 1.0, "recovery_interval": [1.0, 1.0], "flips": 0.01, "kl": 0.0023}
     text = report.accuracy_table("r4", scored(noise_floor=floor))
-    assert "noise floor: the model against itself |  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
+    assert "noise floor: the model against itself, in other batches |" in text
+    assert "|  |  |  |  |  |  | 1.000 (1.000 to 1.000) | 1.0% | 0.0023 |" in text
 
 
 def test_figures_that_are_none(tmp_path: Path) -> None:
