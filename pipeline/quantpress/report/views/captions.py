@@ -23,7 +23,7 @@ ABOUT = {
         "about the recipe, and it does not count towards the mean. That is decided for each quarter of the documents "
         "on the others, so that luck does not choose; near a guess, only some may count. With many rows a few small p "
         "come by chance alone: at 0.05, one in twenty. Recovery is the checkpoint's accuracy over the model's, with "
-        "its 95% interval; above chance, both less what a guess has: a checkpoint that only guesses has 0 there. Flips are "
+        "its 95% interval; above chance, both less what a guess has: 0 for a checkpoint that only guesses. Flips are "
         "answers that changed; KL is the mean divergence of the choice probabilities from the model's, in nats (for "
         "acc_norm of log-likelihoods per character, so it is far smaller there). "
         "The noise floor, where it was measured (--noise-floor), is how far "
