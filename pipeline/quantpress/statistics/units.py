@@ -100,8 +100,9 @@ def _with_one_more(tasks: Sequence[Units]) -> list[Units]:
     where, found = weights.index(max(weights)), list(tasks)
     task = tasks[where]
     largest = int(task.total.argmax())
-    total, size = (numpy.append(column, column[largest]) for column in (task.total, task.size))
-    found[where] = Units(task.weight, total, size)
+    found[where] = Units(
+        task.weight, numpy.append(task.total, task.total[largest]), numpy.append(task.size, task.size[largest])
+    )
     return found
 
 
