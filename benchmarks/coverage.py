@@ -185,7 +185,7 @@ def kept_recovery(random: Any, documents: int = 200, accuracy: float = 0.55) -> 
     base, own = random.random((2, documents)) < accuracy
     own = numpy.where(random.random(documents) < 0.9, base, own)  # a tenth is answered anew
     columns = Columns(1.0, base=base * 1.0, own=own * 1.0, guess=0.5)
-    counted = signal.counted(columns, random.permutation(documents) % 2)
+    counted = signal.counted(columns, random.permutation(documents) % signal.QUARTERS)
     return None if counted is None else float(counted.own.mean() / counted.base.mean())
 
 

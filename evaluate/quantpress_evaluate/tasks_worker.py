@@ -204,8 +204,10 @@ def _is_mean_over_documents(group: Any, metric: str) -> bool:
 
 def _require_cluster(task: ResolvedTask, loaded: Any) -> None:
     """Raises InputError for a field that the task's documents do not have."""
+    if task.cluster is None:
+        return
     fields = list(loaded.eval_docs[0])
-    if task.cluster is not None and task.cluster not in fields:
+    if task.cluster not in fields:
         raise InputError(
             f"task {task.task}: its documents have no field {task.cluster!r} to be drawn together by",
             hint=f"they have {', '.join(fields)}",

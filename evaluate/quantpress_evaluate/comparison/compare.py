@@ -61,11 +61,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A task, or the tasks of a group as one of which each is a cluster; and the half of the documents of each."""
+    """A task, or the tasks of a group as one of which each is a cluster; and the quarter that each document is in."""
 
     tasks: list[str]
     columns: Columns
-    half: Array
+    quarter: Array
 
 
 def compare_task(task: str, metric: str, baseline: Samples, candidate: Samples) -> TaskRow:
@@ -84,7 +84,7 @@ def compare_suite(
     chosen = {task: scored.selected() for task, scored in tasks.items()}
     columns = {task: columns_of(task, scored) for task, scored in chosen.items()}
     wholes = _wholes(chosen, columns)
-    counting = [signal.counted(whole.columns, whole.half) for whole in wholes]
+    counting = [signal.counted(whole.columns, whole.quarter) for whole in wholes]
     rows = {}
     for whole, counted in zip(wholes, counting, strict=True):
         for task in whole.tasks:
@@ -99,7 +99,7 @@ def compare_suite(
         confidence=confidence,
         counts_no_signal=count_no_signal,
         rules=RULES,
-        notes=[note for task in tasks if (note := _held_by_few(task, rows[task]))],
+        notes=_held_by_few(rows),
     )
 
 
@@ -115,10 +115,10 @@ def _wholes(chosen: Mapping[str, Scored], columns: Mapping[str, Columns]) -> lis
         parts = [columns[task] for task in names]
         whole = parts[0] if len(parts) == 1 else _together(parts)
         documents = [f"{task} {sample['doc_hash']}" for task in names for sample in chosen[task].baseline]
-        # A group's parts are clusters, but every one of them is in both halves.
+        # A group's parts are clusters, but every one of them is in all quarters.
         cluster = whole.cluster if len(parts) == 1 else None
         wholes.append(
-            _Whole(names, whole, signal.halves(documents, numpy.asarray(cluster) if cluster is not None else None))
+            _Whole(names, whole, signal.quarters(documents, numpy.asarray(cluster) if cluster is not None else None))
         )
     return wholes
 
@@ -143,20 +143,19 @@ def _together(parts: list[Columns]) -> Columns:
 
 def _signal(whole: _Whole, counted: Columns | None) -> dict[str, Any]:
     """What the row of a task says of its signal."""
-    return {
-        "no_signal": counted is None,
-        "half_counts": counted is not None and counted.size < whole.columns.size,
-    }
+    return {"no_signal": counted is None, "counting": counted.size / whole.columns.size if counted else 0.0}
 
 
-def _held_by_few(task: str, row: TaskRow) -> str | None:
-    """What is said of a divergence that few documents decide."""
-    if row.kl_held_by_few is None or row.kl_held_by_few < HALF:
-        return None
-    return (
-        f"{task}: {FEW:.0%} of the documents hold {row.kl_held_by_few:.0%} of the KL, so its mean, and a gate on it, "
-        "rest on few documents; the median KL is that of an ordinary one"
-    )
+def _held_by_few(rows: Mapping[str, TaskRow]) -> list[str]:
+    """What is said of divergences that few documents decide."""
+    shares = {task: row.kl_held_by_few for task, row in rows.items() if (row.kl_held_by_few or 0.0) >= HALF}
+    if not shares:
+        return []
+    named = ", ".join(f"{share:.0%} in {task}" for task, share in shares.items())
+    return [
+        f"{FEW:.0%} of the documents hold most of the KL ({named}): its mean, and a gate on it, rest on these few; "
+        "the median KL is that of an ordinary document"
+    ]
 
 
 def columns_of(task: str, scored: Scored) -> Columns:

@@ -71,9 +71,9 @@ class TaskRow(Figures):
 
     Of the documents that only one of both has right, the candidate has `lost` or `gained` them; `p_value` is McNemar's
     of the two, `significant` at 5%. `guessing` is the accuracy of a guess. There is `no_signal` where the baseline is
-    not better than that on either half of the documents; `half_counts` where it is so on one, so that the other counts.
-    None where the metric is a perplexity, or a fraction of a document. `smallest_loss` is the smallest one of the
-    metric that so many documents would show in 80% of the repetitions.
+    not better than that; `counting` is the share of the documents that count, each quarter of them if there is a signal
+    in the other three. None where the metric is a perplexity, or a fraction of a document. `smallest_loss` is the
+    smallest one of the metric that so many documents would show in 80% of the repetitions.
     """
 
     metric: str
@@ -89,7 +89,7 @@ class TaskRow(Figures):
     significant: bool | None = None
     guessing: float | None = None
     no_signal: bool = False
-    half_counts: bool = False
+    counting: float | None = None
     smallest_loss: float | None = None
 
 

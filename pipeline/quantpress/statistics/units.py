@@ -100,8 +100,9 @@ def _with_one_more(tasks: Sequence[Units]) -> list[Units]:
     where, found = weights.index(max(weights)), list(tasks)
     task = tasks[where]
     largest = int(task.total.argmax())
-    longer: list[Array] = [numpy.append(column, column[largest]) for column in (task.total, task.size)]
-    found[where] = Units(task.weight, *longer)
+    found[where] = Units(
+        task.weight, numpy.append(task.total, task.total[largest]), numpy.append(task.size, task.size[largest])
+    )
     return found
 
 
@@ -150,10 +151,13 @@ def _ratio_of(total: Array, size: Array) -> tuple[Array, Array]:
     return ratio, units / (units - 1) * (error**2).sum(1) / whole**2
 
 
-def held_by_few(values: Array, share: float = 0.05) -> float:
-    """How much of the sum of these values the largest `share` of them hold; 0 where there is none."""
+def held_by_few(values: Array, share: float = 0.05) -> float | None:
+    """How much of the sum of these values the largest `share` of them hold; 0 where there is none, None where that
+    share is less than one."""
     import numpy
 
-    few = max(1, math.ceil(share * len(values)))
+    few = int(share * len(values))
+    if few < 1:
+        return None
     whole = float(values.sum())
     return float(numpy.sort(values)[-few:].sum()) / whole if whole > 0 else 0.0

@@ -3,7 +3,7 @@
 import numpy
 
 from quantpress_evaluate.comparison.figures import Columns
-from quantpress_evaluate.comparison.signal import counted, halves
+from quantpress_evaluate.comparison.signal import counted, quarters
 
 
 def columns(right: list[int], guess: float = 0.5) -> Columns:
@@ -11,28 +11,34 @@ def columns(right: list[int], guess: float = 0.5) -> Columns:
     return Columns(2.0, base=base, own=base, flips=numpy.zeros(len(base)), guess=guess)
 
 
-def test_halves_are_equal_and_the_order_decides_nothing() -> None:
+def test_quarters_are_equal_and_the_order_decides_nothing() -> None:
     names = [f"document {number}" for number in range(31)]
-    half = halves(names, None)
-    assert sorted([int(half.sum()), 31 - int(half.sum())]) == [15, 16]
-    assert list(halves(names[::-1], None)) == list(half[::-1])
+    quarter = quarters(names, None)
+    assert sorted(numpy.bincount(quarter)) == [7, 8, 8, 8]
+    assert list(quarters(names[::-1], None)) == list(quarter[::-1])
 
 
-def test_a_cluster_is_in_one_half() -> None:
+def test_a_cluster_is_in_one_quarter() -> None:
     cluster = numpy.arange(40) // 4
-    half = halves([str(number) for number in range(40)], cluster)
-    assert all(len(set(half[cluster == number])) == 1 for number in range(10))
-    assert half.sum() == 20
+    quarter = quarters([str(number) for number in range(40)], cluster)
+    assert all(len(set(quarter[cluster == number])) == 1 for number in range(10))
 
 
-def test_each_half_counts_if_the_other_shows_a_signal() -> None:
-    half = numpy.arange(40) % 2
+def test_each_quarter_counts_if_the_others_show_a_signal() -> None:
+    quarter = numpy.arange(40) % 4
     whole, none = columns([1] * 40), columns([1, 1, 0, 0] * 10)
-    assert counted(whole, half) is whole
-    assert counted(none, half) is None
-    one = counted(columns([1, 0] * 20), half)  # only the half 0 is right, so only the half 1 counts
-    assert one is not None
-    assert (one.base.mean(), one.size, one.weight) == (0.0, 20, 1.0)
+    assert counted(whole, quarter) is whole
+    assert counted(none, quarter) is None
+    some = counted(columns([1, 0, 1, 0, 1, 0, 1, 1, 1, 1] * 4), quarter)  # 70% right, and not in every quarter
+    assert some is None or some.weight == 2.0 * some.size / 40
+    # All that is right is in two quarters: only without one of the others is there a signal.
+    part = counted(columns([1, 1, 1, 0] * 10, guess=0.7), quarter)
+    assert part is not None
+    assert (part.base.mean(), part.size, part.weight) == (0.0, 10, 0.5)
+
+
+def test_eight_documents_all_right_count() -> None:
+    assert counted(columns([1] * 8), numpy.arange(8) % 4) is not None
 
 
 def test_what_is_no_right_or_wrong_counts() -> None:

@@ -62,6 +62,7 @@ def test_documents_are_counted(tmp_path: Path) -> None:
         (None, {"like": "plain_text", "metric": "word_perplexity"}, "plain_text has no documents of its own"),
         ([{"text": " "}], {"like": "plain_text", "metric": "word_perplexity"}, "the text is empty"),
         ([GOOD], {"like": "mmlu"}, "'mmlu' is a group of tasks"),
+        ([GOOD], {"cluster": "story"}, "its documents have no field 'story'"),
     ],
     ids=[
         "name",
@@ -76,11 +77,22 @@ def test_documents_are_counted(tmp_path: Path) -> None:
         "no data",
         "no text",
         "group with data",
+        "cluster",
     ],
 )
 def test_what_is_wrong_is_said(rows: Any, fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
         tasks_worker.checked_tasks(job(tmp_path, rows, **fields))
+
+
+@pytest.mark.parametrize(("by_size", "mean"), [([True], True), ([False], False), ([], False)])
+def test_a_group_is_a_mean_over_documents_if_lm_eval_has_it_so(by_size: list[bool], mean: bool) -> None:
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import AggMetricConfig
+
+    group = Group("mmlu", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=value) for value in by_size])
+    assert tasks_worker._is_mean_over_documents(group, "acc") is mean
+    assert not tasks_worker._is_mean_over_documents(group, "acc_norm")
 
 
 def test_the_texts_of_ones_own_are_read_as_they_are(tmp_path: Path) -> None:

@@ -246,11 +246,11 @@ def test_what_older_rules_decided_is_marked(tmp_path: Path) -> None:
 
 
 def test_what_few_documents_could_show_stands_beside_what_is_not_shown(tmp_path: Path) -> None:
-    row = {**ROW, "significant": False, "p_value": 0.5, "smallest_loss": 0.1561, "half_counts": True}
+    row = {**ROW, "significant": False, "p_value": 0.5, "smallest_loss": 0.1561, "counting": 0.5}
     row |= {"above_chance": 0.4, "above_chance_interval": [0.1, 0.7]}
     overall = {**ACCURACY["overall"], "difference": -0.02, "p_value": 0.4, "smallest_loss": 0.08}
     text = rendered(tmp_path, accuracy={**ACCURACY, "tasks": {"boolq": row}, "overall": overall})
-    assert "| boolq (half counts) | 48 |" in text
+    assert "| boolq (50% counts) | 48 |" in text
     assert (
         "-0.250, not shown: a loss of 0.156 would be | 0.5 | 0.500 (0.400 to 0.600) | 0.400 (0.100 to 0.700) |" in text
     )

@@ -42,4 +42,5 @@ def test_a_skewed_mean_may_be_far_above_what_was_seen() -> None:
 def test_a_few_documents_hold_the_divergence() -> None:
     assert held_by_few(numpy.array([1.0] * 95 + [100.0] * 5)) == pytest.approx(500 / 595)
     assert held_by_few(numpy.ones(100)) == pytest.approx(0.05)
-    assert held_by_few(numpy.zeros(10)) == 0.0
+    assert held_by_few(numpy.zeros(40)) == 0.0
+    assert held_by_few(numpy.ones(8)) is None

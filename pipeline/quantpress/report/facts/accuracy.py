@@ -73,7 +73,7 @@ def _task(name: str, row: TaskRow) -> Task:
         kl=paired.kl,
         perplexity_ratio=paired.perplexity_ratio,
         above_chance=paired.above_chance,
-        half_counts=row.half_counts,
+        counting=row.counting,
         smallest_loss=row.smallest_loss,
     )
 

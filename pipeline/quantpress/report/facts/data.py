@@ -100,7 +100,7 @@ class Task(Record):
     kl: Figure
     perplexity_ratio: Figure
     above_chance: Figure = Figure(value=None, interval=None)
-    half_counts: bool = False
+    counting: float | None = None
     smallest_loss: float | None = None
 
 

@@ -178,7 +178,8 @@ def _has(scored: list[Scored], figure: str) -> bool:
 
 
 def _task(task: Task) -> list[str]:
-    label = task.task + (" (no signal)" if task.no_signal else " (half counts)" if task.half_counts else "")
+    part = f" ({task.counting:.0%} counts)" if task.counting and task.counting < 1 else ""
+    label = task.task + (" (no signal)" if task.no_signal else part)
     change, chance = _difference(task)
     if task.significant is False:
         change += _not_shown(task.smallest_loss)
