@@ -61,6 +61,23 @@ def test_a_config_alone_tells_the_tensors_of_the_checkpoint(family: str, tmp_pat
     assert bare.rescalings == with_weights.rescalings
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_those_that_transformers_would_save(family: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    from quantpress.model.names_worker import SavedNames
+    from quantpress.model.structure_worker import _conversions
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **FAMILIES[family]))
+    model._weight_conversions = _conversions(model)
+    ours = SavedNames(model)
+    for name, tensor in model.state_dict().items():
+        assert ours.names(name, tensor) == list(revert_weight_conversion(model, {name: tensor}))
+
+
 def test_tensors_under_names_of_before_are_known(tmp_path: Path) -> None:
     """Image-text models on the hub have names from before transformers 5, which it renames while it loads."""
     import torch

@@ -25,7 +25,8 @@ class Layers:
     the embedding that lm_head shares its weight with; that lm_head is among the linears and has no tensor of its own.
     `stored` are the names in the files of those layers that have others there; `left_alone` the patterns that `ignore`
     has where a recipe leaves it out, each with its reason. `routers` and `fused_experts` are tensors of the files: what
-    decides among experts, and what holds several of them. `rescalings` is what mappings resolve to.
+    decides among experts, and what holds several of them. `rescalings` is what mappings resolve to;
+    `not_loaded` are modules of the files that transformers never loads.
     """
 
     linears: dict[str, Shape]
@@ -40,6 +41,7 @@ class Layers:
     routers: frozenset[str] = frozenset()
     fused_experts: frozenset[str] = frozenset()
     rescalings: tuple[Rescalings, ...] = ()
+    not_loaded: tuple[str, ...] = ()
 
     def stored_name(self, name: str) -> str:
         """What a layer is called in the files."""
@@ -100,6 +102,7 @@ def asked(structure: Structure) -> Layers:
         routers=frozenset(structure.routers),
         fused_experts=frozenset(structure.fused_experts),
         rescalings=tuple(structure.rescalings),
+        not_loaded=tuple(dict.fromkeys(name.rpartition(".")[0] for name in structure.not_loaded)),
     )
 
 

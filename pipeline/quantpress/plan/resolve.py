@@ -256,7 +256,7 @@ def _choose(modifier: Modifier, body: Quantizes, structure: Layers) -> list[_Cho
         _check_matches(f"{modifier.name}.targets", group.targets, names, structure)
     if body.all_groups:
         named = [pattern for pattern in body.ignore if not _CLASS.match(pattern) and pattern != "lm_head"]
-        _check_matches(f"{modifier.name}.ignore", named, structure.names, structure)
+        _check_matches(f"{modifier.name}.ignore", named, [*structure.names, *structure.not_loaded], structure)
     chosen = []
     for group in body.all_groups:
         found = structure.selected(names, group.targets, body.ignore)

@@ -242,7 +242,9 @@ def _check_weight_observer(args: SchemeArgs) -> None:
 class Group(SchemeArgs):
     """One group of layers, and how it is quantized."""
 
-    targets: Names = Field(min_length=1, description="Class names (Linear, Embedding), exact layer names, re:PATTERN.")
+    targets: Names = Field(
+        min_length=1, description="Class names (Linear, Embedding), exact layer names, or re:PATTERN."
+    )
 
     @model_validator(mode="after")
     def _quantizes(self) -> Group:
