@@ -49,5 +49,5 @@ def _real(path: Path) -> Path:
     """Where a path leads to. Raises InputError for links that lead round in circles."""
     try:
         return path.resolve()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a name that no file can have
         raise InputError(f"{path} leads nowhere: {error}", hint=_HINT) from error

@@ -75,5 +75,5 @@ class Stored(Record):
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise StageError(
                 f"{path} is damaged: it is not of schema_version {version}, which it names",
-                hint=f"delete {path} and run again",
+                hint=f"restore {path}, or move it away and run again",
             ) from error

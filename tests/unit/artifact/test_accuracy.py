@@ -19,9 +19,10 @@ FILES = [UNIT / "results" / "accuracy.json", UNIT / "report" / "data" / "accurac
 
 
 def without_defaults(value: Any) -> Any:
-    """Without what older files lack: nothing, an empty list, a metric that is out of 1."""
+    """Without what older files lack: nothing, an empty list, a metric that is out of 1, the first rules."""
     if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if item not in (None, []) and (key, item) != ("out_of", 1)}
+        lacking = (("out_of", 1), ("rules", 1))
+        kept = {key: item for key, item in value.items() if item not in (None, []) and (key, item) not in lacking}
         return {key: without_defaults(item) for key, item in kept.items()}
     return [without_defaults(item) for item in value] if isinstance(value, list) else value
 

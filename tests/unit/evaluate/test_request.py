@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quantpress.runtime import digests
+from quantpress.runtime import atomic, digests
 from quantpress_evaluate import request, stage, suite
 from quantpress_evaluate.backend import backend_for
 from quantpress_evaluate.comparison import gates
@@ -159,7 +159,7 @@ def test_all_documents_are_tried_where_more_of_them_may_be_scored(
     def answered(asked: Request, kept: Path, staged: Path) -> None:
         tried.append([task.limit for task in asked.tasks])
         tasks = [task.model_copy(update={"available": 48}) for task in asked.tasks]
-        request.KnownTasks(tasks=tasks).save(kept)
+        atomic.write_kept(kept, request.KnownTasks(tasks=tasks).dump())
 
     monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path))
     monkeypatch.setattr(request, "_ask", answered)

@@ -62,7 +62,7 @@ def test_a_file_damaged_in_its_second_half_is_seen() -> None:
         return found.recovery_interval
 
     first = recovery(list(range(200)))
-    assert first[1] == 1.0, "the first documents know nothing of the damage"
+    assert first[1] >= 1, "the first documents know nothing of the damage"
     low, high = recovery(sample("sorted", 0, 1000, 200))
     assert low < 0.9 < high < 0.97
 

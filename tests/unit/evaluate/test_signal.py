@@ -26,7 +26,7 @@ def test_a_cluster_is_in_one_quarter() -> None:
 
 def test_each_quarter_counts_if_the_others_show_a_signal() -> None:
     quarter = numpy.arange(40) % 4
-    whole, none = columns([1] * 40), columns([1, 1, 0, 0] * 10)
+    whole, none = columns([1] * 40), columns([1, 1, 1, 1, 0, 0, 0, 0] * 5)
     assert counted(whole, quarter) is whole
     assert counted(none, quarter) is None
     some = counted(columns([1, 0, 1, 0, 1, 0, 1, 1, 1, 1] * 4), quarter)  # 70% right, and not in every quarter

@@ -29,7 +29,7 @@ from quantpress.quantize import calibration_data, conversations
 from quantpress.recipe.loading import load_recipe
 from quantpress.report.facts.data import Report
 from quantpress.runtime.time_limit import time_limit
-from quantpress_evaluate import request, suite
+from quantpress_evaluate import suite
 from quantpress_evaluate.comparison import asked, logged
 from quantpress_serve.workload import prompts
 from quantpress_serve.workload.workload import load_workload
@@ -199,7 +199,10 @@ def test_configs(tmp_path: Path, raw: bytes) -> None:
 @FEW
 @given(raw=like([{"chat_template": "x", "model_max_length": 8}], as_json))
 def test_tokenizer_configs(tmp_path: Path, raw: bytes) -> None:
-    reads(lambda path: request._has_chat_template(path.parent), tmp_path / "tokenizer_config.json", raw)
+    def read(path: Path) -> bool:
+        return source.Model("m", path.parent, "m", {}).has_chat_template
+
+    reads(read, tmp_path / "tokenizer_config.json", raw)
 
 
 HEADER = {"a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}

@@ -111,7 +111,7 @@ class Bench:
         monkeypatch.setattr(servers, "started", started)
         monkeypatch.setattr(stage, "_scored", lambda subject: "no weights")
         monkeypatch.setattr(servers, "kv_space", lambda *_: 3)
-        monkeypatch.setattr(stage, "_looked_at", lambda *_: stage.Known({}, None, {}))  # type: ignore[arg-type]
+        monkeypatch.setattr(stage, "_looked_at", lambda *_: stage.Known({}, None, {}, None))  # type: ignore[arg-type]
         monkeypatch.setattr(stage, "Generator", lambda *_: Failing({1: 10.0}))
 
     def run(self, folder: Path, load: Workload, sides: Sides | None = None) -> Run:
