@@ -55,6 +55,8 @@ def run(options: Options) -> None:
         from quantpress.report.views import to_mlflow
 
         to_mlflow.require_usable(options.mlflow)
+    if options.all or len(options.model or []) > 1:
+        index.require_ours(options.out)
     older = changes.older_report(options.against) if options.against else None
     made = _of_all(options) if options.all else _of_named(options, older)
     if len(made) > 1:
