@@ -242,7 +242,7 @@ def test_what_older_rules_decided_is_marked(tmp_path: Path) -> None:
     older = {name: value for name, value in ACCURACY.items() if name != "rules"}
     text = rendered(tmp_path, accuracy=older)
     assert "| fail (by older rules) |" in text
-    assert "Intervals and gates of r4 are by the rules of an earlier version" in text
+    assert "Intervals and gates of r4 are by older rules" in text
 
 
 def test_what_few_documents_could_show_stands_beside_what_is_not_shown(tmp_path: Path) -> None:

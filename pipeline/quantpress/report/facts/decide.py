@@ -169,15 +169,14 @@ def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]
     if len(recipes) == 1:
         return []
     rule = (
-        f"Of {len(recipes)} recipes one looks good by luck more easily than a single one would, so each has to show "
-        "more here than it would alone: in 97.5% of reports luck makes none of them win speed, and none pass its gate "
-        "(Holm's rule)."
+        f"With {len(recipes)} recipes, one may look good by luck, so each must clear a higher bar than it would alone "
+        "(Holm's rule). By luck alone a recipe wins speed in at most one report in 40, and passes a gate in as few."
     )
     alone = [name for name, state in states.items() if state == PASSED_ALONE]
     if not alone:
         return [rule]
-    whose = "its" if len(alone) == 1 else "their"
-    return [f"{rule} {listed(alone)} passed on {whose} own and not by this rule: score more documents to decide."]
+    clears = "clears" if len(alone) == 1 else "clear"
+    return [f"{rule} {listed(alone)} {clears} the usual bar of the gate, not this one: score more documents to decide."]
 
 
 def _gate_caveats(recipes: list[Recipe], states: dict[str, str], gated: bool) -> list[str]:
@@ -221,8 +220,9 @@ def _precision(suite: str | None, scores: list[Score]) -> str:
     text += f", scored by {listed([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
     if not halves:
         return f"{text}."
-    spread = f"{halves[0]:.3f}" if halves[0] == halves[-1] else f"{halves[0]:.3f} to {halves[-1]:.3f}"
-    return f"{text}: recovery is known to about ±{spread}, half of its 95% interval."
+    alike = f"{halves[0]:.3f}" == f"{halves[-1]:.3f}"
+    spread = f"{halves[0]:.3f}" if alike else f"{halves[0]:.3f} to {halves[-1]:.3f}, depending on the recipe"
+    return f"{text}: recovery may be off by {spread} either way (its 95% interval)."
 
 
 def _older_rules(recipes: list[Recipe]) -> list[str]:
@@ -230,9 +230,10 @@ def _older_rules(recipes: list[Recipe]) -> list[str]:
     names = [recipe.name for recipe in recipes if any(score.rules < RULES for score in recipe.scores)]
     if not names:
         return []
+    whose = "all recipes" if 1 < len(names) == len(recipes) else listed(names)
     return [
-        f"Intervals and gates of {', '.join(names)} are by the rules of an earlier version, which are too sure of few "
-        "documents. quantpress evaluate makes them anew from the kept answers, without scoring again."
+        f"Intervals and gates of {whose} are by older rules, which claim too much from few documents. "
+        "quantpress evaluate redoes them from the saved answers, without scoring again."
     ]
 
 
@@ -244,7 +245,7 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
     among = f"{len(load.recipes)} of {len(recipes)} recipes" if several else "every recipe"
     caveats = [f"Speed was measured for {among} under workload {load.workload} on {load.machine}."]
     if not any(speed.machine.gpus or speed.foreign for speed in measured.values()):
-        caveats[0] += " What is faster on a CPU need not be on a GPU, and the other way round."
+        caveats[0] += " What is faster on a CPU may not be faster on a GPU."
     lists = {
         "Measured under another workload or on another machine, so not compared": [
             name for name in measured if name not in load.recipes

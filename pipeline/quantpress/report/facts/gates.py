@@ -9,7 +9,7 @@ from quantpress.report.facts.data import Gate, Recipe, Score
 from quantpress.statistics import several
 
 PASSED_ELSEWHERE = "passed for transformers only"
-PASSED_ALONE = "passed on its own"
+PASSED_ALONE = "not quite passed"
 # Of each decision on a gate the state of a recipe whose worst it is, the worst first.
 _STATES = {
     "fail": "failed",
@@ -24,7 +24,7 @@ _LIMIT = re.compile(r"[<>]= *(\d+(?:\.\d+)?)(%?)$")
 
 
 def gate_states(recipes: list[Recipe]) -> dict[str, str]:
-    """By recipe: passed, passed on its own, passed for transformers only, failed, inconclusive, no gate, or not scored.
+    """By recipe: passed, not quite passed, passed for transformers only, failed, inconclusive, no gate, or not scored.
 
     The worst of all gates of a recipe counts. Where several recipes have gates, one exactly at its limit passes by
     chance the more easily the more there are: those that pass together by Holm's rule have passed, and the others that

@@ -61,7 +61,7 @@ def _won(goal: GoalName, concurrency: int, where: str, winner: Rival, others: li
     known = [(other, its) for other, its in others if its.interval and not _is_distrusted(its)]
     close = [other.name for other, its in known if its.interval and its.interval[1] >= ratio.interval[0]]
     unknown = [other.name for other, its in others if its.interval is None or _is_distrusted(its)]
-    text = f"Ahead of {where} by more than the measurement's spread."
+    text = f"Ahead of {where} by more than measurements differ by chance."
     whose = "its interval reaches" if len(close) == 1 else "their intervals reach"
     text += f" Not told apart from {listed(close)}: {whose} this one's." if close else ""
     text += f" Perhaps as fast, but measured too badly to say: {listed(unknown)}." if unknown else ""

@@ -18,14 +18,14 @@ _GOALS = {
     "memory": "Memory: bytes of the weights",
 }
 _STATES = {
-    "shown": "shown to be ahead",
+    "shown": "beats the unquantized model",
     "not shown": "no gain shown",
     "not measured": "not measured",
     "no candidate": "none passed",
 }
 _GATES = {
     "passed": "passed",
-    "passed on its own": "passed on its own",
+    "not quite passed": "not quite passed",
     "passed for transformers only": "passed for transformers only",
     "failed": "failed",
     "inconclusive": "inconclusive",

@@ -135,11 +135,11 @@ def winning_figure(goal: Goal) -> str:
     base, own, ratio = figures.baseline, figures.candidate, figures.ratio
     if ratio is None:
         return f"{in_bytes(own)} instead of {in_bytes(base)} ({own / base:.0%})"
-    edges = f" ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})" if ratio.interval else ""
+    likely = f", likely {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}" if ratio.interval else ""
     unit = "ms TPOT" if goal.goal == "latency" else "tokens/s"
     return (
         f"{own:.1f} instead of {base:.1f} {unit} at concurrency {goal.concurrency}: "
-        f"{ratio.value:.2f} times as fast, measured in {measured_in(ratio)}{edges}"
+        f"{ratio.value:.2f} times as fast{likely} ({measured_in(ratio)})"
     )
 
 
