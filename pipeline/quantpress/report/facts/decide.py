@@ -220,9 +220,10 @@ def _precision(suite: str | None, scores: list[Score]) -> str:
     text += f", scored by {listed([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
     if not halves:
         return f"{text}."
-    alike = f"{halves[0]:.3f}" == f"{halves[-1]:.3f}"
-    spread = f"{halves[0]:.3f}" if alike else f"{halves[0]:.3f} to {halves[-1]:.3f}, depending on the recipe"
-    return f"{text}: recovery may be off by {spread} either way (its 95% interval)."
+    least, most = f"{halves[0]:.3f}", f"{halves[-1]:.3f}"
+    if least == most:
+        return f"{text}: recovery may be off by {least} either way (its 95% interval)."
+    return f"{text}: recovery may be off by {least} to {most} either way, depending on the recipe (95% intervals)."
 
 
 def _older_rules(recipes: list[Recipe]) -> list[str]:
