@@ -17,6 +17,7 @@ import psutil
 import pytest
 from support import SERVED
 
+from quantpress.artifact import own
 from quantpress.model import headers
 from quantpress.runtime import digests, environment
 
@@ -198,6 +199,11 @@ def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Pat
     assert read(artifact / "accuracy.json")["noise_floor"] == result["noise_floor"]
     assert ("asks for less than the model differs from itself" in again.stderr) is (result["noise_floor"]["kl"] > 0)
     assert "noise floor" in real("report", "--out", str(finished)).stdout
+
+
+def test_all_that_a_chain_leaves_in_its_folder_is_known_as_ours(artifact: Path) -> None:
+    """Else the next run would refuse to replace it."""
+    assert own.strangers(artifact) == []
 
 
 def test_a_checkpoint_that_talks_nonsense_is_not_scored(finished: Path, tmp_path: Path, real: Run) -> None:

@@ -13,16 +13,20 @@ _HEX = "[0-9a-f]{12}"
 # Beside the checkpoint's files and those of packages and scores, whose own marks list them.
 _WRITTEN = re.compile(
     rf"""(
-    manifest\.json | recipe\.resolved\.yaml | layer_errors\.json | shapes\.json
+    manifest\.json | recipe\.resolved\.yaml | layer_errors\.json | shapes\.json | calibrations\.json
     | (accuracy|throughput)(-incomplete)?\.json | (accuracy|throughput)/[^/]+\.json
     | likelihoods/{_HEX}\.json | logs/[^/]+\.log
+    | own-chats/[^/]+/(chats\.jsonl|about\.json|\.quantpress\.json)
+    | scores/\.looks\.json
     | scores/\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?
     | ([^/]+/)*\.[^/]+\.(lock|\d+\.tmp)           # locks, and what a killed run did not finish writing
     | ([^/]+/)*\.[^/]+\.staging-[^/]+/.*          # the same of folders
     )""",
     re.VERBOSE,
 )
-_SCORED = re.compile(r"next_tokens\.npy|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml|lm_eval/[^/]+/results_[^/]+\.json")
+_SCORED = re.compile(
+    r"next_tokens\.npy|samples\.json|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml|lm_eval/[^/]+/results_[^/]+\.json"
+)
 _REQUESTS = re.compile(rf"\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?")
 
 

@@ -41,7 +41,7 @@ def keep(recipe: Recipe, artifact: Path) -> None:
     """Copies the chats that a recipe names into the artifact's folder: a cache may be emptied."""
     for source in recipe.calibration.sources if recipe.calibration else ():
         if source.dataset == OWN_DATASET and source.revision:
-            shutil.copytree(folder_of(source.revision), artifact / KEPT / source.revision)
+            shutil.copytree(folder_of(source.revision), artifact / KEPT / source.revision, dirs_exist_ok=True)
 
 
 def restore(artifact: Path) -> None:
