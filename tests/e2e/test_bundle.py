@@ -85,11 +85,13 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(two_layers: Path, tmp_path: Path, real: Run) -> None:
-    (tmp_path / "mine").mkdir()
+    theirs = tmp_path / "mine" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine\n")
     done = real(
         *("bundle", "rtn-w4a16", "--model", str(two_layers), "--suite", "smoke", "--to", str(tmp_path / "mine")),
         "--no-wheels",
         expect=2,
     )
-    assert "exists and is not a bundle" in done.stderr
-    assert list((tmp_path / "mine").iterdir()) == []
+    assert "holds what quantpress did not write: notes.txt" in done.stderr
+    assert list((tmp_path / "mine").iterdir()) == [theirs]

@@ -51,7 +51,8 @@ def _facts(modifier: Any) -> dict[str, Any]:
     facts = {name: str(getattr(modifier, name)) for name in fields if name not in _NOT_COMPARED}
     if "config_groups" in fields:
         groups = modifier.resolve_quantization_config().config_groups.values()
-        facts["groups"] = [scheme.model_dump(mode="json") for scheme in groups]
+        # Not `format`: we say it beforehand, they find it when they save.
+        facts["groups"] = [scheme.model_dump(mode="json", exclude={"format"}) for scheme in groups]
     return {"kind": type(modifier).__name__, **facts}
 
 

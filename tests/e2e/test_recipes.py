@@ -22,6 +22,7 @@ from quantpress.quantize.workers import OneshotJob, recipe_job
 from quantpress.recipe import presets as schemes
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import atomic
 from quantpress_serve.vllm import find_vllm
 
 pytestmark = pytest.mark.e2e
@@ -278,7 +279,7 @@ def test_an_installed_vllm_is_asked_once(even_widths: Path, tmp_path: Path, real
     asked = json.loads(real(*arguments, "--json", env=env).stdout)["vllm"]["schemes"]
     assert asked["W4AFP8"]["sm_90"].startswith("Compressed")
     assert asked["W4AFP8"]["sm_80"].startswith("no")
-    answers = [json.loads(path.read_text()) for path in (tmp_path / "vllm").glob("*.json")]
+    answers = [atomic.read_kept(path) for path in (tmp_path / "vllm").glob("*.json")]
     (by_preset,) = (answer for answer in answers if "architectures" not in answer)
     (by_architecture,) = (answer for answer in answers if "architectures" in answer)
     assert list(by_architecture["architectures"]) == ["LlamaForCausalLM"]
