@@ -48,7 +48,7 @@ def last_activity(log: Path) -> str:
         if bar := _TQDM.match(piece):
             left = f", {bar['left']} left" if bar["left"] else ""
             return f"{bar['what'].strip()} {bar['percent']}%{left}".strip()
-        if piece.strip():
+        if piece.strip() and not piece.rstrip().endswith("}"):  # JSON is an answer, and nothing that is being done
             return piece.strip()
     return ""
 

@@ -116,3 +116,9 @@ def test_recipes_into_a_closed_pipe_are_no_failure(action: list[str]) -> None:
         command = [sys.executable, "-m", "quantpress", "recipes", *action]
         done = subprocess.run(command, env=BUFFERED, stdout=closed, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_answer_in_a_log_is_nothing_that_is_being_done(tmp_path: Path) -> None:
+    log = tmp_path / "probe.log"
+    log.write_text('loading vllm\n{"answers": {"a": [1, 2]}}\n')
+    assert console.last_activity(log) == "loading vllm"
