@@ -56,8 +56,8 @@ QWEN_TOKENS = {"image_token_id": 4, "video_token_id": 5, "vision_start_token_id"
 MROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
 LATENT = {
     "q_lora_rank": 64,
-    "kv_lora_rank": 64,
-    "qk_rope_head_dim": 32,
+    "kv_lora_rank": 512,  # 576 with the next: what vLLM's attention has a kernel for
+    "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
     "first_k_dense_replace": 1,
@@ -89,7 +89,14 @@ FAMILIES: dict[str, Family] = {
     "exaone4": Family("exaone4", PLAIN),
     "opt": Family("opt", {**PLAIN, "ffn_dim": 256, "word_embed_proj_dim": 128, "init_std": 0.1}),
     "lfm2": Family(
-        "lfm2", {**PLAIN, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "conv_dim": 128}
+        "lfm2",
+        {
+            **PLAIN,
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            "conv_dim": 128,
+            "block_dim": 128,
+        },
     ),
     "mixtral": Family("mixtral", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": Family("qwen3_moe", {**TEXT, **EXPERTS, "num_experts": 4, "mlp_only_layers": []}),
