@@ -24,12 +24,12 @@ from scipy.special import log_softmax, softmax
 
 from quantpress.statistics import cells, signs, units
 from quantpress.statistics.cells import Cells
+from quantpress.statistics.conventions import CONFIDENCE
 from quantpress.statistics.units import Units
 from quantpress_evaluate.comparison import figures, signal
 from quantpress_evaluate.comparison.figures import Columns
 
 Interval = tuple[float, float] | None
-CONFIDENCE = 0.95
 DRAWS = 1000  # for an interval; evaluate draws more, which only takes its limits' own noise away
 
 

@@ -106,16 +106,8 @@ def _world(design: Design) -> list[str]:
 
 def recipe(name: str, found: ratios.Estimate) -> Recipe:
     """As much of a recipe as the choice of a winner looks at."""
-    ratio = Ratio(
-        value=found.value,
-        interval=found.interval,
-        pairs=found.pairs,
-        starts=found.starts,
-        error=found.error,
-        degrees=found.degrees,
-        verdict=ratios.verdict(found),
-    )
-    point = Point.model_construct(concurrency=1, ratios={"output_tokens_s": ratio}, baseline=None, candidate=None)
+    ratios_of = {"output_tokens_s": Ratio.of(found)}
+    point = Point.model_construct(concurrency=1, ratios=ratios_of, baseline=None, candidate=None)
     return Recipe.model_construct(name=name, throughput=Speed.model_construct(points=[point]))
 
 

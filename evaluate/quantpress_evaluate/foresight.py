@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import Accuracy
 from quantpress.statistics import power
+from quantpress.statistics.conventions import POWER
 from quantpress.statistics.power import Assumed, Need
 from quantpress_evaluate.comparison.gates import Requirement
 from quantpress_evaluate.request import Request
@@ -45,7 +46,7 @@ def _needed(gate: Requirement, of: Assumed) -> str:
     if found.documents is None:
         return f"no number of documents is enough where {of.flips:.1%} of the answers flip"
     return (
-        f"needs about {rounded(found.documents)} documents, for {power.POWER:.0%} of the checkpoints that lose nothing "
+        f"needs about {rounded(found.documents)} documents, for {POWER:.0%} of the checkpoints that lose nothing "
         f"and answer {of.flips:.1%} otherwise (the model having {of.accuracy:.0%} right) to pass"
     )
 
@@ -59,7 +60,7 @@ def _shown(gate: Requirement, request: Request, of: Assumed) -> str:
     tell = power.effective([task.weight for task in tasks], counts)
     text = f"; on {sum(counts)} documents {found.power(tell):.0%} pass"
     if gate.metric == "recovery":
-        text += f", and {power.POWER:.0%} would pass recovery>={_floored(power.recovery_shown(tell, of))}"
+        text += f", and {POWER:.0%} would pass recovery>={_floored(power.recovery_shown(tell, of))}"
     return text
 
 

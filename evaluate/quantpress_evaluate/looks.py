@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from quantpress.artifact.accuracy import CONFIDENCE
 from quantpress.runtime import digests, locks
 from quantpress.runtime.records import Record, Stored
+from quantpress.statistics.conventions import CONFIDENCE
 from quantpress_evaluate.comparison.gates import Requirement
 from quantpress_evaluate.request import Request
 

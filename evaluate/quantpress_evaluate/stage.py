@@ -9,7 +9,6 @@ from pathlib import Path
 from quantpress.artifact import manifest, truth
 from quantpress.artifact.accuracy import (
     AGAIN,
-    CONFIDENCE,
     OTHER_BACKEND,
     TRANSFORMERS_ONLY,
     Accuracy,
@@ -24,6 +23,7 @@ from quantpress.errors import GateError, StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.runtime import console, digests, environment, locks
 from quantpress.statistics import power
+from quantpress.statistics.conventions import CONFIDENCE
 from quantpress_evaluate import foresight, looks, scoring
 from quantpress_evaluate.comparison import compare, differences, gates, samples
 from quantpress_evaluate.comparison.compare import Scored

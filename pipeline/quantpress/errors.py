@@ -55,6 +55,11 @@ def listed(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def enumerated(names: Sequence[str]) -> str:
+    """All of them, as a sentence has them: one, two and three."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where it has none; all of it where that line ends in a colon,
     which promises that the reason follows."""

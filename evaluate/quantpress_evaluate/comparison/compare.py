@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpress.artifact.accuracy import CONFIDENCE, RULES, Comparison, Mean, Overall, TaskRow
+from quantpress.artifact.accuracy import RULES, Comparison, Mean, Overall, TaskRow
 from quantpress.errors import StageError
-from quantpress.statistics.signs import SIGNIFICANCE, mcnemar
+from quantpress.statistics.conventions import CONFIDENCE, Array
+from quantpress.statistics.signs import SIGNIFICANCE
 from quantpress_evaluate.comparison import metrics, signal
-from quantpress_evaluate.comparison.figures import Columns, figures, p_value, smallest_loss
+from quantpress_evaluate.comparison.figures import PER_DOCUMENT, Columns, figures, p_value, smallest_loss
 from quantpress_evaluate.comparison.samples import (
     PERPLEXITIES,
     Sample,
@@ -26,7 +27,6 @@ from quantpress_evaluate.comparison.samples import (
     pairs,
 )
 
-Array = Any  # numpy's, which is imported only where it is needed
 # Where this share of the documents holds half of the divergence, its mean says little of the others.
 FEW, HALF = 0.05, 0.5
 
@@ -135,7 +135,7 @@ def _together(parts: list[Columns]) -> Columns:
     guess = sum(part.guess * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
     return Columns(
         sum(part.weight for part in parts),
-        **{name: joined(name) for name in ("base", "own", "flips", "kl", "lost", "count")},
+        **{name: joined(name) for name in PER_DOCUMENT},
         cluster=numpy.repeat(numpy.arange(len(parts)), sizes),
         guess=guess,
     )
@@ -247,7 +247,7 @@ def _tested(row: TaskRow, columns: Columns) -> TaskRow:
     drawn together the one that flips the signs of whole clusters."""
     base, own = columns.base > 0.5, columns.own > 0.5
     lost, gained = int((base & ~own).sum()), int((own & ~base).sum())
-    p = mcnemar(lost, gained) if columns.cluster is None else p_value([columns])
+    p = p_value([columns])
     return row.model_copy(
         update={
             "lost": lost,

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpress.artifact.accuracy import CONFIDENCE, Figures
+from quantpress.artifact.accuracy import Figures
 from quantpress.statistics import cells, signs, units
 from quantpress.statistics.cells import Cells
+from quantpress.statistics.conventions import CONFIDENCE, Array
 
-Array = Any  # numpy's, which is imported only where it is needed
 NAMES = ("difference", "recovery", "above_chance", "flips", "kl", "perplexity_ratio")
+PER_DOCUMENT = ("base", "own", "flips", "kl", "lost", "count")  # the columns of Columns, but for `cluster`
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Columns:
 
     def of(self, documents: Array, weight: float) -> Columns:
         """The columns of the documents that are true in an array of shape (documents,)."""
-        names = ("base", "own", "flips", "kl", "lost", "count", "cluster")
+        names = (*PER_DOCUMENT, "cluster")
         chosen = {name: column[documents] for name in names if (column := getattr(self, name)) is not None}
         return replace(self, weight=weight, **chosen)
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
+from quantpress.statistics.conventions import Array
 from quantpress.statistics.signs import SIGNIFICANCE
 from quantpress_evaluate.comparison.figures import Columns
 
-Array = Any  # numpy's, which is imported only where it is needed
 QUARTERS = 4
 
 

@@ -10,10 +10,8 @@ from quantpress.artifact.results import StageResult
 from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.records import Record, Stored
+from quantpress.statistics.conventions import CONFIDENCE, Interval
 
-Interval = tuple[float, float]
-# Of the intervals, unless several looks at more and more documents share the errors among them.
-CONFIDENCE: Final = 0.95
 # Of the statistics: how intervals, tests and the choice of tasks are made. 1 were percentile bootstraps, McNemar's test
 # over all documents alike, and tasks chosen by the scores that recovery divides by; docs/explanation/statistics.md.
 RULES: Final = 2

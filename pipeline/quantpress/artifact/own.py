@@ -10,6 +10,7 @@ from quantpress.runtime import ownership
 _MANIFEST = "manifest.json"
 _SCORE = "score.json"
 _HEX = "[0-9a-f]{12}"
+_REQUESTS = rf"\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?"
 # Beside the checkpoint's files and those of packages and scores, whose own marks list them.
 _WRITTEN = re.compile(
     rf"""(
@@ -18,7 +19,7 @@ _WRITTEN = re.compile(
     | likelihoods/{_HEX}\.json | logs/[^/]+\.log
     | own-chats/[^/]+/(chats\.jsonl|about\.json|\.quantpress\.json)
     | scores/\.looks\.json
-    | scores/\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?
+    | scores/{_REQUESTS}
     | ([^/]+/)*\.[^/]+\.(lock|\d+\.tmp)           # locks, and what a killed run did not finish writing
     | ([^/]+/)*\.[^/]+\.staging-[^/]+/.*          # the same of folders
     )""",
@@ -27,7 +28,6 @@ _WRITTEN = re.compile(
 _SCORED = re.compile(
     r"next_tokens\.npy|samples\.json|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml|lm_eval/[^/]+/results_[^/]+\.json"
 )
-_REQUESTS = re.compile(rf"\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?")
 
 
 def strangers(folder: Path) -> list[str]:
@@ -37,8 +37,7 @@ def strangers(folder: Path) -> list[str]:
     if files is None:
         return names
     ours = {f"checkpoint/{name}" for name in files} | _in_package(folder / "package")
-    scores = folder / "scores"
-    ours |= {f"scores/{one.name}/{name}" for one in _folders(scores) for name in _scored(one)}
+    ours |= {f"scores/{one.name}/{name}" for one in _folders_of_scores(folder) for name in _scored(one)}
     return [name for name in names if name not in ours and not _WRITTEN.fullmatch(name)]
 
 
@@ -47,10 +46,9 @@ def _in_package(folder: Path) -> set[str]:
     return set() if files is None else {f"package/{name}" for name in (*files, _MANIFEST, "model.sig")}
 
 
-def _folders(folder: Path) -> list[Path]:
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+def _folders_of_scores(keeps: Path) -> list[Path]:
+    folder = keeps / "scores"
+    return ownership.folders_in(folder) if ownership.is_folder(folder) else []
 
 
 def _scored(folder: Path) -> list[str]:
@@ -68,12 +66,13 @@ def score_strangers(folder: Path) -> list[str]:
 
 def scores_of(keeps: Path) -> list[Path]:
     """The folders of scores below an artifact (or below the model's own, `baseline`) that are ours, whole."""
-    return [folder for folder in _folders(keeps / "scores") if _scored(folder) and not score_strangers(folder)]
+    return [folder for folder in _folders_of_scores(keeps) if _scored(folder) and not score_strangers(folder)]
 
 
 def requests_of(keeps: Path) -> list[Path]:
     """The files of answered requests there."""
     folder = keeps / "scores"
-    if folder.is_symlink() or not folder.is_dir():
+    if not ownership.is_folder(folder):
         return []
-    return [path for path in sorted(folder.iterdir()) if _REQUESTS.fullmatch(path.name) and ownership.is_regular(path)]
+    files = [path for path in sorted(folder.iterdir()) if ownership.is_regular(path)]
+    return [path for path in files if re.fullmatch(_REQUESTS, path.name)]

@@ -86,7 +86,7 @@ def verify(artifact: Artifact) -> list[str]:
     except StageError as error:
         return [error.message]
     folder = artifact.checkpoint
-    present = set(ownership.entries(folder)) if folder.is_dir() and not folder.is_symlink() else set()
+    present = set(ownership.entries(folder)) if ownership.is_folder(folder) else set()
     return manifest.file_problems(folder, expected, present, "made", by_size=True)
 
 
@@ -96,11 +96,7 @@ def garbage(out: Path) -> list[Path]:
 
     Nothing of a model is listed while a process works below its folder, and no link is followed.
     """
-    return [path for model in _models(out) if not _is_in_use(model) for path in _garbage_of(model)]
-
-
-def _models(out: Path) -> list[Path]:
-    return [path for path in sorted(out.glob("*")) if path.is_dir() and not path.is_symlink()]
+    return [path for model in ownership.folders_in(out) if not _is_in_use(model) for path in _garbage_of(model)]
 
 
 def _is_in_use(model: Path) -> bool:
@@ -119,8 +115,8 @@ def _garbage_of(model: Path) -> list[Path]:
 def _folders_below(model: Path) -> list[Path]:
     """The folders below a model's, without links and without what lies in folders of killed runs."""
     found = []
-    for path in sorted(model.iterdir()):
-        if path.is_dir() and not path.is_symlink() and ".staging-" not in path.name:
+    for path in ownership.folders_in(model):
+        if ".staging-" not in path.name:
             found += [path, *_folders_below(path)]
     return found
 
@@ -128,7 +124,7 @@ def _folders_below(model: Path) -> list[Path]:
 def _keeping_scores(model: Path) -> list[Path]:
     """The artifacts' folders and the one of the model itself."""
     folders = [artifact.folder for artifact in manifest.artifacts_of(model)]
-    return [path for path in (*folders, model / "baseline") if path.is_dir() and not path.is_symlink()]
+    return [path for path in (*folders, model / "baseline") if ownership.is_folder(path)]
 
 
 def _lockable(model: Path) -> list[Path]:
@@ -150,7 +146,7 @@ def remove(out: Path, listed: Collection[Path]) -> list[Path]:
     """Removes what `garbage` listed and what is garbage still, and returns it: each model is looked at again while
     nobody can begin to work below its folder."""
     removed = []
-    for model in _models(out):
+    for model in ownership.folders_in(out):
         if not any(path.is_relative_to(model) for path in listed):
             continue
         with suppress(StageError), locks.lock(model):  # in use by now

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from quantpress.errors import InputError
+from quantpress.errors import InputError, enumerated
 from quantpress.model.config import Config, text_config
 from quantpress.model.layers import EXPERT, Layers
 from quantpress.recipe.presets import Scheme
@@ -260,8 +260,7 @@ def _last_two(name: str) -> str:
 def _listed(together: list[str]) -> str:
     if EXPERT.match(together[0]):
         return f"the {len(together)} projections of the experts (re:.*experts)"
-    parts = [_last(name) for name in together]
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return enumerated([_last(name) for name in together])
 
 
 def _name(scheme: Scheme | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from quantpress.errors import InputError
+from quantpress.errors import InputError, listed
 from quantpress.model import layers
 from quantpress.model.config import Config
 from quantpress.model.headers import Tensor
@@ -155,8 +155,7 @@ def _without_absent(recipe: Recipe, structure: Layers) -> tuple[Recipe, list[str
             present = [name for name in named if _CLASS.match(name) or structure.matching(name, structure.names)]
             absent = [name for name in named if name not in present]
             if absent:
-                listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
-                notes.append(f"{modifier.name}.ignore_if_present: nothing here is named {listed}")
+                notes.append(f"{modifier.name}.ignore_if_present: nothing here is named {listed(absent)}")
             if isinstance(body, Quantizes):
                 body = _with_default_ignore(body, structure)
             update = {"ignore": [*(getattr(body, "ignore", None) or []), *present], "ignore_if_present": None}

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from quantpress.artifact.accuracy import Accuracy, Interval
+from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.results import results_of
 from quantpress.errors import StageError, listed
 from quantpress.runtime import console
 from quantpress.runtime.records import Record
+from quantpress.statistics.conventions import Interval
 
 
 class Loss(Record):

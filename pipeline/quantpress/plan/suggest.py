@@ -51,7 +51,7 @@ def _suggestion(name: str, model: Model, target: str, goal: str, known: Speed | 
     except QuantpressError as error:
         return Suggestion(recipe=name, possible=False, rank=[], reasons=[(error.message, "plan and table")])
     support = servable.table(plan)[target].support
-    rank, reasons = _GOALS[goal](plan, target) if goal != "memory" else _memory(plan, model)
+    rank, reasons = _GOALS[goal](plan, model, target)
     kernels = "; ".join(hardware.cell(kind, target).kernel for kind in servable.kinds_of(plan))
     reasons = [*_claims(known), (f"{support}: {kernels}", _TABLE), *reasons]
     # What computes something else than it says is fast for nothing; what runs as something else is worth less than its
@@ -97,7 +97,7 @@ def _kinds(plan: Plan) -> list[str]:
     return [hardware.kind_of(scheme) for scheme in plan.schemes.values()]
 
 
-def _latency(plan: Plan, target: str) -> Judged:
+def _latency(plan: Plan, model: Model, target: str) -> Judged:
     if target not in hardware.GPUS:
         return _on_cpu(plan)
     reasons = [
@@ -114,7 +114,7 @@ def _latency(plan: Plan, target: str) -> Judged:
     return [not weights_only, _size(plan), *_care(plan)], reasons
 
 
-def _throughput(plan: Plan, target: str) -> Judged:
+def _throughput(plan: Plan, model: Model, target: str) -> Judged:
     if target not in hardware.GPUS:
         return _on_cpu(plan)
     bits = _activation_bits(plan)
@@ -135,7 +135,7 @@ def _on_cpu(plan: Plan) -> Judged:
     return [1, *_care(plan)], [("no faster than bf16 is to be expected", published.RULE)]
 
 
-def _memory(plan: Plan, model: Model) -> Judged:
+def _memory(plan: Plan, model: Model, target: str) -> Judged:
     """By what serving takes, counted; less than 1% of the unquantized weights apart counts as the same."""
     memory = memory_of(plan, model.config, _CONTEXT, _CONCURRENCY)
     weights, cache = size_in_words(memory.weights), size_in_words(memory.kv_cache)
@@ -147,7 +147,7 @@ def _memory(plan: Plan, model: Model) -> Judged:
     return [round(total / plan.weight_bytes, 2), *_care(plan), total], reasons
 
 
-def _accuracy(plan: Plan, target: str) -> Judged:
+def _accuracy(plan: Plan, model: Model, target: str) -> Judged:
     kinds = sorted(set(_kinds(plan)))
     static = _static(plan)
     coarse = any(scheme.strategy == "tensor" for scheme in plan.schemes.values())
@@ -169,7 +169,7 @@ def _care(plan: Plan) -> list[float]:
     return [0 if careful else 1, plan.group_size or 0]
 
 
-_GOALS = {"latency": _latency, "throughput": _throughput, "accuracy": _accuracy}
+_GOALS = {"latency": _latency, "throughput": _throughput, "accuracy": _accuracy, "memory": _memory}
 
 
 def text(rows: list[Suggestion], target: str, goal: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from quantpress.errors import CapabilityError, InputError, StageError, listed
 from quantpress.runtime import console, foreign, locks, ownership
-from quantpress.runtime.ownership import Strangers
+from quantpress.runtime.ownership import Strangers, is_folder
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -137,7 +137,7 @@ def discard(container: Path) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
-    if path.is_symlink() or not path.is_dir() or _is_just_begun(path):
+    if not is_folder(path) or _is_just_begun(path):
         return False
     if not ownership.is_regular(path / _MARK):
         return not any(path.iterdir())

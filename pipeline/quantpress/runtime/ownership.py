@@ -6,7 +6,6 @@ does; each room knows its own. Whatever such a list does not name is a stranger,
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, listed
+from quantpress.runtime.foreign import read_json
 
 # What in a folder is not ours, by relative name; the room that makes such folders knows.
 Strangers = Callable[[Path], list[str]]
@@ -44,11 +44,21 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is one itself: no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in one, sorted, without links; none where it is no folder."""
+    return [path for path in sorted(folder.iterdir()) if is_folder(path)] if folder.is_dir() else []
+
+
 def mark_in(path: Path) -> dict[str, Any]:
     """The JSON object in a mark; empty where it is missing, a link, or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if is_regular(path) else None
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path) if is_regular(path) else None
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -70,7 +80,7 @@ def require_ours(folder: Path, strangers: Strangers, hint: str) -> None:
     """Raises InputError unless `folder` may be replaced: it is not there, or holds nothing but what we wrote."""
     if not os.path.lexists(folder):
         return
-    if folder.is_symlink() or not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder} is {'a link' if folder.is_symlink() else 'no folder'}", hint=hint)
     if found := strangers(folder):
         raise InputError(
@@ -85,7 +95,7 @@ def is_below(path: Path, root: Path) -> bool:
 
 def remove(path: Path) -> None:
     """Removes a folder with all that is in it, or a file; of a link the link alone."""
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

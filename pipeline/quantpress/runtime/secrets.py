@@ -69,7 +69,11 @@ def _is_secret(found: re.Match[str]) -> bool:
 
 def without_secrets(text: str) -> str:
     """The text as it may be shown or kept."""
-    for secret in secrets():
+    return _struck(text, secrets())
+
+
+def _struck(text: str, known: list[str]) -> str:
+    for secret in known:
         text = text.replace(secret, STRUCK)
     if "://" in text:
         text = _IN_URL.sub(lambda found: f"{STRUCK}@" if _is_secret(found) else found[0], text)
@@ -79,11 +83,15 @@ def without_secrets(text: str) -> str:
 
 def cleaned(value: Any) -> Any:
     """Data as it may be shown or kept: every text in it without secrets."""
+    return _cleaned(value, secrets())
+
+
+def _cleaned(value: Any, known: list[str]) -> Any:
     if isinstance(value, str):
-        return without_secrets(value)
+        return _struck(value, known)
     if isinstance(value, dict):
-        return {key: cleaned(item) for key, item in value.items()}
-    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _cleaned(item, known) for key, item in value.items()}
+    return [_cleaned(item, known) for item in value] if isinstance(value, list | tuple) else value
 
 
 def scrub(path: Path) -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Array = Any  # numpy's, which is imported only where it is needed
-Interval = tuple[float, float]
+from quantpress.statistics.conventions import Array, Interval
+
 # Documents that were not seen: half a lost and half a gained one, and a quarter more on the side of the limit that is
 # drawn, all tasks together. Half alone lets up to 4% pass a gate at the truth, a whole one makes few documents useless
 # (benchmarks/coverage.py; Clopper and Pearson count a whole one more, Jeffreys' prior half a one).

@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-POWER = 0.8  # of the checkpoints that meet a gate, so many shall pass it
-CONFIDENCE = 0.95  # of the two-sided interval
+from quantpress.statistics.conventions import CONFIDENCE, POWER
+
 # Where neither model was asked yet: a model that has 70% right, whose checkpoint answers 5% of the documents otherwise.
 ACCURACY = 0.7
 FLIPS = 0.05

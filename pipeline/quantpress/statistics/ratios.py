@@ -10,9 +10,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Interval = tuple[float, float]
+from quantpress.statistics.conventions import CONFIDENCE, Interval
 
-CONFIDENCE = 0.95
 # A difference is called only if the whole interval is further from 1 than this.
 INDIFFERENCE = 0.03
 # Of measurements that know nothing of each other: the fewest that make an interval. Two span orders of magnitude.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-Array = Any  # numpy's, which is imported only where it is needed
+from quantpress.statistics.conventions import POWER, Array
+
 SIGNIFICANCE = 0.05
-POWER = 0.8
 _FLIPS = 20_000  # random sets of signs: a p of 0.05 is known to 0.0015
 _BATCH = 4_000_000  # drawn numbers in memory at once
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Array = Any  # numpy's, which is imported only where it is needed
-Interval = tuple[float, float]
+from quantpress.statistics.conventions import Array, Interval
+
 _IN_A_TAIL = 50  # resamples beyond each limit: 2000 in all at 95%
 _BATCH = 2_000_000  # drawn numbers in memory at once
 # Fewer units than this have resamples that are all alike: Student's t instead.

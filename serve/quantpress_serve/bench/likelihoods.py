@@ -18,6 +18,7 @@ from quantpress.artifact.throughput import BASELINE, CANDIDATE
 from quantpress.errors import StageError
 from quantpress.model.config import positions
 from quantpress.runtime import atomic, console, digests, environment
+from quantpress.statistics.conventions import CONFIDENCE
 from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, Likelihoods, Row, ScoredModel
 from quantpress_serve.server import client
 from quantpress_serve.server.server import Server
@@ -30,7 +31,6 @@ BOUND = 0.01
 # Nats a token that a checkpoint may lose against its model before it is called broken. Sound checkpoints of 4 bits lost
 # 0.1 to 0.3; a uniform guess over 50 000 tokens loses about 7.
 BROKEN = 1.0
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)

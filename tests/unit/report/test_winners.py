@@ -34,15 +34,7 @@ def named(real: Report, name: str, by_start: list[list[float]], untrustworthy: l
     """The real recipe, with these ratios at one request at once in every metric."""
     (recipe,) = real.recipes
     found, reasons = ratios.estimate(by_start), untrustworthy or []
-    ratio = Ratio(
-        value=found.value,
-        interval=found.interval,
-        pairs=found.pairs,
-        starts=found.starts,
-        error=found.error,
-        degrees=found.degrees,
-        verdict=ratios.verdict(found, reasons),
-    )
+    ratio = Ratio.of(found, reasons)
     assert recipe.throughput
     point = recipe.throughput.points[0]
     point = point.model_copy(

@@ -71,16 +71,15 @@ class Row:
     better: bool = False
     doubt: str | None = None
 
+    def judged(self, moved: bool) -> Change:
+        moves = self.doubt or ("better" if self.better else "worse")
+        return self.change.model_copy(update={"verdict": moves if moved else "within noise"})
+
 
 def _judged(rows: list[Row]) -> list[Change]:
     """Which figures moved is decided over all of them: of many figures some differ much by chance."""
-    open_rows = [row for row in rows if row.chance is not None]
-    moved = several.changed([row.chance for row in open_rows if row.chance is not None])
-    verdicts = {
-        id(row): (row.doubt or ("better" if row.better else "worse")) if has_moved else "within noise"
-        for row, has_moved in zip(open_rows, moved, strict=True)
-    }
-    return [row.change.model_copy(update={"verdict": verdicts.get(id(row), row.change.verdict)}) for row in rows]
+    moved = iter(several.changed([row.chance for row in rows if row.chance is not None]))
+    return [row.change if row.chance is None else row.judged(next(moved)) for row in rows]
 
 
 def _changes(old: Recipe, new: Recipe) -> list[Row]:

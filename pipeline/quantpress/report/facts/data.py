@@ -5,8 +5,8 @@ The fields are the keys of report.json in their order. What was not measured, or
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -15,9 +15,9 @@ from quantpress.artifact.served import Served
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
-from quantpress.statistics.ratios import Estimate
+from quantpress.statistics.conventions import Interval
+from quantpress.statistics.ratios import Estimate, verdict
 
-Interval = tuple[float, float]
 GoalName = Literal["latency", "throughput", "memory"]
 
 
@@ -46,6 +46,19 @@ class Ratio(Figure):
     error: float | None = None
     degrees: float | None = None
     verdict: str | None = None
+
+    @classmethod
+    def of(cls, found: Estimate, distrusted: Sequence[str] = ()) -> Self:
+        """The ratio and its verdict, which is no better than the reasons not to trust the measurement allow."""
+        return cls(
+            value=found.value,
+            interval=found.interval,
+            pairs=found.pairs,
+            starts=found.starts,
+            error=found.error,
+            degrees=found.degrees,
+            verdict=verdict(found, distrusted),
+        )
 
     @property
     def estimate(self) -> Estimate:

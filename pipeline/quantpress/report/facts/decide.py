@@ -10,11 +10,11 @@ from collections import Counter
 
 from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.served import DIFFERS
+from quantpress.errors import enumerated
 from quantpress.report.facts.comparable import compared_load
 from quantpress.report.facts.data import Cell, Decision, Goal, Load, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
-from quantpress.report.facts.words import listed
 
 # Checkpoints whose sizes are this close are equal for memory; the better accuracy decides between them.
 SAME_SIZE = 0.02
@@ -45,7 +45,7 @@ def decision_on(recipes: list[Recipe]) -> Decision:
         gated=gated,
         load=load,
         goals=goals,
-        headline=_headline(goals, states, competing),
+        headline=_headline(goals, states, competing, gated),
         front=front(recipes, load),
         caveats=caveats,
     )
@@ -83,7 +83,7 @@ def _memory(competing: list[Recipe], gated: bool) -> Goal:
 def _nearest(best: Recipe, others: list[Recipe]) -> str:
     """Why this one among recipes of one size."""
     names = [recipe.name for recipe in others]
-    text = f"{listed(names)} {'is' if len(names) == 1 else 'are'} as small within {SAME_SIZE:.0%}"
+    text = f"{enumerated(names)} {'is' if len(names) == 1 else 'are'} as small within {SAME_SIZE:.0%}"
     if best.overall is None or best.overall.kl.value is None:
         return f"{text}."
     own = best.overall.kl.interval
@@ -99,9 +99,8 @@ def _loss(recipe: Recipe) -> tuple[float, float, int]:
     return (float("inf") if kl is None else kl, -(recovery or 0.0), recipe.size.checkpoint_bytes)
 
 
-def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe]) -> str:
+def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe], gated: bool) -> str:
     """One sentence: what to deploy."""
-    gated = any(state in GATED for state in states.values())
     if gated and not competing:
         alone = " by more than luck makes of several" if PASSED_ALONE in states.values() else ""
         return f"Deploy none of these yet: no recipe passed its accuracy gate{alone}."
@@ -109,14 +108,14 @@ def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe]
     for goal in goals:
         if goal.winner:
             wins.setdefault(goal.winner, []).append(goal.goal)
-    parts = [f"{name} for {listed(won)}" for name, won in wins.items()]
+    parts = [f"{name} for {enumerated(won)}" for name, won in wins.items()]
     open_goals: list[str] = [goal.goal for goal in goals if goal.state == "not shown"]
     unmeasured: list[str] = [goal.goal for goal in goals if goal.state in ("not measured", "no candidate")]
     text = f"Deploy {', '.join(parts)}." if parts else "No recipe is shown to be worth deploying."
     if parts and not gated:
         text = f"{text[:-1]}, if its recovery is enough for you: no accuracy gate was set."
-    text += f" For {listed(open_goals)}, no recipe is shown to beat {MODEL}." if open_goals else ""
-    return text + (f" Not decided: {listed(unmeasured)}." if unmeasured else "")
+    text += f" For {enumerated(open_goals)}, no recipe is shown to beat {MODEL}." if open_goals else ""
+    return text + (f" Not decided: {enumerated(unmeasured)}." if unmeasured else "")
 
 
 def front(recipes: list[Recipe], load: Load | None) -> list[str]:
@@ -176,7 +175,8 @@ def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]
     if not alone:
         return [rule]
     clears = "clears" if len(alone) == 1 else "clear"
-    return [f"{rule} {listed(alone)} {clears} the usual bar of the gate, not this one: score more documents to decide."]
+    named = f"{enumerated(alone)} {clears}"
+    return [f"{rule} {named} the usual bar of the gate, not this one: score more documents to decide."]
 
 
 def _gate_caveats(recipes: list[Recipe], states: dict[str, str], gated: bool) -> list[str]:
@@ -189,7 +189,7 @@ def _gate_caveats(recipes: list[Recipe], states: dict[str, str], gated: bool) ->
     for word in ("passed", PASSED_ALONE, PASSED_ELSEWHERE, "failed", "inconclusive", "no gate", "not scored"):
         names = [name for name, state in states.items() if state == word]
         if names:
-            parts.append(f"{word}: {listed(names)}")
+            parts.append(f"{word}: {enumerated(names)}")
     return [f"Accuracy gate {', '.join(named)}. {'. '.join(part[0].upper() + part[1:] for part in parts)}."]
 
 
@@ -200,7 +200,7 @@ def _accuracy_caveats(recipes: list[Recipe]) -> list[str]:
     suites = dict.fromkeys(score.suite for score in scores)
     caveats = [_precision(suite, [score for score in scores if score.suite == suite]) for suite in suites]
     if more := sorted({str(score.suite) for recipe in recipes for score in recipe.other_suites}):
-        caveats.append(f"Also scored, shown under Accuracy and not compared here: {listed(more)}.")
+        caveats.append(f"Also scored, shown under Accuracy and not compared here: {enumerated(more)}.")
     caveats += _older_rules(recipes)
     if not any(score.noise_floor for score in scores):
         caveats.append(
@@ -217,7 +217,7 @@ def _precision(suite: str | None, scores: list[Score]) -> str:
     halves = sorted((edge[1] - edge[0]) / 2 for edge in edges if edge)
     backends = dict.fromkeys(score.backend for score in scores if score.backend)
     text = f"Accuracy is from {documents} documents of suite {suite}"
-    text += f", scored by {listed([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
+    text += f", scored by {enumerated([_BACKENDS.get(name, name) for name in backends])}" if backends else ""
     if not halves:
         return f"{text}."
     least, most = f"{halves[0]:.3f}", f"{halves[-1]:.3f}"
@@ -231,7 +231,7 @@ def _older_rules(recipes: list[Recipe]) -> list[str]:
     names = [recipe.name for recipe in recipes if any(score.rules < RULES for score in recipe.scores)]
     if not names:
         return []
-    whose = "all recipes" if 1 < len(names) == len(recipes) else listed(names)
+    whose = "all recipes" if 1 < len(names) == len(recipes) else enumerated(names)
     return [
         f"Intervals and gates of {whose} are by older rules, which claim too much from few documents. "
         "quantpress evaluate redoes them from the saved answers, without scoring again."
@@ -259,4 +259,4 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
         ],
         "Not measured in vLLM": [recipe.name for recipe in recipes if recipe.name not in measured],
     }
-    return caveats + [f"{what}: {listed(names)}." for what, names in lists.items() if names]
+    return caveats + [f"{what}: {enumerated(names)}." for what, names in lists.items() if names]

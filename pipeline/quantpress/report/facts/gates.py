@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from quantpress.artifact.accuracy import CONFIDENCE, TRANSFORMERS_ONLY
+from quantpress.artifact.accuracy import TRANSFORMERS_ONLY
 from quantpress.report.facts.data import Gate, Recipe, Score
 from quantpress.statistics import several
+from quantpress.statistics.conventions import CONFIDENCE
 
 PASSED_ELSEWHERE = "passed for transformers only"
 PASSED_ALONE = "not quite passed"

@@ -33,7 +33,7 @@ from quantpress.report.facts.data import (
     load_in_words,
 )
 from quantpress.statistics.percentiles import is_carried
-from quantpress.statistics.ratios import START_SD, verdict
+from quantpress.statistics.ratios import START_SD
 
 # What vLLM's load generator measures, by our names: its key, and whether more is better.
 METRICS = {
@@ -157,15 +157,7 @@ def _ratio(
     found = ratio_of(cells, key, more_is_better)
     if not found.pairs:
         return NoRatio(value=None, interval=None, pairs=0)
-    return Ratio(
-        value=found.value,
-        interval=found.interval,
-        pairs=found.pairs,
-        starts=found.starts,
-        error=found.error,
-        degrees=found.degrees,
-        verdict=verdict(found, distrusted),
-    )
+    return Ratio.of(found, distrusted)
 
 
 def answers(result: Throughput) -> list[Answer]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from quantpress.errors import enumerated
 from quantpress.report.facts.data import Cell, Goal, GoalName, Load, Ratio, Recipe
-from quantpress.report.facts.words import listed
 from quantpress.statistics import ratios, several
 
 MODEL = "the unquantized model"
@@ -63,8 +63,8 @@ def _won(goal: GoalName, concurrency: int, where: str, winner: Rival, others: li
     unknown = [other.name for other, its in others if its.interval is None or _is_distrusted(its)]
     text = f"Ahead of {where} by more than measurements differ by chance."
     whose = "its interval reaches" if len(close) == 1 else "their intervals reach"
-    text += f" Not told apart from {listed(close)}: {whose} this one's." if close else ""
-    text += f" Perhaps as fast, but measured too badly to say: {listed(unknown)}." if unknown else ""
+    text += f" Not told apart from {enumerated(close)}: {whose} this one's." if close else ""
+    text += f" Perhaps as fast, but measured too badly to say: {enumerated(unknown)}." if unknown else ""
     return Goal(
         goal=goal,
         metric=_METRICS[goal],
