@@ -27,22 +27,25 @@ _LIKE_BINOMIAL = 2  # documents fewer: the variance of a Dirichlet's share is p 
 @dataclass(frozen=True)
 class Cells:
     """One task: its weight, and its documents by cell. Shares of documents that hang together, or that change by
-    fractions, count as their `effective_documents`."""
+    fractions, count as their `effective_documents`. What one document that was not seen changes counts as so many of
+    them: `unseen`."""
 
     weight: float
     both: float
     lost: float
     gained: float
     neither: float
+    unseen: float = 1.0
 
     @property
     def documents(self) -> float:
         return self.both + self.lost + self.gained + self.neither
 
     def scaled(self, documents: float) -> Cells:
-        """The same shares of another number of documents."""
+        """The same shares of another number of documents; none that was not seen counts as less than one of them."""
         by = documents / self.documents
-        return Cells(self.weight, self.both * by, self.lost * by, self.gained * by, self.neither * by)
+        cells = (self.both * by, self.lost * by, self.gained * by, self.neither * by)
+        return Cells(self.weight, *cells, unseen=max(1.0, self.unseen * by))
 
 
 # Of the mean metric of the baseline and of the candidate over the tasks, arrays of shape (draws,).
@@ -82,6 +85,7 @@ def _means(tasks: Sequence[Cells], lost: float, gained: float, number: int) -> t
     shares = _shared(tasks)
     base, own = numpy.zeros(number), numpy.zeros(number)
     for task, share in zip(tasks, shares, strict=True):
+        share *= task.unseen
         by = (task.documents - _LIKE_BINOMIAL) / task.documents
         counts = (task.both * by, task.lost * by + lost * share, task.gained * by + gained * share, task.neither * by)
         drawn = random.standard_gamma(numpy.array(counts)[:, None], (4, number))

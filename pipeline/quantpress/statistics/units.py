@@ -80,16 +80,16 @@ def bootstrap_t(tasks: Sequence[Units], confidence: float, resamples: int | None
     """The studentized bootstrap of the weighted mean of ratios (Efron and Tibshirani 1993, chapter 12.5), for skewed
     values that are never below 0, such as divergences. Units are drawn within each task.
 
-    The upper limit is that with one more unit as large as the largest, for of a skewed distribution the largest values
-    are mostly not seen. Student's t where all tasks together have fewer than FEWEST_RESAMPLED units; None where a task
-    has a single one.
+    The upper limit is that with two more units as large as the largest, for of a skewed distribution the largest values
+    are mostly not seen (with one, 3.9% pass a gate at the truth: benchmarks/coverage.py). Student's t where all tasks
+    together have fewer than FEWEST_RESAMPLED units; None where a task has a single one.
     """
     if min(len(task.size) for task in tasks) < 2:
         return None
     if sum(len(task.size) for task in tasks) < FEWEST_RESAMPLED:
         return t_interval(tasks, confidence)
     low, high = _studentized(tasks, confidence, resamples)
-    return low, max(high, _studentized(_with_one_more(tasks), confidence, resamples)[1])
+    return low, max(high, _studentized(_with_one_more(_with_one_more(tasks)), confidence, resamples)[1])
 
 
 def _with_one_more(tasks: Sequence[Units]) -> list[Units]:
