@@ -76,7 +76,8 @@ class ServerFacts(Record):
 
     `command` is a line for people; programs read `argv` and `env`, which are None for a server that someone else runs
     and in files of older versions. `startup_s` is None for a server that someone else runs. `weights_gib_from` is
-    "files" where the size of the weights is that of their files, because vLLM did not tell.
+    "files" where the size of the weights is that of their files, because vLLM did not tell. `kernels` are the names of
+    those that vLLM's log says it chose, by what it says they are for (a class of its own, "attention").
     """
 
     command: str
@@ -91,6 +92,24 @@ class ServerFacts(Record):
     weights_gib_from: str | None = None
     argv: list[str] | None = None
     env: dict[str, str] | None = None
+    kernels: dict[str, list[str]] | None = None
+
+
+class KernelUse(Record):
+    """The kernels of one kind of layer, by vLLM's names: `planned` are those of which any is as planned (none where
+    vLLM does not say which it takes), `served` those that it said, None where it said nothing. `others` are those of
+    the latter that were not planned."""
+
+    kind: str
+    planned: list[str]
+    served: list[str] | None = None
+    others: list[str] = Field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """What was planned and what became of it."""
+        by = f"served by {', '.join(self.others or self.served)}" if self.served else "vLLM did not say which serves"
+        return f"{self.kind}: planned {' or '.join(self.planned) or 'whichever vLLM has'}, {by}"
 
 
 class Said(Record):
@@ -199,7 +218,8 @@ class Throughput(StageResult):
 
     `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them; `picture` is
     None for a model that takes no images. `summary` is by the rules of the version that wrote it; who decides by it
-    sums up `cells` anew (quantpress.artifact.speed).
+    sums up `cells` anew (quantpress.artifact.speed). `kernels` are None where nobody knows what was planned: servers of
+    someone else, a machine that the table of kernels does not know.
     """
 
     STAGE: ClassVar[str] = "throughput"
@@ -225,6 +245,12 @@ class Throughput(StageResult):
     summary: list[Summary]
     machine: Machine
     served: Served | None = None
+    kernels: list[KernelUse] | None = None
+
+    @property
+    def other_kernels(self) -> list[str]:
+        """The kinds of layers that other kernels than planned serve, in sentences."""
+        return [use.sentence for use in self.kernels or [] if use.others]
 
     @property
     def name(self) -> str:

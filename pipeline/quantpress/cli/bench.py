@@ -59,7 +59,7 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     artifact = quantize(planned.plan, model, work.out).artifact
-    known = stage.Beforehand(compute_dtype=work.compute_dtype, inexact=planned.inexact)
+    known = prepare.known_of_servers(work, serving, planned)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
     show(result.as_saved(), report.throughput_table(recipe.name, result))
 
@@ -78,6 +78,7 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)
-    result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh)
+    known = prepare.known_of_servers(work, serving, prepare.Planned(plan, inexact))
+    result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh, known)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")
     console.show(result.as_saved(), report.throughput_table(f"{recipe.name} (dummy weights)", result))

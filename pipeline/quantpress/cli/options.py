@@ -11,7 +11,7 @@ Commands = Any  # argparse's own type for sub-commands is private
 T = TypeVar("T")
 
 MODEL = "`embedded`, org/name[@revision], a folder or a .gguf file"
-TARGET = "sm_75, sm_80, sm_89, sm_90, sm_100, cpu-avx2, cpu-avx512, cpu-amx, or auto for this machine"
+TARGET = "sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, cpu-avx2, cpu-avx512, cpu-amx, or auto for this machine"
 
 
 def taken(kind: type[T], args: argparse.Namespace) -> T:

@@ -51,8 +51,9 @@ def add(commands: Commands) -> None:
 
 def run(options: Options) -> None:
     """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it."""
+    from quantpress.cli import prepare
     from quantpress.model.source import described_model
-    from quantpress.plan import hardware, servable, summary
+    from quantpress.plan import servable, summary
     from quantpress.plan.resolve import plan_of
     from quantpress.quantize import calibration_data
     from quantpress.recipe.loading import load_recipe
@@ -65,7 +66,7 @@ def run(options: Options) -> None:
     for option, value in (("context", options.context), ("concurrency", options.concurrency)):
         if not 0 < value < 10**8:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
-    target = hardware.target_of(options.target) if options.target else None
+    target = prepare.target_named(options.target, options.vllm) if options.target else None
     asked_for = [gates.parse(text, [text.partition(":")[0].strip()]) for text in options.gate]
     recipe = load_recipe(options.recipe, options.set)
     model = described_model(options.model, options.dequantize)

@@ -15,7 +15,7 @@ from quantpress.errors import CapabilityError, InputError
 from quantpress.model import hub
 from quantpress.model.hub import is_on_the_hub
 from quantpress.model.source import Model, described_model, find_model
-from quantpress.plan import hardware, servable
+from quantpress.plan import hardware, kernels, servable
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import calibration_data
 from quantpress.quantize.own_chats import restore
@@ -25,7 +25,9 @@ from quantpress_serve.vllm import find_vllm
 from quantpress_serve.writing import own_chats
 
 if TYPE_CHECKING:
+    from quantpress.cli.serving import Serving
     from quantpress.recipe.recipe import Recipe
+    from quantpress_serve.bench.stage import Beforehand
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,10 @@ def inexactness(plan: Plan, named: str, vllm: str | None = None) -> str | None:
     """
     if named == "any":
         return None
-    target = hardware.target_of(named)
     try:
-        servable.require_served(plan, target)
         here = _vllm_here(vllm)
+        target = target_named(named, vllm)
+        servable.require_served(plan, target)
         if here is None:
             return servable.inexact(plan, target)
         from quantpress_serve.probes import asking
@@ -138,6 +140,46 @@ def inexactness(plan: Plan, named: str, vllm: str | None = None) -> str | None:
         return asking.inexact_here(plan, here)
     except CapabilityError as error:
         raise CapabilityError(error.message, hint=f"{error.hint}; --target any goes on all the same") from error
+
+
+def known_of_servers(work: Work, serving: Serving, planned: Planned) -> Beforehand:
+    """What is known before the servers of a bench are asked, with the kernels that this machine is to serve it with,
+    whichever target it was made for.
+
+    Raises CapabilityError for kernels that are required of a machine that the table of kernels does not know.
+    """
+    from quantpress_serve.bench.stage import Beforehand
+
+    found = None
+    if not serving.vllm_url:
+        try:
+            found = kernels.planned(planned.plan, target_named("auto", serving.vllm))
+        except CapabilityError:
+            if serving.require_kernels:
+                raise
+    return Beforehand(
+        compute_dtype=work.compute_dtype,
+        inexact=planned.inexact,
+        kernels=found,
+        require_kernels=serving.require_kernels,
+    )
+
+
+def target_named(named: str, vllm: str | None = None) -> str:
+    """The target of this name; `auto` is this machine, as far as the installed vLLM serves on it.
+
+    Raises InputError or CapabilityError for one not known.
+    """
+    return hardware.target_of(named, _platform(_vllm_here(vllm)) if named == "auto" else None)
+
+
+def _platform(here: Path | None) -> str | None:
+    """What the installed vLLM serves on; None without one."""
+    if here is None:
+        return None
+    from quantpress_serve.probes import asking
+
+    return asking.platform(here)
 
 
 def _vllm_here(named: str | None) -> Path | None:

@@ -86,11 +86,12 @@ def _schema(_: Options) -> None:
 
 
 def _suggest(options: Options) -> None:
+    from quantpress.cli import prepare
     from quantpress.model.source import described_model
-    from quantpress.plan import hardware, suggest
+    from quantpress.plan import suggest
     from quantpress.runtime.console import show
 
-    target = hardware.target_of(options.target)
+    target = prepare.target_named(options.target)
     model = described_model(options.model, options.dequantize)
     ranked = suggest.suggestions(model, target, options.goal, options.out)
     show([row.dump() for row in ranked], suggest.text(ranked, target, options.goal))

@@ -69,7 +69,7 @@ def run(options: Options) -> None:
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
         evaluate(artifact, model, request)
-        known = serving_stage.Beforehand(compute_dtype=work.compute_dtype, inexact=planned.inexact)
+        known = prepare.known_of_servers(work, serving, planned)
         serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
     report_of_model(work.out, model)

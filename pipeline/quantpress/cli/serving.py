@@ -26,6 +26,7 @@ class Serving:
     baseline_model: str | None
     api_key_env: str | None
     trust_workload: list[str]
+    require_kernels: bool
 
     @property
     def target(self) -> str:
@@ -33,12 +34,18 @@ class Serving:
         return "any" if self.vllm_url else "auto"
 
     def sides(self) -> Sides:
-        """Raises InputError for a key that is not there, or that nobody would ask for."""
+        """Raises InputError for a key that is not there or that nobody would ask for, and for kernels that are required
+        of a server whose log is not ours."""
         from quantpress_serve.bench.subject import Sides
         from quantpress_serve.server.key import read_key
 
         if self.api_key_env is not None and not self.vllm_url:
             raise InputError("--api-key-env goes with --vllm-url", hint="our own servers ask for no key: leave it out")
+        if self.require_kernels and self.vllm_url:
+            raise InputError(
+                "--require-kernels reads the log of a server that bench starts, and --vllm-url names one that runs",
+                hint="leave out one of them",
+            )
         return Sides(
             vllm=self.vllm,
             port=self.port,
@@ -87,5 +94,10 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
         "--api-key-env",
         metavar="NAME",
         help="the environment variable that holds the key of these servers (default: OPENAI_API_KEY)",
+    )
+    parser.add_argument(
+        "--require-kernels",
+        action="store_true",
+        help="exit code 4 before any load if vLLM chose other kernels than `plan` says for this machine",
     )
     parser.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")

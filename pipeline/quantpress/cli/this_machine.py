@@ -69,8 +69,8 @@ class Facts(Record):
 def facts(named_vllm: str | None) -> Facts:
     """What is known of this machine and this installation; takes seconds the first time, for vLLM is asked too."""
     versions, problems = installation.packages()
-    target, serves = _served_here(problems)
     vllm = _vllm(named_vllm, problems)
+    target, serves = _served_here(vllm, problems)
     places = [_place(folder, problems) for folder in (Path.cwd(), cache_folder().absolute())]
     available = free_memory.available()
     if not environment.gpus() and available < _MEMORY_GIB * memory.GIB:
@@ -95,11 +95,12 @@ def facts(named_vllm: str | None) -> Facts:
     )
 
 
-def _served_here(problems: list[Problem]) -> tuple[str, dict[str, Kernel]]:
+def _served_here(vllm: Vllm | None, problems: list[Problem]) -> tuple[str, dict[str, Kernel]]:
     try:
-        target = hardware.this_machine()
+        target = hardware.this_machine(asking.platform(Path(vllm.executable)) if vllm else None)
     except CapabilityError as error:
-        problems.append(Problem(what=error.message, command=f"take another GPU; {error.hint}", blocks=True))
+        command = f"take a GPU that it knows; {error.hint}; --target any goes on all the same"
+        problems.append(Problem(what=error.message, command=command, blocks=True))
         return "unknown", {}
     cells = {kind: hardware.cell(kind, target) for kind in hardware.TABLE if kind != hardware.UNSERVED}
     layers = [cell for kind, cell in cells.items() if kind not in (hardware.KV_CACHE, hardware.ROTATIONS)]

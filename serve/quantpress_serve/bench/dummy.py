@@ -17,6 +17,7 @@ from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import atomic, console, digests, disk, environment, locks, ownership
 from quantpress.runtime.records import Record
 from quantpress_serve.bench import stage
+from quantpress_serve.bench.stage import Beforehand
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload
 
@@ -35,7 +36,15 @@ class Shapes(Record):
         return digests.sha256_json(self.dump())
 
 
-def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fresh: bool) -> Throughput:
+def bench(
+    plan: Plan,
+    model: Model,
+    load: Workload,
+    sides: Sides,
+    out: Path,
+    fresh: bool,
+    known: Beforehand,
+) -> Throughput:
     """Measures the recipe's scheme on the model's shapes and writes OUT/<model>/dummy/<recipe>/throughput.json.
 
     Raises InputError for a recipe that does more than store layers in another scheme, else what stage.measure raises.
@@ -67,6 +76,8 @@ def bench(plan: Plan, model: Model, load: Workload, sides: Sides, out: Path, fre
         weight_bytes=plan.weight_bytes + plan.checkpoint_bytes,
         weights="dummy",
         tokenizer=tokenizer_for(model),
+        kernels=known.kernels,
+        require_kernels=known.require_kernels,
     )
     return stage.measure(subject, load, sides, fresh)
 

@@ -14,6 +14,7 @@ from quantpress.artifact.throughput import (
     Answer,
     Executable,
     Inputs,
+    KernelUse,
     Picture,
     Said,
     ServerFacts,
@@ -22,9 +23,10 @@ from quantpress.artifact.throughput import (
 from quantpress.errors import CapabilityError, QuantpressError, StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
+from quantpress.plan.kernels import Kernels
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import chat, interference, likelihoods, picture, servers
+from quantpress_serve.bench import chat, interference, kernels, likelihoods, picture, servers
 from quantpress_serve.bench.load import Generator
 from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.servers import Start
@@ -54,11 +56,13 @@ def require_servers(load: Workload, sides: Sides) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Beforehand:
-    """What is known before a server is asked: the type in which transformers computes (arithmetic), and why the engine
-    will not compute the same."""
+    """What is known before a server is asked: the type in which transformers computes (arithmetic), why the engine will
+    not compute the same, and the kernels that are planned (None where that is not known), or even required."""
 
     compute_dtype: str = "auto"
     inexact: str | None = None
+    kernels: Kernels | None = None
+    require_kernels: bool = False
 
 
 def bench(
@@ -88,6 +92,8 @@ def bench(
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
         untruthful=untruthful(record.recipe),
         inexact=known.inexact,
+        kernels=known.kernels,
+        require_kernels=known.require_kernels,
         seen=seen,
     )
     result = measure(subject, load, sides, fresh)
@@ -104,7 +110,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     inputs = _inputs(subject, load, vllm, sides)
     known = subject.results.known(load.name)
     changed = manifest.differences(known.inputs.dump(), inputs.dump()) if known else []
-    if known and known.complete and not changed and not (fresh or sides.vllm_url):
+    if known and known.complete and not changed and not (fresh or sides.vllm_url) and _kernels_known(subject, known):
         with locks.lock(subject.folder):
             subject.results.to_front(load.name)
         console.say(f"✓ {subject.name} under {load.name}: measured before, nothing to do (--fresh measures again)")
@@ -128,15 +134,25 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     return result
 
 
+def _kernels_known(subject: Subject, known: Throughput) -> bool:
+    """Whether what is required of the kernels was looked at then. Raises CapabilityError for others than planned."""
+    if not subject.require_kernels:
+        return True
+    if known.kernels is not None:
+        kernels.require(known.kernels, subject.name)
+    return known.kernels is not None
+
+
 @dataclass(frozen=True)
 class Known:
-    """What was found out of the servers before the first load: facts and answers by role, and whether the engine
-    computes what was scored. `picture` is None for a model that takes no images."""
+    """What was found out of the servers before the first load: facts and answers by role, the kernels, and whether the
+    engine computes what was scored. `picture` is None for a model that takes no images."""
 
     servers: dict[str, ServerFacts]
     served: Served
     answers: dict[str, list[Answer]]
     picture: Picture | None
+    kernels: list[KernelUse] | None = None
 
 
 def _loaded(subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
@@ -165,12 +181,16 @@ def _loaded(subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: 
 
 
 def _looked_at(subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str) -> Known:
-    """Does the engine compute what was scored, and does the checkpoint talk sense? Raises StageError if it does not."""
+    """Is it served by the planned kernels, does the engine compute what was scored, and does the checkpoint talk sense?
+
+    Raises CapabilityError for other kernels where the planned ones are required, StageError if it talks nonsense.
+    """
+    used = kernels.looked_at(subject, servers)
     served = _served(subject, servers, scored)
     answers = chat.sane_answers(servers, served) if subject.weights == "real" else {}
     sees = subject.weights == "real" and picture.takes_images(subject.model.config)
     seen = picture.asked(servers, served) if sees else None
-    return Known({role: _facts(one, subject) for role, one in servers.items()}, served, answers, seen)
+    return Known({role: _facts(one, subject) for role, one in servers.items()}, served, answers, seen, used)
 
 
 def _scored(subject: Subject) -> dict[str, Likelihoods] | str:
@@ -221,6 +241,7 @@ def _result(subject: Subject, inputs: Inputs, run: Run, known: Known) -> Through
         summary=speed.summarize(run.cells),
         machine=environment.machine(),
         served=known.served,
+        kernels=known.kernels,
     )
 
 

@@ -9,6 +9,7 @@ from quantpress.artifact.results import Results
 from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model.source import Model
+from quantpress.plan.kernels import Kernels
 from quantpress.runtime import console, digests
 from quantpress_serve import surroundings
 from quantpress_serve.bench.likelihoods import Scored
@@ -86,8 +87,9 @@ class Subject:
 
     `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
     `compute_dtype` is the type in which transformers computes, `untruthful` says why its likelihoods are not the
-    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `seen` are each side's
-    files as they were before the digests were taken.
+    checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `kernels` are those
+    that the plan counts on (None where that is not known), and `require_kernels` whether others are refused. `seen` are
+    each side's files as they were before the digests were taken.
     """
 
     name: str
@@ -102,6 +104,8 @@ class Subject:
     compute_dtype: str = "stored"
     untruthful: str | None = None
     inexact: str | None = None
+    kernels: Kernels | None = None
+    require_kernels: bool = False
     seen: dict[str, digests.Seen] = field(default_factory=dict)
 
     @property

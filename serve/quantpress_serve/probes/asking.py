@@ -14,7 +14,7 @@ from quantpress.plan import fused, hardware, servable
 from quantpress.plan.fused import Packing
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.presets import SCHEMES
-from quantpress.runtime import atomic, console, cpu, digests, locks, process
+from quantpress.runtime import atomic, console, cpu, digests, environment, locks, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.vllm import serving_environment, vllm_version
@@ -29,6 +29,12 @@ class Operators(Record):
 
     operators: list[str]
     int8_is_exact: bool | None
+
+
+class Platform(Record):
+    """What a vLLM serves on; None where it finds nothing to serve on."""
+
+    platform: str | None
 
 
 class Architectures(Record):
@@ -71,6 +77,23 @@ def architectures(vllm: Path, *names: str) -> Architectures:
     """
     what = f"what it makes of {', '.join(names)}" if names else "for its architectures"
     return Architectures.model_validate(_answer(vllm, _script("packing"), list(names), what))
+
+
+def platform(vllm: Path) -> str | None:
+    """What this vLLM serves on here, in its own words: cpu, cuda, rocm, xpu, tpu ...; None where it cannot tell.
+
+    A build for CPUs serves on nothing else, and NVIDIA's GPUs are seen without vLLM: only others are asked.
+    """
+    if environment.gpus():
+        return "cuda"
+    if "cpu" in vllm_version(vllm):
+        return cpu.THIS
+    devices = environment.other_accelerators()  # an answer is kept for the devices that there were
+    try:
+        answer = Platform.model_validate(_answer(vllm, _script("platform"), devices, "what it serves on"))
+    except CapabilityError:
+        return None
+    return answer.platform
 
 
 def said_of(architecture: str | None, vllm: Path) -> str:

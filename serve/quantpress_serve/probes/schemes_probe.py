@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-CAPABILITIES = (75, 80, 89, 90, 100)
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 
 
 def picked(config: dict[str, Any]) -> dict[str, list[str]]:

@@ -12,18 +12,24 @@ _LOAD_S = re.compile(r"Loading weights took ([\d.]+) seconds")
 _KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _KV_CACHE_GIB = re.compile(r"(?:Available KV cache memory: |Explicitly set \(|Auto set \()([\d.]+)")
 _ENGINE_INIT_S = re.compile(r"init engine \(.*\) took ([\d.]+) s")
+# A kernel and what it is for: kernels/linear and the schemes of compressed-tensors; attention (platforms/), which CPUs
+# do not print; and the experts of a mixture, of which vLLM names the kind of kernel (fused_moe/oracle).
+_KERNEL = re.compile(r"\b(?:Using|Selected) (\w+Kernel) for (\S.*?)\s*$", re.MULTILINE)
+_ATTENTION = re.compile(r"\bUsing (?:AttentionBackendEnum\.)?([A-Z]\w+)(?: attention)? backend(?= out of|\.)")
+_EXPERTS = re.compile(r"\bUsing '?(\w+)'? ((?:\w+ )+MoE) backend\b")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class InLog(Record):
-    """Weight memory and KV cache (GiB of a worker), the KV cache in tokens, load and start times (s); None where the
-    log does not tell. Names and meaning are those of throughput.ServerFacts."""
+    """Weight memory and KV cache (GiB of a worker), the KV cache in tokens, load and start times (s), and the kernels
+    that were chosen; None where the log does not tell. Names and meaning are those of throughput.ServerFacts."""
 
     weights_gib: float | None
     load_s: float | None
     kv_cache_tokens: int | None
     kv_cache_gib: float | None
     engine_init_s: float | None
+    kernels: dict[str, list[str]] | None
 
 
 class AtMetrics(Record):
@@ -43,7 +49,15 @@ def told_in_log(text: str) -> InLog:
         kv_cache_tokens=None if tokens is None else int(tokens),
         kv_cache_gib=_greatest(_KV_CACHE_GIB, text),
         engine_init_s=_greatest(_ENGINE_INIT_S, text),
+        kernels=_kernels(text) or None,
     )
+
+
+def _kernels(text: str) -> dict[str, list[str]]:
+    """The kernels by what vLLM says they are for; several where its layers differ."""
+    chosen = [(what, name) for name, what in [*_KERNEL.findall(text), *_EXPERTS.findall(text)]]
+    chosen += [("attention", name) for name in _ATTENTION.findall(text)]
+    return {what: sorted({name for other, name in chosen if other == what}) for what in sorted(dict(chosen))}
 
 
 def _greatest(pattern: re.Pattern[str], text: str) -> float | None:

@@ -99,7 +99,7 @@ def test_too_little_memory_and_disk_block(sound: Path, monkeypatch: pytest.Monke
 def test_gpus_are_named_with_their_compute_capability(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpus", lambda: ["NVIDIA L4, 23034 MiB"])
     monkeypatch.setattr(environment, "compute_capabilities", lambda: ["8.9"])
-    monkeypatch.setattr(this_machine.hardware, "this_machine", lambda: "sm_89")
+    monkeypatch.setattr(this_machine.hardware, "this_machine", lambda _: "sm_89")
     monkeypatch.setattr(installation, "_version", lambda name: "2.13.0+cpu" if name == "torch" else None)
     found = this_machine.facts(str(sound))
     said = this_machine.text(found)
@@ -110,7 +110,7 @@ def test_gpus_are_named_with_their_compute_capability(sound: Path, monkeypatch: 
 
 
 def test_a_gpu_that_is_not_in_the_table_is_said(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown() -> str:
+    def unknown(_: str | None) -> str:
         raise CapabilityError("compute capability 6.1 is not in the table", hint="the table begins with sm_75")
 
     monkeypatch.setattr(this_machine.hardware, "this_machine", unknown)

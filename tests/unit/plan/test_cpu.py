@@ -197,3 +197,30 @@ def test_the_installed_vllm_has_the_last_word(
         return
     found = asking.inexact_here(made, Path("vllm"))
     assert (found is None) is (case == "is exact")
+
+
+@pytest.mark.parametrize("platform", ["rocm", "xpu", "tpu"])
+def test_what_the_table_does_not_know_is_not_taken_for_something_else(
+    platform: str, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A vLLM that is no build for CPUs is asked what it serves on."""
+    on("AMD Zen 4")
+    vllm = tmp_path / "vllm"
+    vllm.write_text("#!/bin/sh\n")
+    vllm.chmod(0o755)
+    monkeypatch.setattr(asking, "_answer", lambda *_: {"platform": platform})
+    with pytest.raises(CapabilityError, match=f"the target is unknown: vLLM serves on {platform} here") as caught:
+        prepare.inexactness(_planned("w8a8-dynamic"), "auto", str(vllm))
+    assert "--target any goes on all the same" in (caught.value.hint or "")
+    assert prepare.inexactness(_planned("w8a8-dynamic"), "any", str(vllm)) is None
+    monkeypatch.setattr(asking, "_answer", lambda *_: {"platform": None})
+    assert prepare.target_named("auto", str(vllm)) == "cpu"
+
+
+def test_without_vllm_the_devices_tell(on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    on("AMD Zen 4")
+    assert hardware.this_machine() == "cpu"
+    monkeypatch.setattr(environment, "other_accelerators", lambda: ["an AMD GPU (ROCm)"])
+    with pytest.raises(CapabilityError, match=r"this machine has an AMD GPU \(ROCm\), of which the table"):
+        hardware.this_machine()
+    assert hardware.this_machine("cpu") == "cpu"  # a vLLM for CPUs serves on nothing else

@@ -151,6 +151,7 @@ def test_what_a_server_tells_while_it_starts() -> None:
         "kv_cache_tokens": 40768,
         "kv_cache_gib": 1.0,
         "engine_init_s": 1.23,
+        "kernels": None,
     }
     on_gpu = "Model loading took 7.51 GiB memory and 3.20 seconds\nModel loading took 7.62 GiB memory and 3.1 seconds\n"
     on_gpu += "Available KV cache memory: 61.4 GiB\nGPU KV cache size: 503,088 tokens, Maximum concurrency for 8,192"

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
 from quantpress.artifact.served import Served
+from quantpress.artifact.throughput import KernelUse
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
@@ -256,6 +257,7 @@ class Speed(Record):
     served: Served | None
     servers: Servers
     commands: SpeedCommands
+    kernels: list[KernelUse] = Field(default_factory=list)
 
     @property
     def workload_name(self) -> str:

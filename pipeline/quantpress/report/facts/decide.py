@@ -148,7 +148,8 @@ def ranked(recipes: list[Recipe]) -> list[Recipe]:
 
 
 def _engine_caveats(recipes: list[Recipe]) -> list[str]:
-    """Recipes whose engine does not compute what was scored: their accuracy is not that of the server."""
+    """Recipes whose engine does not compute what was scored, so that their accuracy is not that of the server; and
+    those that other kernels served than were planned."""
     caveats = []
     for recipe in recipes:
         served = recipe.throughput.served if recipe.throughput else None
@@ -159,6 +160,11 @@ def _engine_caveats(recipes: list[Recipe]) -> list[str]:
             caveats.append(
                 f"The engine does not compute what was scored of {recipe.name} ({by}): its accuracy here is that of "
                 f"transformers, not of the server. Likely cause: {served.cause}."
+            )
+        if others := [use.sentence for use in recipe.throughput.kernels if use.others] if recipe.throughput else []:
+            caveats.append(
+                f"{recipe.name} was served by another kernel than planned ({'; '.join(others)}): its speed is that "
+                "kernel's."
             )
     return caveats
 

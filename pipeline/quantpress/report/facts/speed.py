@@ -63,6 +63,7 @@ def speed_of(result: Throughput) -> Speed:
         served=result.served,
         servers=Servers(baseline=_server(servers.get(BASELINE)), candidate=_server(servers.get(CANDIDATE))),
         commands=_commands(result),
+        kernels=result.kernels or [],
     )
 
 
@@ -84,6 +85,8 @@ def notes(result: Throughput, rows: list[Summary]) -> list[str]:
         lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
         by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
         found.append(f"the engine does not compute what was scored ({by}): {result.served.cause}")
+    if others := result.other_kernels:
+        found.append(f"the engine chose another kernel than planned, so this is its speed: {'; '.join(others)}")
     if enough := result.saturated:
         left_out = ", ".join(map(str, enough.left_out)) or "nothing"
         step = f"{enough.gained:+.1%} output tokens/s over the step before"

@@ -341,6 +341,7 @@ def _verdict(point: Point, result: Speed) -> str:
     named = any(" to the " in said and " failed" in said for said in (words[0], *doubtful))
     words += [f"{point.failed_requests} requests failed"] if point.failed_requests and not named else []
     words += [f"not to be trusted: {mark}" for mark in doubtful]
+    words += ["another kernel than planned"] if any(use.others for use in result.kernels) else []
     return "; ".join([*words, *(["dummy weights"] if result.weights == "dummy" else [])])
 
 
