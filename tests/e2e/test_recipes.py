@@ -16,7 +16,7 @@ from quantpress.errors import CapabilityError, InputError
 from quantpress.language import shipped
 from quantpress.model import headers
 from quantpress.model.source import find_model
-from quantpress.plan import hardware, servable, sizes
+from quantpress.plan import hardware, kernels, servable, sizes
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize.workers import OneshotJob, recipe_job
 from quantpress.recipe import presets as schemes
@@ -288,6 +288,9 @@ def test_an_installed_vllm_is_asked_once(even_widths: Path, tmp_path: Path, real
         for target, said in row.items():
             if (kind, target) not in LATER:
                 assert said.startswith("no") is (hardware.cell(kind, target).support == "no"), (preset, target, said)
+            said_for = kernels.SAID_FOR.get(kind, ("",))
+            if hardware.cell(kind, target).classes and said_for[0].startswith("Compressed"):
+                assert said in said_for, (preset, target, said)
     refused = real(*arguments, "--target", "sm_80", expect=4, env=env)
     assert "vLLM 0.32.0" in refused.stderr
     assert "asking vLLM" not in refused.stderr

@@ -16,13 +16,13 @@ Kernels = dict[str, list[str]]
 # What vLLM's log says a kernel is for, by kind of layer: "Using MarlinLinearKernel for CompressedTensorsWNA16".
 ATTENTION = "attention"
 _PACKED, _FP8, _NVFP4 = ("CompressedTensorsWNA16",), ("CompressedTensorsW8A8Fp8",), ("NVFP4 GEMM",)
-_SAID_FOR: dict[str, tuple[str, ...]] = {
+SAID_FOR: dict[str, tuple[str, ...]] = {
     "W4A16": _PACKED,
     "W4A16 asymmetric": _PACKED,
     "W8A16": _PACKED,
     "WnA16": _PACKED,
     "W8A8": ("CompressedTensorsW8A8Int8",),
-    "W4A8": ("CompressedTensorsW4A8Int",),
+    "W4A8": ("CompressedTensorsWNA8Int",),
     "WnAm": ("CompressedTensorsWNA8Int", "CompressedTensorsWNA4Int"),
     "W4AFP8": ("CompressedTensorsW4A8Fp8",),
     "FP8 dynamic": _FP8,
@@ -59,9 +59,9 @@ def held_against(planned: Kernels, said: Mapping[str, list[str]] | None) -> list
 
 
 def _said_of(kind: str, said: Mapping[str, list[str]]) -> list[str]:
-    return [name for what in _SAID_FOR.get(kind, ()) for name in said.get(what, [])]
+    return [name for what in SAID_FOR.get(kind, ()) for name in said.get(what, [])]
 
 
 def _shares(kind: str, other: str) -> bool:
     """Whether vLLM says the same name for both kinds: its log does not tell which layers have which kernel then."""
-    return bool(set(_SAID_FOR.get(kind, ())) & set(_SAID_FOR.get(other, ())))
+    return bool(set(SAID_FOR.get(kind, ())) & set(SAID_FOR.get(other, ())))

@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 1000,
     "dtype": "bfloat16",
 }
-# As vLLM 0.32.0 printed them on a CPU, for rtn-w4a16, w8a8-dynamic and fp8-dynamic.
+# As vLLM 0.32.0 printed them on a CPU, for these recipes.
 ON_A_CPU = {
     "rtn-w4a16": """
 (Worker pid=30741) INFO 11-27 19:02:31 [__init__.py:923] Using CPUWNA16LinearKernel for mixed-precision linear
@@ -45,6 +45,11 @@ CompressedTensorsW8A8Int8
     "fp8-dynamic": """
 (Worker pid=31485) INFO 11-27 19:04:04 [__init__.py:797] Selected ChannelWiseTorchFP8ScaledMMLinearKernel for \
 CompressedTensorsW8A8Fp8
+""",
+    "w4a8": """
+(Worker pid=15245) INFO 11-27 19:21:38 [__init__.py:923] Using CPUWNA16LinearKernel for mixed-precision linear
+(Worker pid=15245) INFO 11-27 19:21:38 [compressed_tensors_wNa8.py:165] Using CPUWNA16LinearKernel for \
+CompressedTensorsWNA8Int
 """,
 }
 # As its source prints them on a GPU: platforms/cuda.py, kernels/linear/__init__.py, fused_moe/oracle.
