@@ -47,15 +47,23 @@ def asked_here(structures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structure, "STRUCTURE", SimpleNamespace(answer=answer))
 
 
+@pytest.fixture(scope="session")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """How fast this machine multiplies, kept for all tests: it is tried once."""
+    return tmp_path_factory.mktemp("products")
+
+
 @pytest.fixture
-def quantpress(quantpress: Run, structures: Path, tmp_path: Path) -> Run:
-    """Runs the quantpress command, which finds what its model is made of as a kept answer."""
+def quantpress(quantpress: Run, structures: Path, products: Path, tmp_path: Path) -> Run:
+    """Runs the quantpress command, which finds what its model is made of, and how fast this machine is, as kept
+    answers."""
     known = tmp_path / "cache" / "structures"
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         known.parent.mkdir(exist_ok=True)
         if not known.exists():
             known.symlink_to(structures)
+            known.with_name("products").symlink_to(products)
         for before, folder in itertools.pairwise(arguments):
             path = tmp_path / folder
             if before == "--model" and (path / "config.json").is_file():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_vllm
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_out, add_vllm
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Options:
     context: int
     concurrency: int
     gate: list[str]
+    out: Path
 
 
 def add(commands: Commands) -> None:
@@ -36,7 +38,12 @@ def add(commands: Commands) -> None:
     add_dequantize(parser)
     parser.add_argument("--ask-vllm", action="store_true", help="ask the installed vLLM too (seconds, the first time)")
     add_vllm(parser)
-    parser.add_argument("--target", help=TARGET + "; exit code 4 if it cannot serve the result")
+    parser.add_argument(
+        "--target",
+        help=TARGET + "; exit code 4 if it cannot serve the result; or any. "
+        "Only without --target, or with auto, is this machine's own memory and disk a reason for it",
+    )
+    add_out(parser)
     parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")
     parser.add_argument(
@@ -50,8 +57,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: Options) -> None:
-    """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it."""
-    from quantpress.cli import prepare
+    """Everything that is known before a weight is read. Exit code 4 if --target cannot serve it, or if it is this
+    machine that it is planned for, and its memory or disk is too small."""
+    from quantpress.cli import needed
     from quantpress.model.source import described_model
     from quantpress.plan import servable, summary
     from quantpress.plan.resolve import plan_of
@@ -66,7 +74,7 @@ def run(options: Options) -> None:
     for option, value in (("context", options.context), ("concurrency", options.concurrency)):
         if not 0 < value < 10**8:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
-    target = prepare.target_named(options.target, options.vllm) if options.target else None
+    target = _target(options)
     asked_for = [gates.parse(text, [text.partition(":")[0].strip()]) for text in options.gate]
     recipe = load_recipe(options.recipe, options.set)
     model = described_model(options.model, options.dequantize)
@@ -77,14 +85,27 @@ def run(options: Options) -> None:
     known = _with_images(plan, model)
     found = summary.summary_of(plan, model.config, options.context, options.concurrency, known)
     asked = _asked(options.vllm, plan, target) if options.ask_vllm else None
-    needed = foresight.lines(asked_for, Assumed())
-    data = found.dump() | ({"vllm": asked.dump()} if asked else {}) | ({"gates": needed} if needed else {})
+    of_gates = foresight.lines(asked_for, Assumed())
+    machine = needed.machine_for(model, options.out)
+    stages = needed.stages(plan, model, options.out, machine)
+    data = found.dump() | ({"vllm": asked.dump()} if asked else {}) | ({"gates": of_gates} if of_gates else {})
     show(
-        data | {"model": model.name, "target": target},
-        f"model        {model.name}\n" + summary.text(found, asked, needed),
+        data | {"model": model.name, "target": target, "needs": [stage.dump() for stage in stages]},
+        f"model        {model.name}\n" + summary.text(found, asked, of_gates, needed.lines(stages)),
     )
     if target:
         servable.require_served(plan, target)
+    if options.target in (None, "auto"):
+        needed.require_fits(plan, model, machine, stages)
+
+
+def _target(options: Options) -> str | None:
+    """None where none is named, or any."""
+    if options.target in (None, "any"):
+        return None
+    from quantpress.cli import prepare
+
+    return prepare.target_named(options.target, options.vllm)
 
 
 def _with_images(plan: Plan, model: Model) -> Data | None:

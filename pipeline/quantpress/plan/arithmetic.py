@@ -31,7 +31,7 @@ def compute_dtype(model: Model, asked: str) -> ComputeDtype:
     fast = cpu.FAST_PRODUCTS.get(dtype)
     if environment.gpus() or fast is None or fast & cpu.features():
         return "stored"
-    speeds = _measured(dtype)
+    speeds = product_speeds(dtype)
     return "float32" if speeds["float32"] > WORTH * speeds[dtype] else "stored"
 
 
@@ -48,7 +48,7 @@ class ProductsJob(Job):
 
 
 class ProductsResult(Result):
-    """GFLOP/s of matrix products by type."""
+    """GFLOP/s of matrix products by type: those of the fastest one, so that what else ran meanwhile does not count."""
 
     speeds: dict[str, float]
 
@@ -56,9 +56,11 @@ class ProductsResult(Result):
 PRODUCTS = Worker("quantpress.plan.products_worker", ProductsJob, ProductsResult)
 
 
-def _measured(dtype: str) -> dict[str, float]:
-    """GFLOP/s of matrix products in `dtype` and in float32 on this machine, measured once for each processor."""
-    known = [environment.machine().processor, sorted(cpu.features()), environment.versions(("torch",)), dtype]
-    kept = cache_folder() / "products" / f"{digests.sha256_json([*known, 'record'])[:16]}.json"
+def product_speeds(dtype: str) -> dict[str, float]:
+    """GFLOP/s of matrix products in `dtype` and in float32 on this machine's CPU, measured once for each processor and
+    number of cores. Raises StageError if that fails."""
+    machine = environment.machine()
+    known = [machine.processor, machine.cores, sorted(cpu.features()), environment.versions(("torch",)), dtype]
+    kept = cache_folder() / "products" / f"{digests.sha256_json([*known, 'fastest'])[:16]}.json"
     title = f"trying how fast this CPU multiplies in {dtype} and in float32"
     return PRODUCTS.answer(kept, ProductsJob(dtype=dtype), title).speeds

@@ -141,8 +141,8 @@ def _layers(plan: Plan) -> dict[str, int]:
     return dict(labels) | ({"16 bits": left} if left else {})
 
 
-def text(summary: Summary, asked: Asked | None, gates: list[str]) -> str:
-    """The summary for people; `gates` are lines about what gates need."""
+def text(summary: Summary, asked: Asked | None, gates: list[str], needs: list[str]) -> str:
+    """The summary for people; `gates` are lines about what gates need, `needs` about what the stages do."""
     before, after, memory = summary.bytes.before, summary.bytes.after, summary.memory
     lines = [
         f"recipe       {summary.recipe}",
@@ -153,6 +153,7 @@ def text(summary: Summary, asked: Asked | None, gates: list[str]) -> str:
         f"memory       {size_in_words(memory.weights)} weights + {size_in_words(memory.kv_cache)} KV cache at most "
         f"({memory.concurrency} sequences of {memory.context} tokens)",
         f"GPUs         tensor parallel over {', '.join(map(str, summary.tensor_parallel_sizes)) or 'no number'}",
+        *_listed("needs", needs),
         *_listed("hardware", [_target(name, row) for name, row in summary.hardware.items()]),
         *_listed("asked vLLM", _said(asked) if asked else []),
         *_listed("gates", gates),

@@ -142,7 +142,7 @@ def test_float32_is_taken_where_it_is_tried_and_faster(
     machine: str, dtype: str, fast: float, expected: str, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(machine)
-    monkeypatch.setattr(arithmetic, "_measured", lambda name: {name: 10.0, "float32": 10.0 * fast})
+    monkeypatch.setattr(arithmetic, "product_speeds", lambda name: {name: 10.0, "float32": 10.0 * fast})
     assert arithmetic.compute_dtype(_model(dtype), "auto") == expected
     assert arithmetic.compute_dtype(_model(dtype), "stored") == "stored"
     assert arithmetic.compute_dtype(_model(dtype), "float32") == "float32"
