@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--target",
         help=TARGET + "; exit code 4 if it cannot serve the result; or any. "
-        "Only without --target, or with auto, is this machine's own memory and disk a reason for it",
+        "Too little memory or disk on this machine is one too, unless another target is named here or by "
+        "$QUANTPRESS_TARGET",
     )
     add_out(parser)
     parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
@@ -95,7 +97,7 @@ def run(options: Options) -> None:
     )
     if target:
         servable.require_served(plan, target)
-    if options.target in (None, "auto"):
+    if (options.target or os.environ.get("QUANTPRESS_TARGET") or "auto") == "auto":
         needed.require_fits(plan, model, machine, stages)
 
 
