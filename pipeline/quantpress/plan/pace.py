@@ -94,14 +94,15 @@ def _manifest(artifact: Artifact) -> Manifest | None:
 
 
 def _scaled(known: Manifest | None, plan: Plan) -> float | None:
-    """The seconds of a run with the same modifiers on this machine, for this plan's parameters and tokens."""
+    """The seconds of a run with the same modifiers on this machine, for this plan's parameters and tokens; both
+    with data, or both without."""
     if known is None or not _is_here(known.machine) or _kinds(known.recipe) != _kinds(plan.recipe.dump()):
         return None
-    size = plan.weight_bytes / known.bytes.model
     calibration = plan.recipe.calibration
-    if calibration is not None:
-        if known.calibration is None:
-            return None
+    if (calibration is None) is not (known.calibration is None):
+        return None
+    size = plan.weight_bytes / known.bytes.model
+    if calibration and known.calibration:
         size *= calibration.samples * calibration.max_sequence_length / known.calibration.tokens
     return START_S + max(0.0, known.seconds - START_S) * size
 

@@ -130,6 +130,7 @@ def test_what_this_machine_took_before_comes_first(tmp_path: Path, planned: Call
     larger = pace.of_quantizing(planned("rtn-w4a16", config=LARGE), "another", tmp_path)
     assert larger and larger.least > 10 * found.most
     assert pace.of_quantizing(planned("gptq-w4a16"), name, tmp_path) is None
+    assert pace.of_quantizing(planned("kv-fp8"), name, tmp_path) is None  # the same modifier, but with data
     bench = pace.of_measuring(name, tmp_path)
     assert bench and bench.source == "as smoke took"
 
