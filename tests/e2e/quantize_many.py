@@ -1,6 +1,6 @@
-"""Several jobs of the oneshot worker in one process: the libraries are imported once.
+"""Several jobs of a worker in one process: the libraries are imported once.
 
-Arguments: a JSON file of jobs, one for the results, and `shapes` for the worker of that name instead.
+Arguments: a JSON file of jobs, one for the results, and the worker: `oneshot`, `shapes` or `stream`.
 """
 
 import json
@@ -9,10 +9,16 @@ from pathlib import Path
 
 from quantpress.quantize.oneshot_worker import quantize
 from quantpress.quantize.shapes_worker import write_config
-from quantpress.quantize.workers import OneshotJob
+from quantpress.quantize.stream_worker import stream
+from quantpress.quantize.workers import OneshotJob, StreamJob
+
+WORKERS = {
+    "oneshot": lambda job: quantize(OneshotJob.model_validate(job)),
+    "shapes": lambda job: write_config(OneshotJob.model_validate(job).common),
+    "stream": lambda job: stream(StreamJob.model_validate(job)),
+}
 
 if __name__ == "__main__":
-    jobs = {name: OneshotJob.model_validate(job) for name, job in json.loads(Path(sys.argv[1]).read_text()).items()}
-    only_shapes = sys.argv[3:] == ["shapes"]
-    done = {name: write_config(job.common) if only_shapes else quantize(job) for name, job in jobs.items()}
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    done = {name: WORKERS[sys.argv[3]](job) for name, job in jobs.items()}
     Path(sys.argv[2]).write_text(json.dumps({name: result.dump() for name, result in done.items()}))

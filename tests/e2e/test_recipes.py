@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from quantpress.model import headers
 from quantpress.model.source import find_model
 from quantpress.plan import hardware, kernels, servable, sizes
 from quantpress.plan.resolve import Plan, plan_of
+from quantpress.quantize import streaming
+from quantpress.quantize.stage import stream_job
 from quantpress.quantize.workers import OneshotJob, recipe_job
 from quantpress.recipe import presets as schemes
 from quantpress.recipe import recipe
@@ -44,6 +47,14 @@ FEWER = {  # modifiers that no shipped recipe uses
             "input_activations": {"type": "float", "strategy": "group", "group_size": 64, "dynamic": True},
         }
     },
+    "two-schemes": {
+        "rtn": {
+            "groups": [
+                {"targets": ["re:.*mlp.*"], "scheme": "W4A16_ASYM", "weight_observer": "mse"},
+                {"targets": ["re:.*self_attn.*"], "scheme": "W8A16", "weight_observer": "minmax"},
+            ]
+        }
+    },
 }
 
 
@@ -62,7 +73,8 @@ def odd_widths(make_llama: Callable[..., Path]) -> Path:
 def _recipe(name: str) -> recipe.Recipe:
     if name not in FEWER:
         return load_recipe(name, SMALL)
-    then = [] if name in ("autoround", "imatrix", "block-explicit", "sparsegpt") else [{"rtn": {"scheme": "W4A16"}}]
+    whole = ("autoround", "imatrix", "block-explicit", "two-schemes", "sparsegpt")
+    then = [] if name in whole else [{"rtn": {"scheme": "W4A16"}}]
     data = {"name": name, "description": "d", "modifiers": [FEWER[name], *then]}
     made = recipe.Recipe.model_validate(data)
     small = recipe.Calibration(samples=2, max_sequence_length=64)
@@ -84,12 +96,16 @@ def _make(names: list[str], folder: Path, out: Path, worker: str = "oneshot") ->
         ).dump()
         for name, made in plans.items()
     }
+    _run(jobs, out, worker)
+    return {name: (made, out / name) for name, made in plans.items()}
+
+
+def _run(jobs: dict[str, Any], out: Path, worker: str) -> None:
     (out / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, str(HERE / "quantize_many.py"), str(out / "jobs.json"), str(out / "done.json"), worker]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((out / "done.json").read_text()).keys() == jobs.keys()
-    return {name: (made, out / name) for name, made in plans.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +128,53 @@ def test_the_config_for_dummy_weights_is_the_real_one(even_widths: Path, checkpo
     configs = {name: (_config(path), _config(checkpoints[name][1])) for name, (_, path) in made.items()}
     assert {name: found for name, (found, real) in configs.items() if found != real} == {}
     assert all(found for found, _ in configs.values())
+
+
+def test_streaming_gives_what_holding_the_model_gives(
+    even_widths: Path, odd_widths: Path, checkpoints: Made, odd_checkpoints: Made, tmp_path: Path
+) -> None:
+    """Every recipe without data, tensor by tensor, and the same config; also where the layers that share a scale lie in
+    different files, and where blocks of weights have to be filled up."""
+    shards = _sharded(even_widths, tmp_path / "sharded")
+    free = [name for name, (made, _) in checkpoints.items() if made.recipe.calibration is None]
+    cases = [(name, shards, checkpoints[name]) for name in free if "rtn" in _modifiers(checkpoints[name][0])]
+    cases += [(name, odd_widths, odd_checkpoints[name]) for name in ("fp8-block", "w8a8-dynamic")]
+    assert {name for name in shipped.names("recipes") if load_recipe(name).calibration is None} <= set(free)
+    jobs, real = {}, {}
+    for name, folder, (made, checkpoint) in cases:
+        source = find_model(str(folder))
+        assert streaming.held_because(made, source) is None, name
+        target = tmp_path / f"{folder.name}-{name}"
+        target.mkdir()
+        real[target] = checkpoint
+        jobs[target.name] = stream_job(made, source, target).dump()
+    _run(jobs, tmp_path, "stream")
+    assert {made for made, held in real.items() if headers.digests(made) != headers.digests(held)} == set()
+    assert {made for made, held in real.items() if _whole_config(made) != _whole_config(held)} == set()
+    many = json.loads((tmp_path / "sharded-nvfp4a16" / "model.safetensors.index.json").read_text())
+    tensors = headers.read_folder(tmp_path / "sharded-nvfp4a16")
+    assert many["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert many["weight_map"].keys() == tensors.keys()
+
+
+def _sharded(folder: Path, target: Path) -> Path:
+    """The same model in three files, of which no two neighbours lie in one."""
+    shutil.copytree(folder, target)
+    (target / "model.safetensors").unlink()
+    tensors, read_one = headers.read_folder(folder), headers.reader(headers.weight_files(folder))
+    files = {name: f"model-{number % 3 + 1:05}-of-00003.safetensors" for number, name in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        headers.write(target / file, {name: tensors[name] for name in tensors if files[name] == file}, read_one)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return target
+
+
+def _modifiers(plan: Plan) -> list[str]:
+    return [modifier.name for modifier in plan.recipe.modifiers]
+
+
+def _whole_config(checkpoint: Path) -> Any:
+    return json.loads((checkpoint / "config.json").read_text())
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quantpress.errors import StageError, listed
 from quantpress.runtime import digests, ownership
@@ -182,9 +182,10 @@ class Manifest(Stored):
 
     `recipe` is the resolved recipe (quantpress.recipe.recipe.Recipe validates it); `scales` says how far one scale
     reaches ("group of 64", "channel"); `modifiers` are llmcompressor's classes in their order; `threads` those that
-    torch ran with; `note` what was shown beside the finished step; `files` the checkpoint's, by relative name;
-    `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`; `account` where every tensor of
-    the model went, which older manifests do not say.
+    torch ran with, in each of its processes; `path` the part of llmcompressor that made it: `oneshot`, with the model
+    in memory, or `model_free`, from file to file; `note` what was shown beside the finished step; `files` the
+    checkpoint's, by relative name; `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`;
+    `account` where every tensor of the model went, which older manifests do not say.
     """
 
     SCHEMA_VERSION = SCHEMA_VERSION
@@ -198,6 +199,7 @@ class Manifest(Stored):
     calibration: Calibrated | None
     warnings: list[str]
     threads: int
+    path: Literal["oneshot", "model_free"] = "oneshot"
     note: str | None = None
     bytes: Sizes
     files: dict[str, File]

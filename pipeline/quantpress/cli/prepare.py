@@ -17,10 +17,10 @@ from quantpress.model.hub import is_on_the_hub
 from quantpress.model.source import Model, described_model, find_model
 from quantpress.plan import hardware, kernels, servable
 from quantpress.plan.resolve import Plan, plan_of
-from quantpress.quantize import calibration_data
+from quantpress.quantize import calibration_data, streaming
 from quantpress.quantize.own_chats import restore
 from quantpress.quantize.stage import check_data, prepared
-from quantpress.runtime import console, cpu, disk, environment, free_memory
+from quantpress.runtime import console, cpu, disk, environment
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.writing import own_chats
 
@@ -60,16 +60,17 @@ def loaded_model(
             plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
             for plan in plans:
                 check_data(plan, light)
-            _require_room_for_weights(light, max(plan.weight_bytes for plan in plans))
+            _require_room_for_weights(light, plans)
             check(light, plans)
     return find_model(work.model, work.trust_remote_code, work.dequantize)
 
 
-def _require_room_for_weights(light: Model, weight_bytes: int) -> None:
+def _require_room_for_weights(light: Model, plans: Sequence[Plan]) -> None:
     """Raises CapabilityError if weights that are not fetched yet do not fit on the disk, or not into the memory."""
     if not hub.fetched(light.path):
-        disk.require_space(hub.cache(), weight_bytes)
-        free_memory.require_for_model(weight_bytes)
+        disk.require_space(hub.cache(), max(plan.weight_bytes for plan in plans))
+        for plan in plans:
+            streaming.require_memory(plan, light)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:

@@ -89,7 +89,8 @@ class Structure(Result):
     the embedding that lm_head shares its weight with. Of the files: `tensors` are the shapes of all that the class
     loads, `not_loaded` what it does not, `renamed` those that it saves under another name, `fused_experts` those that
     hold several experts at once, `routers` those that decide among them. `left_alone` says of patterns for `ignore`
-    why the layers that they match are best kept in 16 bits.
+    why the layers that they match are best kept in 16 bits. `linked_otherwise` are the layers, by their names in the
+    files, that llmcompressor has share a scale (NVFP4's) with other layers in a model than in its files.
     """
 
     model_class: str
@@ -107,11 +108,12 @@ class Structure(Result):
     fused_experts: list[str]
     left_alone: dict[str, str]
     rescalings: list[Rescalings] = Field(default_factory=list)
+    linked_otherwise: list[str] = Field(default_factory=list)
 
 
 STRUCTURE = Worker("quantpress.model.structure_worker", StructureJob, Structure)
 _LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
-_ANSWER = 4  # raise this when the worker answers otherwise
+_ANSWER = 5  # raise this when the worker answers otherwise
 
 
 def structure_of(

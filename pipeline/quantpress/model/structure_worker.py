@@ -66,6 +66,7 @@ def structure(job: StructureJob) -> Structure:
         fused_experts=sorted(fused),
         left_alone=dict(_left_alone(model, modules, linears, decoder)),
         rescalings=rescalings(model, decoder, job.rescalings),
+        linked_otherwise=_linked_otherwise(modules, {name: after.of_module(name, linears[name]) for name in linears}),
         note=f"{type(model).__name__}, {len(linears)} Linear layers",
     )
 
@@ -149,6 +150,22 @@ def _shapes_saved(model: Any) -> dict[str, list[int]]:
     if head is not None and _tied(model, None):
         state.pop(next(name for name, module in model.named_modules() if module is head) + ".weight", None)
     return {name: list(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
+
+
+def _linked_otherwise(modules: dict[str, Any], stored: dict[str, str]) -> list[str]:
+    """The layers, of those that are `stored` under these names, which share a scale with other layers where
+    llmcompressor sees the model (by modules) than where it sees the files alone (by patterns of their names)."""
+    from llmcompressor.entrypoints.model_free.microscale import get_fused_names
+    from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
+
+    candidates = ([f"{name}.{part}" for part in parts] for name in modules for parts in FUSED_LAYER_NAMES)
+    by_modules = {frozenset(stored[layer] for layer in group) for group in candidates if stored.keys() >= set(group)}
+    try:
+        linked, _ = get_fused_names([f"{name}.weight" for name in stored.values()])
+    except ValueError:  # names that its patterns cannot part into sets
+        return sorted(stored.values())
+    by_names = {frozenset(str(name).removesuffix(".weight") for name in group.values()) for group in linked}
+    return sorted(frozenset[str]().union(*(by_modules ^ by_names)))
 
 
 def _linear(saved: SavedNames, name: str, module: Any) -> Linear:

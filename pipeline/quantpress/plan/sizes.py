@@ -16,7 +16,7 @@ def layer_bytes(shape: Shape, scheme: Scheme, dtype_bytes: int = 2) -> int:
     """
     rows, columns = shape
     if scheme.kind == "float" and scheme.weight_bits == 4:
-        globals_ = 0 if scheme.group_size == 32 else 4 * (1 + (scheme.activations == "static"))
+        globals_ = 4 * (1 + (scheme.activations == "static")) if scheme.has_tensor_scale else 0
         return rows * ceil(columns / 2) + rows * (columns // (scheme.group_size or 16)) + globals_
     scales = _scales(shape, scheme)
     if scheme.kind == "float":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -86,6 +86,11 @@ def require_finite(model: Any, layers: Collection[str]) -> list[str]:
 
     numbers = ((name, tensor) for name, tensor in model.named_parameters() if tensor.numel())
     broken = [name for name, tensor in numbers if not torch.stack(tensor.aminmax()).isfinite().all()]
+    return said_of_broken(broken, layers)
+
+
+def said_of_broken(broken: Sequence[str], layers: Collection[str]) -> list[str]:
+    """What to say of tensors that hold NaN or infinity; raises InputError if one belongs to a layer to quantize."""
     if touched := [name for name in broken if name.rpartition(".")[0] in layers]:
         raise InputError(
             f"{len(touched)} tensors of layers that are to be quantized hold NaN or infinity: {listed(touched)}",

@@ -6,6 +6,9 @@ as it would before quantizing; compressed-tensors then writes what it finds. So 
 
 from __future__ import annotations
 
+from typing import Any
+
+from quantpress.model.structure_worker import linearize
 from quantpress.model.whole_model_worker import empty_model, remote_code_explained
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn
 from quantpress.quantize.to_llmcompressor import modifiers_of
@@ -16,6 +19,16 @@ from quantpress.runtime.worker import Result
 def write_config(job: RecipeJob) -> Result:
     """Writes config.json. Raises InputError for a model that needs code of its own and may not run it."""
     do_without_scikit_learn()
+    attached_model(job)
+    return Result()
+
+
+def attached_model(job: RecipeJob, linear_experts: bool = False) -> tuple[Any, list[Any]]:
+    """Writes config.json, and gives the model on the meta device, whose layers have their schemes, with the modifiers.
+
+    With `linear_experts` experts are taken apart first, as `oneshot` does. Raises InputError for a model that needs
+    code of its own and may not run it.
+    """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationStatus
     from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
@@ -26,14 +39,17 @@ def write_config(job: RecipeJob) -> Result:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
     config.save_pretrained(output)
     model = empty_model(config, trust)
-    for modifier in modifiers_of(job.recipe, model):
+    if linear_experts:
+        linearize(model)
+    modifiers = modifiers_of(job.recipe, model)
+    for modifier in modifiers:
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(model)
     compressor = ModelCompressor.from_pretrained_model(model)
     if compressor.quantization_config is not None:
         compressor.quantization_config.quantization_status = QuantizationStatus.COMPRESSED
     compressor.update_config(output)
-    return Result()
+    return model, modifiers
 
 
 if __name__ == "__main__":

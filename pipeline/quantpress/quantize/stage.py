@@ -17,15 +17,17 @@ from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.plan.preflight import poor_chats, too_long
 from quantpress.plan.resolve import Plan
-from quantpress.quantize import account, calibration_data, integrity, own_chats
+from quantpress.quantize import account, calibration_data, integrity, own_chats, streaming
 from quantpress.quantize.workers import (
     CHATS,
     IMAGES,
     ONESHOT,
+    STREAM,
     ChatsJob,
     ImagesJob,
     ImagesResult,
     OneshotJob,
+    StreamJob,
     recipe_job,
 )
 from quantpress.recipe.recipe import Calibration
@@ -148,8 +150,8 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     if existing:
         return existing
     check_data(plan, model)
-    free_memory.require_for_model(plan.weight_bytes)
-    disk.require_space(out, int(plan.weight_bytes * 1.5))
+    streaming.require_memory(plan, model)
+    disk.require_space(out, streaming.disk_bytes(plan, model))
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
         try:
@@ -210,18 +212,14 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
 
     # llmcompressor, in a process of its own.
     log.unlink(missing_ok=True)
-    job = OneshotJob(
-        common=recipe_job(plan, model, checkpoint),
-        layers=list(plan.layers),
-        largest_input=plan.largest_input,
-        compute_dtype=plan.compute_dtype,
-        deciding_files=model.deciding_files(),
-        digest_cache=digest_cache().resolve(),
-    )
+    streamed = streaming.is_streamed(plan, model)
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
-        with digests.unchanged(job.deciding_files):
-            result = ONESHOT.run(job, staged, title, log)
+        with digests.unchanged(model.deciding_files()):
+            if streamed:
+                result = STREAM.run(stream_job(plan, model, checkpoint), staged, title, log)
+            else:
+                result = ONESHOT.run(oneshot_job(plan, model, checkpoint), staged, title, log)
     except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
@@ -259,6 +257,7 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         calibration=result.calibration,
         warnings=warnings,
         threads=result.threads,
+        path="model_free" if streamed else "oneshot",
         note=result.note,
         bytes=Sizes(model=plan.weight_bytes, checkpoint=size),
         files=manifest.file_table(checkpoint),
@@ -269,6 +268,32 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
         inputs=inputs,
         model=model.identity(),
         account=accounted,
+    )
+
+
+def oneshot_job(plan: Plan, model: Model, checkpoint: Path) -> OneshotJob:
+    """What the worker must know that holds the whole model."""
+    return OneshotJob(
+        common=recipe_job(plan, model, checkpoint),
+        layers=list(plan.layers),
+        largest_input=plan.largest_input,
+        compute_dtype=plan.compute_dtype,
+        deciding_files=model.deciding_files(),
+        digest_cache=digest_cache().resolve(),
+    )
+
+
+def stream_job(plan: Plan, model: Model, checkpoint: Path) -> StreamJob:
+    """What the worker must know that goes through the files."""
+    stored = plan.structure.stored
+    return StreamJob(
+        common=recipe_job(plan, model, checkpoint),
+        layers=list(plan.layers),
+        stored={layer: stored[layer] for layer in plan.layers if layer in stored},
+        left_out=streaming.left_out(plan, model),
+        processes=streaming.processes(plan, model, free_memory.available()),
+        deciding_files=model.deciding_files(),
+        digest_cache=digest_cache().resolve(),
     )
 
 

@@ -61,6 +61,22 @@ class OneshotResult(Result):
     threads: int
 
 
+class StreamJob(Job):
+    """What to quantize piece by piece, in at most so many `processes`: the `layers` by module name, with their names in
+    the files where those are others (`stored`). Tensors in `left_out` are not to be written.
+
+    `deciding_files` and `digest_cache` are those of OneshotJob.
+    """
+
+    common: RecipeJob
+    layers: list[str]
+    stored: dict[str, str] = Field(default_factory=dict)
+    left_out: list[str] = Field(default_factory=list)
+    processes: int = 1
+    deciding_files: list[Path] = Field(default_factory=list)
+    digest_cache: Path | None = None
+
+
 class DistanceJob(Job):
     """Two checkpoint folders that hold the same tensors."""
 
@@ -136,6 +152,8 @@ class ImagesResult(Result):
 
 # Quantizes; writes the checkpoint.
 ONESHOT = Worker("quantpress.quantize.oneshot_worker", OneshotJob, OneshotResult)
+# Does the same piece by piece, without the model in memory.
+STREAM = Worker("quantpress.quantize.stream_worker", StreamJob, OneshotResult)
 # Writes the config.json alone that the checkpoint would have.
 SHAPES = Worker("quantpress.quantize.shapes_worker", RecipeJob, Result)
 # Compares two checkpoints.

@@ -25,6 +25,12 @@ class Scheme:
     activation_kind: Literal["int", "float"] = "float"
     block: tuple[int, int] | None = None
 
+    @property
+    def has_tensor_scale(self) -> bool:
+        """Whether one scale for the whole tensor stands above those of its groups: NVFP4's, which layers that vLLM
+        runs as one share."""
+        return self.kind == "float" and self.weight_bits == 4 and self.group_size != 32
+
 
 def _int_groups(bits: int, symmetric: bool = True) -> Scheme:
     return Scheme(bits, 128, True, symmetric)

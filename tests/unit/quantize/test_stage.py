@@ -22,7 +22,7 @@ from quantpress.runtime import free_memory, worker
 
 @pytest.fixture
 def plan() -> Plan:
-    data = {"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]}
+    data = {"name": "r", "description": "d", "modifiers": [{"gptq": {"scheme": "W8A8"}}], "calibration": {}}
     return Plan(Recipe.model_validate(data), ("a", "b"), None, "channel", 64, 100)
 
 
@@ -94,7 +94,8 @@ def test_a_model_larger_than_the_memory_is_said_before_the_start(
     make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = find_model(str(make_model()))
-    data = {"name": "r", "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]}
+    held = {"num_bits": 8, "strategy": "tensor", "observer": "mse"}
+    data = {"name": "r", "description": "d", "modifiers": [{"rtn": {"weights": held}}]}
     made = replace(plan_of(Recipe.model_validate(data), model), weight_bytes=140_000_000_000)
     monkeypatch.setattr(free_memory, "available", lambda: 21_400_000_000)
     with pytest.raises(CapabilityError, match=r"140.0 GB of weights.*141.4 GB are needed, 21.4 GB are free") as caught:
