@@ -142,7 +142,7 @@ class Watch(threading.Thread):
             shared = resident = count = 0
             with suppress(psutil.Error):
                 for one in (self.process, *self.process.children(recursive=True)):
-                    with suppress(psutil.Error):
+                    with suppress(psutil.Error, OSError):  # it has just ended
                         rows = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()[1:]
                         known = {row.split()[0]: int(row.split()[1]) * 1024 for row in rows}
                         shared, resident, count = shared + known["Pss:"], resident + known["Pss_Anon:"], count + 1

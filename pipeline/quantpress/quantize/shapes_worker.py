@@ -32,12 +32,14 @@ def attached_model(job: RecipeJob, linear_experts: bool = False) -> tuple[Any, l
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationStatus
     from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
+    from llmcompressor.transformers.compression.compressed_tensors_utils import resave_config
     from transformers import AutoConfig
 
     source, output, trust = str(job.model), str(job.output), job.trust_remote_code
     with remote_code_explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
     config.save_pretrained(output)
+    resave_config(config, output)  # as oneshot does: the model's own, which transformers would write otherwise
     model = empty_model(config, trust)
     if linear_experts:
         linearize(model)

@@ -36,7 +36,7 @@ from quantpress.runtime.cache import cache_folder, digest_cache
 
 # The distributions whose versions decide a checkpoint's bytes.
 DECISIVE = ("llmcompressor", "compressed-tensors", "torch", "transformers", "tokenizers", "numpy")
-# Raise this when a change here or in oneshot_worker.py makes the same recipe give other bytes.
+# Raise this when a change here or in the workers (oneshot, stream) makes the same recipe give other bytes.
 STAGE = 3
 _CHATS = 1  # raise this when chats_worker.py finds other conversations wrong
 _IMAGES = 1  # the same of images_worker.py
