@@ -76,7 +76,7 @@ def stream(job: StreamJob) -> OneshotResult:
         calibration=None,
         warnings=said_of_broken(broken, {name.removesuffix(".weight") for name in schemes}),
         threads=threads,
-        note=f"{len(pieces)} pieces, {count} at a time; no calibration data needed",
+        note=f"{f'{len(pieces)} pieces, {count} at a time; ' if count > 1 else ''}no calibration data needed",
     )
 
 

@@ -123,7 +123,7 @@ WRONG = {
         2,
         "chats.jsonl:2: the conversation is empty",
     ),
-    "a model larger than the memory": (["quantize", "rtn-w4a16"], 4, "which are held in memory while"),
+    "too little memory": (["quantize", "rtn-w4a16"], 4, "piece by piece takes 0.9 GB of memory, 0.8 GB are free"),
     "a model larger than the disk": (["quantize", "rtn-w4a16"], 4, "GB needed"),
     "a model without a chat template that is to write chats": (
         ["quantize", "gptq-w4a16", "--set", "calibration.dataset=self"],
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_found_before_the_weights_are_fetched(
     monkeypatch.chdir(tmp_path)
     Path("chats.jsonl").write_text(CHAT + '{"messages": []}\n')
     if "memory" in case:
-        monkeypatch.setattr("quantpress.runtime.free_memory.available", lambda: 1_400_000_000)
+        monkeypatch.setattr("quantpress.runtime.free_memory.available", lambda: 800_000_000)
     if "disk" in case:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     assert run(*arguments, "--out", str(tmp_path / "out")) == code
