@@ -27,7 +27,7 @@ def structure(job: StructureJob) -> Structure:
     files = headers.read_if_any(Path(job.folder))
     ask_each_class_once()
     with _without_numbers():
-        model, missing = _built(job, files)
+        model, missing = loaded_shapes(job, files)
         belongs = parameters_of(model, files)
         before = SavedNames(model)
         saved = {name: before.names(name, tensor) for name, tensor in model.state_dict().items()}
@@ -71,7 +71,7 @@ def structure(job: StructureJob) -> Structure:
     )
 
 
-def _built(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]:
+def loaded_shapes(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]:
     """The model on the meta device, loaded with the shapes of the files' tensors, and the parameters that these lack.
 
     Loading is transformers' own: the model then knows how it was renamed, and will be saved under these names.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantpress.model.structure_worker import linearize
-from quantpress.model.whole_model_worker import empty_model, remote_code_explained
+from quantpress.model import headers
+from quantpress.model.structure import StructureJob
+from quantpress.model.structure_worker import linearize, loaded_shapes
+from quantpress.model.whole_model_worker import empty_model, keep_expert_names, remote_code_explained
 from quantpress.quantize.oneshot_worker import do_without_scikit_learn
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import SHAPES, RecipeJob
@@ -23,11 +25,11 @@ def write_config(job: RecipeJob) -> Result:
     return Result()
 
 
-def attached_model(job: RecipeJob, linear_experts: bool = False) -> tuple[Any, list[Any]]:
+def attached_model(job: RecipeJob, as_loaded: bool = False) -> tuple[Any, list[Any]]:
     """Writes config.json, and gives the model on the meta device, whose layers have their schemes, with the modifiers.
 
-    With `linear_experts` experts are taken apart first, as `oneshot` does. Raises InputError for a model that needs
-    code of its own and may not run it.
+    With `as_loaded` it is what would be loaded from the model's files, so that it knows their names, with experts taken
+    apart as `oneshot` does. Raises InputError for a model that needs code of its own and may not run it.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationStatus
@@ -38,11 +40,15 @@ def attached_model(job: RecipeJob, linear_experts: bool = False) -> tuple[Any, l
     source, output, trust = str(job.model), str(job.output), job.trust_remote_code
     with remote_code_explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
-    config.save_pretrained(output)
-    resave_config(config, output)  # as oneshot does: the model's own, which transformers would write otherwise
-    model = empty_model(config, trust)
-    if linear_experts:
+    if as_loaded:
+        files = headers.read_folder(job.model)
+        model, _ = loaded_shapes(StructureJob(folder=source, trust_remote_code=trust), files)
+        keep_expert_names(model)
         linearize(model)
+    else:
+        model = empty_model(config, trust)
+    model.config.save_pretrained(output)
+    resave_config(model.config, output)  # as oneshot does: the model's own, which transformers would write otherwise
     modifiers = modifiers_of(job.recipe, model)
     for modifier in modifiers:
         if isinstance(modifier, QuantizationMixin):

@@ -53,7 +53,7 @@ def stream(job: StreamJob) -> OneshotResult:
     do_without_scikit_learn()
     import torch
 
-    model, modifiers = attached_model(job.common, linear_experts=True)
+    model, modifiers = attached_model(job.common, as_loaded=True)
     modules = dict(model.named_modules())
     schemes = {f"{job.stored.get(name, name)}.weight": modules[name].quantization_scheme for name in job.layers}
     pieces = pieces_of(headers.weight_files(job.common.model), schemes, job.left_out)
