@@ -11,6 +11,7 @@ from quantpress.errors import CapabilityError, StageError
 from quantpress.plan import arithmetic, needs, pace
 from quantpress.plan.pace import Time
 from quantpress.plan.summary import size_in_words
+from quantpress.quantize import streaming
 from quantpress.runtime import environment, free_memory
 from quantpress.runtime.records import Record
 from quantpress_serve.server import memory
@@ -82,10 +83,16 @@ def stages(plan: Plan, model: Model, out: Path, machine: Machine) -> list[Stage]
     return [stage(plan, model, out, machine) for stage in (_quantize, _evaluate, _bench)]
 
 
+def _quantizing_bytes(plan: Plan, model: Model) -> int:
+    """Of one process, where the model is taken piece by piece: more are started only where they fit."""
+    streamed = streaming.is_streamed(plan, model)
+    return streaming.peak_bytes(plan, model) if streamed else needs.quantizing_bytes(plan, model.config)
+
+
 def _quantize(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
     return Stage(
         name="quantize",
-        memory=needs.quantizing_bytes(plan, model.config),
+        memory=_quantizing_bytes(plan, model),
         free=machine.free,
         disk=plan.checkpoint_bytes,
         time=pace.of_quantizing(plan, model.name, out) or _counted(needs.quantizing_work(plan), model, machine),
