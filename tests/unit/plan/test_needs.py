@@ -191,7 +191,7 @@ def test_on_a_gpu_only_earlier_runs_tell_the_time(
 def test_plan_says_it_beforehand_and_ends_with_4_for_this_machine_alone(quantpress: Run, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(json.dumps(LARGE | {"num_hidden_layers": 400}))
-    done = quantpress("plan", "rtn-w4a16", "--model", "m", env={"QUANTPRESS_TARGET": ""})
+    done = quantpress("plan", "gptq-w4a16", "--model", "m", env={"QUANTPRESS_TARGET": ""})
     assert done.returncode == 4
     said = [line for line in done.stdout.splitlines() if re.search(r" (quantize|evaluate|bench) ", line)]
     assert len(said) == 3
@@ -199,8 +199,10 @@ def test_plan_says_it_beforehand_and_ends_with_4_for_this_machine_alone(quantpre
         r"needs +quantize +\d+\.\d+ GB of memory, more than the .* of disk; .* (h|min) \(counted\)", said[0]
     )
     assert "a model of up to" in done.stderr
+    streamed = quantpress("plan", "rtn-w4a16", "--model", "m", "--target", "any", "--json")
+    assert json.loads(streamed.stdout)["needs"][0]["memory"] < 10e9, "it goes from file to file"
     for words, env in ((["--target", "any"], {}), (["--target", "sm_90"], {}), ([], {"QUANTPRESS_TARGET": "any"})):
-        done = quantpress("plan", "rtn-w4a16", "--model", "m", *words, "--json", env=env)
+        done = quantpress("plan", "gptq-w4a16", "--model", "m", *words, "--json", env=env)
         assert done.returncode == 0, done.stderr
         stages = {stage["name"]: stage for stage in json.loads(done.stdout)["needs"]}
         assert list(stages) == ["quantize", "evaluate", "bench"]
