@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
+from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import try_template
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
@@ -21,7 +23,10 @@ from quantpress_evaluate.backend import SCORING
 from quantpress_evaluate.comparison.gates import Requirement
 from quantpress_evaluate.kept_tasks import KNOWN_TASKS, KnownTasks, kept_tasks
 from quantpress_evaluate.suite import ResolvedTask, Suite
+from quantpress_serve.server import fit
+from quantpress_serve.server.fit import Asked
 from quantpress_serve.vllm import find_vllm
+from quantpress_serve.workload.engine import Engine
 
 # Raise this when a change here, in score_worker.py or in tasks_worker.py makes the same checkpoint score otherwise.
 STAGE = 4
@@ -36,7 +41,8 @@ class Request:
     """A suite with its tasks resolved (suite.resolve_tasks), the gates, and how to score.
 
     `backend` is hf or vllm, or auto until a recipe is known. `compute_dtype` is that of transformers, auto until the
-    model is known. `extend`: more documents until every gate is decided.
+    model is known. `engine` is that of vLLM, fitted to this machine once the plans are known (`for_plans`). `extend`:
+    more documents until every gate is decided.
     """
 
     suite: Suite
@@ -46,6 +52,7 @@ class Request:
     backend: str = "auto"
     vllm: str | None = None
     compute_dtype: str = "auto"
+    engine: Engine = field(default_factory=Engine)
     count_no_signal: bool = False
     extend: bool = False
 
@@ -66,6 +73,24 @@ class Request:
         if self.suite.chat_template:
             _try_template(self.suite.name, model, examples=any(task.num_fewshot != 0 for task in self.tasks))
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
+
+    def for_plans(self, plans: Sequence[Plan], model: Model) -> Request:
+        """The same with an engine that fits this machine, the same one for the model and all of its checkpoints.
+
+        Raises CapabilityError if vLLM is to score one of them, and no such engine fits.
+        """
+        context = backend.context(model.path, self.suite.max_length) + 2  # which lm-eval's client sets aside
+        asked = Asked(context=context, at_once=self.suite.batch_size)
+        by_vllm = any(self.for_recipe(plan.recipe.dump())[0].backend == "vllm" for plan in plans)
+        try:
+            found = fit.fitted(self.engine, fit.need_of(plans, model.config, self.engine, asked, fit.largest(plans)))
+        except CapabilityError:
+            if by_vllm:
+                raise
+            return self
+        if by_vllm:
+            fit.say(found)
+        return replace(self, engine=found.engine)
 
     def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
         """The same with a backend that computes what this recipe's checkpoint is, and why that one."""
@@ -91,6 +116,8 @@ class Request:
         """The same request to the other engine, where there is one: what that changes in a score means nothing."""
         if self.backend == "vllm":
             return replace(self, backend="hf")
+        if self.engine.tensor_parallel_size == "auto" and environment.gpus():
+            return None  # no engine fitted
         try:
             find_vllm(self.vllm)
         except CapabilityError:
@@ -104,7 +131,7 @@ class Request:
         what you add.
         """
         vllm = find_vllm(self.vllm) if self.backend == "vllm" else None
-        return Settings(
+        settings = Settings(
             suite=self.suite.name,
             tasks=[
                 ScoredTask(**task.model_dump(include=_DECISIVE | (_DRAWN if task.limit else set())))
@@ -119,6 +146,8 @@ class Request:
             device=self.device,
             versions=backend.versions("vllm" if vllm else "hf", vllm),
         )
+        deciding = self.engine.deciding() if vllm else {}
+        return settings.model_copy(update={"engine": deciding}) if deciding else settings
 
 
 def _try_template(suite: str, model: Model, examples: bool) -> None:

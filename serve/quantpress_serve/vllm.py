@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -37,17 +38,35 @@ def vllm_version(executable: Path) -> str:
     return "unknown"
 
 
-def serving_environment(kv_space_gib: int | None = None) -> dict[str, str]:
+def serving_environment(kv_space_gib: int | None = None, processes: int = 1) -> dict[str, str]:
     """What tunes vLLM: the caller's own settings, and on a CPU ours, for it would bind one core only and take nearly
     all of the memory. Results record them. `surroundings` makes a process's whole environment of them.
 
-    `kv_space_gib` is then the size of its KV cache, unless VLLM_CPU_KVCACHE_SPACE is set already.
+    `kv_space_gib` is then the size of its KV cache, unless VLLM_CPU_KVCACHE_SPACE is set already. Both it and the cores
+    are shared out among the `processes` of the engine.
     """
     settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **waiting()}
     if not gpus():
         # With AMX, vLLM would multiply 4-bit weights by activations that it rounds to 8 bits: not what was scored.
         settings["VLLM_CPU_INT4_W4A8"] = "0"
-        settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, cores)) for cores in _shares(processes))
         if kv_space_gib:
-            settings["VLLM_CPU_KVCACHE_SPACE"] = str(kv_space_gib)
+            settings["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, kv_space_gib // processes))
     return settings | surroundings.tuning()
+
+
+def _shares(processes: int) -> list[list[int]]:
+    """This process's cores in so many parts of one size, cut along the memory nodes where these are as many."""
+    node = _node_of_cores()
+    cores = sorted(os.sched_getaffinity(0), key=lambda core: (node.get(core, 0), core))
+    cuts = [len(cores) * number // processes for number in range(processes + 1)]
+    return [sorted(cores[start:end]) for start, end in itertools.pairwise(cuts)]
+
+
+def _node_of_cores(nodes: Path = Path("/sys/devices/system/node")) -> dict[int, int]:
+    """The memory node of each core; empty where the kernel knows of none."""
+    return {
+        int(core.name.removeprefix("cpu")): int(node.name.removeprefix("node"))
+        for node in nodes.glob("node[0-9]*")
+        for core in node.glob("cpu[0-9]*")
+    }

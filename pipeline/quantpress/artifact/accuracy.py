@@ -200,7 +200,8 @@ class ScoredTask(Record):
 
 
 class Settings(Record):
-    """Everything but the model that decides a score. `compute_dtype` is None where vLLM scored."""
+    """Everything but the model that decides a score. `compute_dtype` is None where vLLM scored, `engine` what was set
+    of a vLLM that scored, where that may change a score."""
 
     suite: str
     tasks: list[ScoredTask]
@@ -212,6 +213,7 @@ class Settings(Record):
     compute_dtype: str | None = None
     device: str
     versions: dict[str, str]
+    engine: dict[str, Any] | None = None
     # In results of earlier versions; today every task has its own.
     num_fewshot: int | None = None
     limit: int | None = None

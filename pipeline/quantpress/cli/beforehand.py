@@ -13,7 +13,7 @@ from quantpress.errors import CapabilityError, InputError
 from quantpress.model.config import positions, text_config
 from quantpress.runtime import disk, environment
 from quantpress_serve.probes import asking
-from quantpress_serve.server import memory
+from quantpress_serve.server import fit, memory
 
 if TYPE_CHECKING:
     from quantpress.model.source import Model
@@ -42,7 +42,7 @@ def _not_made(out: Path, model: Model, plans: Sequence[Plan]) -> list[Plan]:
 
 def require_servers_here(vllm: Path, load: Workload, out: Path, model: Model, plans: Sequence[Plan]) -> None:
     """Raises InputError if the workload is longer than the model's context, CapabilityError if this vLLM cannot be
-    loaded, or the memory does not hold two servers."""
+    loaded, or the memory (of the GPUs, where there are any) does not hold two servers."""
     longest = positions(model.config)
     if longest and load.model_len > longest and not _may_be_longer(model):
         raise InputError(
@@ -52,6 +52,7 @@ def require_servers_here(vllm: Path, load: Workload, out: Path, model: Model, pl
         )
     if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
         asking.arguments(vllm)
+    fit.for_load(load, plans, model.config)
     if not environment.gpus():
         for plan in _not_made(out, model, plans):
             memory.kv_space(model.config, load, plan.weight_bytes + plan.checkpoint_bytes, sides=2)

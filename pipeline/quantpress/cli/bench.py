@@ -10,6 +10,8 @@ from quantpress.cli.serving import Serving, add_serving
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
+    from quantpress.model.source import Model
+    from quantpress.plan.resolve import Plan
     from quantpress.recipe.recipe import Recipe
     from quantpress_serve.workload.workload import Workload
 
@@ -41,14 +43,9 @@ def run(options: Options) -> None:
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
     from quantpress_serve.bench import stage
-    from quantpress_serve.workload.workload import load_workload
 
     work, serving = options.work, options.serving
-    recipe, load, sides = (
-        load_recipe(options.recipe, work.set),
-        load_workload(serving.workload, serving.trust_workload),
-        serving.sides(),
-    )
+    recipe, load, sides = load_recipe(options.recipe, work.set), serving.load(), serving.sides()
     sides.executable()
     if options.weights == "dummy" and serving.vllm_url:
         raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
@@ -58,10 +55,21 @@ def run(options: Options) -> None:
         return
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
+    if not serving.vllm_url:
+        load = _fitted(load, planned.plan, model)
     artifact = quantize(planned.plan, model, work.out).artifact
     known = prepare.known_of_servers(work, serving, planned)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
     show(result.as_saved(), report.throughput_table(recipe.name, result))
+
+
+def _fitted(load: Workload, plan: Plan, model: Model) -> Workload:
+    """The workload with an engine that fits this machine. Raises CapabilityError if none does."""
+    from quantpress_serve.server import fit
+
+    found = fit.for_load(load, [plan], model.config)
+    fit.say(found)
+    return load.model_copy(update={"engine": found.engine})
 
 
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
@@ -78,6 +86,7 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)
+    load = _fitted(load, plan, model)
     known = prepare.known_of_servers(work, serving, prepare.Planned(plan, inexact))
     result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh, known)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")

@@ -20,6 +20,7 @@ class Options:
     suite: str
     data: str | None
     workload: str
+    engine: list[str]
     trust_workload: list[str]
 
 
@@ -39,6 +40,7 @@ def run(options: Options) -> None:
     from quantpress.recipe.loading import load_recipes
     from quantpress.runtime.console import show
     from quantpress_evaluate.workers import DOCUMENTS
+    from quantpress_serve.workload import engines
     from quantpress_serve.workload.workload import load_workload
 
     work = options.work
@@ -53,7 +55,7 @@ def run(options: Options) -> None:
         limit=None,
     )
     request = requested(scoring, None, work.compute_dtype)
-    if load_workload(options.workload, options.trust_workload).prompts:
+    if load_workload(options.workload, options.trust_workload, options.engine).prompts:
         raise InputError(
             f"{options.workload} takes its prompts from a file, which a bundle does not carry",
             hint="use a workload with random prompts",
@@ -66,6 +68,7 @@ def run(options: Options) -> None:
         model=model,
         suite=shipped.find("suites", options.suite),
         workload=shipped.find("workloads", options.workload),
+        engine=[one if engines.is_setting(one) else shipped.find("engines", one) for one in options.engine],
         trust_workload=options.trust_workload,
         documents={task.task: Path(task.data) for task in request.tasks if task.data and task.task not in own},
         on_the_hub=[task.dump() for task in request.tasks if not task.data],

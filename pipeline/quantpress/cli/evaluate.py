@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantpress.cli.options import Commands, Work, add_stage, add_vllm
+from quantpress.cli.options import Commands, Work, add_engine, add_stage, add_vllm
 from quantpress.cli.scoring import Scoring, add_scoring
 from quantpress.errors import InputError
 
@@ -20,6 +20,8 @@ class Options:
     scoring: Scoring
     seeds: int
     vllm: str | None
+    engine: list[str]
+    trust_workload: list[str]
 
 
 def add(commands: Commands) -> None:
@@ -34,6 +36,7 @@ def add(commands: Commands) -> None:
         "apart is the recipe's, one of them is a checkpoint's (%(default)s)",
     )
     add_vllm(parser)
+    add_engine(parser)
 
 
 def run(options: Options) -> None:
@@ -44,14 +47,16 @@ def run(options: Options) -> None:
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
     from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_serve.workload.engines import load_engine
 
     work = options.work
+    engine = load_engine(options.engine, options.trust_workload)
     recipe = load_recipe(options.recipe, work.set)
     others = _other_calibrations(options, recipe)
-    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe])
+    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe], engine)
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
     plans = [prepare.planned(work, one, model, vllm=options.vllm).plan for one in (recipe, *others.values())]
-    request = request.for_model(model)
+    request = request.for_model(model).for_plans(plans, model)
 
     artifact = quantize(plans[0], model, work.out).artifact
     result = evaluate(artifact, model, request)

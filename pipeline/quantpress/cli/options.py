@@ -94,6 +94,31 @@ def add_vllm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vllm", help="the vllm executable (default: $VLLM, .venv-vllm, or the path)")
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--engine and --trust-workload."""
+    parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="NAME|FILE|KEY=VALUE",
+        help="how vLLM runs: a shipped engine, a file, or one setting such as tensor_parallel_size=2, each over those "
+        "before it (default: auto, as few GPUs as fit)",
+    )
+    parser.add_argument(
+        "--trust-workload",
+        action="extend",
+        type=_names,
+        default=[],
+        metavar="NAME,...",
+        help="arguments of vLLM's that workload and engine may set although they are not about speed: they may run "
+        "code",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What every command takes; `main` reads these."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpress.cli.options import Commands, Work, add_stage
+from quantpress.cli.options import Commands, Work, add_engine, add_stage
 
 if TYPE_CHECKING:
     from quantpress.artifact.manifest import Artifact
@@ -21,6 +21,8 @@ class Options:
     to: Path | None
     storage: str | None
     device: str
+    engine: list[str]
+    trust_workload: list[str]
     base_model: str | None
     license: str | None
     sign_key: Path | None
@@ -38,6 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--device", choices=("auto", "gpu", "cpu"), default="auto", help="what it runs on (default: as measured)"
     )
+    add_engine(parser)
     parser.add_argument("--base-model", metavar="ORG/NAME", help="the model's id on the Hugging Face hub")
     parser.add_argument("--license", metavar="ID", help="the model's licence, where its files do not state it")
     parser.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="sign it with this elliptic-curve private key")
@@ -71,13 +74,16 @@ def run(options: Options) -> None:
 
 def _order(options: Options) -> Order:
     from quantpress.package.build import Order
+    from quantpress_serve.workload.engines import load_engine
 
+    engine = load_engine(options.engine, options.trust_workload)
     return Order(
         to=options.to,
         storage=options.storage,
         base_model=options.base_model,
         license=options.license,
         device=options.device,
+        engine=tuple(engine.command_line()) if options.engine else (),
         sign_key=options.sign_key,
         sbom=options.sbom,
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_out, add_vllm
-from quantpress.errors import InputError
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_engine, add_flags, add_out, add_vllm
+from quantpress.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
     from quantpress.model.source import Model
     from quantpress.plan.resolve import Plan
     from quantpress.plan.summary import Asked, Data
+    from quantpress_serve.workload.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Options:
     concurrency: int
     gate: list[str]
     out: Path
+    engine: list[str]
+    trust_workload: list[str]
 
 
 def add(commands: Commands) -> None:
@@ -48,6 +51,7 @@ def add(commands: Commands) -> None:
     add_out(parser)
     parser.add_argument("--context", type=int, default=4096, help="tokens of each sequence in memory (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=8, help="sequences in memory at once (%(default)s)")
+    add_engine(parser)
     parser.add_argument(
         "--gate",
         action="append",
@@ -71,6 +75,7 @@ def run(options: Options) -> None:
     from quantpress.statistics.power import Assumed
     from quantpress_evaluate import foresight
     from quantpress_evaluate.comparison import gates
+    from quantpress_serve.workload.engines import load_engine
     from quantpress_serve.writing import own_chats
 
     for option, value in (("context", options.context), ("concurrency", options.concurrency)):
@@ -78,7 +83,7 @@ def run(options: Options) -> None:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
     target = _target(options)
     asked_for = [gates.parse(text, [text.partition(":")[0].strip()]) for text in options.gate]
-    recipe = load_recipe(options.recipe, options.set)
+    recipe, engine = load_recipe(options.recipe, options.set), load_engine(options.engine, options.trust_workload)
     model = described_model(options.model, options.dequantize)
     plan = plan_of(recipe, model)
     if recipe.calibration:
@@ -91,9 +96,12 @@ def run(options: Options) -> None:
     machine = needed.machine_for(model, options.out)
     stages = needed.stages(plan, model, options.out, machine)
     data = found.dump() | ({"vllm": asked.dump()} if asked else {}) | ({"gates": of_gates} if of_gates else {})
+    here = _here(engine, plan, model, options)
     show(
-        data | {"model": model.name, "target": target, "needs": [stage.dump() for stage in stages]},
-        f"model        {model.name}\n" + summary.text(found, asked, of_gates, needed.lines(stages)),
+        data | {"model": model.name, "target": target, "needs": [stage.dump() for stage in stages], "engine": here},
+        f"model        {model.name}\n"
+        + summary.text(found, asked, of_gates, needed.lines(stages))
+        + f"\nengine       {here['why']}",
     )
     if target:
         servable.require_served(plan, target)
@@ -108,6 +116,24 @@ def _target(options: Options) -> str | None:
     from quantpress.cli import prepare
 
     return prepare.target_named(options.target, options.vllm)
+
+
+def _here(engine: Engine, plan: Plan, model: Model, options: Options) -> dict[str, Any]:
+    """The engine as it would serve the checkpoint alone on this machine, and why; its settings are None if it fits
+    not at all."""
+    from quantpress_serve.server import fit
+    from quantpress_serve.server.fit import Asked
+
+    asked = Asked(context=options.context, at_once=options.concurrency)
+    try:
+        found = fit.fitted(engine, fit.need_of([plan], model.config, engine, asked, plan.checkpoint_bytes))
+    except CapabilityError as error:
+        return {"settings": None, "why": f"none fits this machine: {error.message}"}
+    size = found.engine.tensor_parallel_size
+    return {
+        "settings": found.engine.model_dump(exclude_none=True),
+        "why": f"on this machine {found.why or f'tensor parallel {size}'}",
+    }
 
 
 def _with_images(plan: Plan, model: Model) -> Data | None:

@@ -39,17 +39,19 @@ def run(options: Options) -> None:
     from quantpress.recipe.loading import load_recipes
     from quantpress_evaluate.stage import evaluate, require_gates
     from quantpress_serve.bench import stage as serving_stage
-    from quantpress_serve.workload.workload import load_workload
+    from quantpress_serve.server import fit
+    from quantpress_serve.workload import engines
 
     # What was asked for, read and checked.
     work, serving = options.work, options.serving
     beforehand.require_place(work.out)
-    load, sides = load_workload(serving.workload, serving.trust_workload), serving.sides()
+    load, sides = serving.load(), serving.sides()
     recipes = load_recipes(options.recipes, work.set)
     sides.executable()
     serving.require_one(options.recipes)
     serving_stage.require_servers(load, sides)
-    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
+    engine = engines.layered(serving.engine)  # what it may set was asked beside the workload
+    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes, engine)
 
     def check(model: Model, plans: list[Plan]) -> None:
         beforehand.require_room(work.out, model, plans)
@@ -60,9 +62,13 @@ def run(options: Options) -> None:
     plans = prepare.all_planned(work, recipes, model, serving.target, serving.vllm)
     for planned in plans:
         check_data(planned.plan, model)
-    request = request.for_model(model)
     resolved = [planned.plan for planned in plans]
+    request = request.for_model(model).for_plans(resolved, model)
     check(model, resolved)
+    if not serving.vllm_url:
+        found = fit.for_load(load, resolved, model.config)
+        fit.say(found)
+        load = load.model_copy(update={"engine": found.engine})
 
     # The stages.
     artifacts = []

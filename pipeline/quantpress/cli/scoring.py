@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantpress.errors import InputError
+from quantpress.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
     from quantpress.recipe.recipe import Recipe
     from quantpress_evaluate.request import Request
+    from quantpress_serve.workload.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=("auto", "hf", "vllm"),
-        help="what computes the likelihoods: transformers, the vLLM that will serve, or whichever is true (auto)",
+        help="what computes the likelihoods: transformers (hf), or the vLLM that will serve; auto: vLLM on GPUs, on a "
+        "CPU transformers unless it would not compute what vLLM does",
     )
     add_gate(parser)
     parser.add_argument(
@@ -75,11 +77,15 @@ def add_count_no_signal(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def requested(scoring: Scoring, vllm: str | None, compute_dtype: str) -> Request:
-    """The evaluation that was asked for. Raises InputError for what is wrong with its files and options."""
+def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: Engine | None = None) -> Request:
+    """The evaluation that was asked for; `engine` is that of a vLLM that scores.
+
+    Raises InputError for what is wrong with its files and options.
+    """
     from quantpress_evaluate.comparison import gates
     from quantpress_evaluate.request import Request
     from quantpress_evaluate.suite import load_suite, resolve_tasks
+    from quantpress_serve.workload.engine import Engine
 
     if scoring.limit is not None and scoring.limit < 1:
         raise InputError(f"--limit {scoring.limit}: at least one document", hint="leave --limit out to score them all")
@@ -95,21 +101,36 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str) -> Request
         backend=scoring.backend or suite.backend,
         vllm=vllm,
         compute_dtype=compute_dtype,
+        engine=engine or Engine(),
         count_no_signal=suite.count_no_signal or scoring.count_no_signal,
         extend=scoring.extend,
     )
 
 
-def checked_request(scoring: Scoring, vllm: str | None, compute_dtype: str, recipes: Sequence[Recipe]) -> Request:
+def checked_request(
+    scoring: Scoring, vllm: str | None, compute_dtype: str, recipes: Sequence[Recipe], engine: Engine
+) -> Request:
     """The evaluation asked for, its tasks and documents tried before anything is made.
 
-    Raises CapabilityError if a recipe's checkpoint can be scored by vLLM alone and there is none.
+    Raises CapabilityError if vLLM is to score and there is none, InputError for an engine setting that it does not
+    take.
     """
     from quantpress_evaluate.request import checked
-    from quantpress_serve.vllm import find_vllm
+    from quantpress_serve.probes import asking
 
-    request = checked(requested(scoring, vllm, compute_dtype))
+    request = checked(requested(scoring, vllm, compute_dtype, engine))
     for recipe in recipes:
         if request.for_recipe(recipe.dump())[0].backend == "vllm":
-            find_vllm(request.vllm)
+            asking.require_engine(engine, _vllm_to_score(request))
     return request
+
+
+def _vllm_to_score(request: Request) -> Path:
+    from quantpress_serve.vllm import find_vllm
+
+    try:
+        return find_vllm(request.vllm)
+    except CapabilityError as error:
+        if request.backend == "vllm":
+            raise
+        raise CapabilityError(error.message, hint=f"{error.hint}; --backend hf scores with transformers") from error

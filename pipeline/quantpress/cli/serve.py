@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantpress.cli.options import Commands, Work, add_stage, add_vllm
+from quantpress.cli.options import Commands, Work, add_engine, add_stage, add_vllm
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,14 @@ class Options:
     work: Work
     vllm: str | None
     port: int
+    engine: list[str]
+    trust_workload: list[str]
 
 
 def add(commands: Commands) -> None:
     parser = add_stage(commands, "serve", "serve a recipe's checkpoint with vLLM in the foreground")
     add_vllm(parser)
+    add_engine(parser)
     parser.add_argument("--port", type=int, default=8000, help="port of the server (default: %(default)s)")
 
 
@@ -25,15 +28,21 @@ def run(options: Options) -> None:
     from quantpress.cli import prepare
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
+    from quantpress_serve.probes import asking
+    from quantpress_serve.server import fit
     from quantpress_serve.server.foreground import serve
     from quantpress_serve.server.server import require_free
     from quantpress_serve.vllm import find_vllm
+    from quantpress_serve.workload.engines import load_engine
 
     work = options.work
-    recipe = load_recipe(options.recipe, work.set)
+    recipe, engine = load_recipe(options.recipe, work.set), load_engine(options.engine, options.trust_workload)
     vllm = find_vllm(options.vllm)
     require_free(options.port)
+    asking.require_engine(engine, vllm)
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
     plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
+    found = fit.alone(engine, plan, model.config)
+    fit.say(found)
     artifact = quantize(plan, model, work.out).artifact
-    serve(artifact, model, vllm, options.port)
+    serve(artifact, model, vllm, options.port, found.engine)

@@ -6,10 +6,12 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quantpress.cli.options import add_engine
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
     from quantpress_serve.bench.subject import Sides
+    from quantpress_serve.workload.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Serving:
     vllm_model: str | None
     baseline_model: str | None
     api_key_env: str | None
+    engine: list[str]
     trust_workload: list[str]
     require_kernels: bool
 
@@ -32,6 +35,12 @@ class Serving:
     def target(self) -> str:
         """The target where none is named: this machine, or any where someone else serves."""
         return "any" if self.vllm_url else "auto"
+
+    def load(self) -> Workload:
+        """The workload, with the engine that was asked for. Raises InputError for what is wrong with either."""
+        from quantpress_serve.workload.workload import load_workload
+
+        return load_workload(self.workload, self.trust_workload, self.engine)
 
     def sides(self) -> Sides:
         """Raises InputError for a key that is not there or that nobody would ask for, and for kernels that are required
@@ -66,20 +75,9 @@ class Serving:
 
 
 def add_workload(parser: argparse.ArgumentParser) -> None:
-    """--workload and --trust-workload."""
+    """--workload, --engine and --trust-workload."""
     parser.add_argument("--workload", default="chat", help="a shipped workload's name or a path (%(default)s)")
-    parser.add_argument(
-        "--trust-workload",
-        action="extend",
-        type=_names,
-        default=[],
-        metavar="NAME,...",
-        help="arguments of vLLM's that the workload may set although they are not about speed: they may run code",
-    )
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    add_engine(parser)
 
 
 def add_serving(parser: argparse.ArgumentParser) -> None:

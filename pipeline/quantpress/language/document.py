@@ -95,14 +95,14 @@ def load_yaml(source: Path, text: str, hint: str) -> Document:
 def parse(source: Path, text: str, hint: str, mark: Callable[[yaml.Node], Mark]) -> Document:
     document = Document(source)
     if len(text) > _LONGEST:
-        raise InputError(f"{source} has more than {_LONGEST >> 20} MiB: no recipe, suite or workload has", hint=hint)
+        raise InputError(f"{source} has more than {_LONGEST >> 20} MiB: no file of ours has", hint=hint)
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             document.data = _Walker(loader, document, mark).walk(node, ())
     except _TooDeepError as error:
-        raise InputError(f"{source}: nested too deeply to be a recipe, suite or workload", hint=hint) from error
+        raise InputError(f"{source}: nested too deeply to be a recipe, suite, workload or engine", hint=hint) from error
     except yaml.YAMLError as error:
         spot = getattr(error, "problem_mark", None)
         line, column = (spot.line + 1, spot.column + 1) if spot else (1, 1)

@@ -1,4 +1,4 @@
-"""One document over another, and `--set key=value` over a document."""
+"""One document over another, and `--set key=value` (or another such option) over a document."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def _merge(base: Document, other: Document, loc: Loc) -> None:
             base.put((*loc, key), other.part((*loc, key)))
 
 
-def override(document: Document, settings: Sequence[str]) -> None:
-    """Applies `--set a.b=value` items to the data; the value is read as YAML, under the same rules as a file.
+def override(
+    document: Document, settings: Sequence[str], option: str = "--set", example: str = "calibration.samples=64"
+) -> None:
+    """Applies `a.b=value` items of an option to the data; the value is read as YAML, under the same rules as a file.
 
     Raises InputError if an item is malformed; a value that is not allowed becomes a problem of the document.
     """
@@ -34,12 +36,12 @@ def override(document: Document, settings: Sequence[str]) -> None:
         path, separator, text = item.partition("=")
         parts = path.split(".")
         if not separator or not all(parts):
-            raise InputError(f"--set {item!r} is not KEY.KEY=VALUE", hint="for example --set calibration.samples=64")
-        value = _parse_option(f"--set {path}", text)
+            raise InputError(f"{option} {item!r} is not KEY.KEY=VALUE", hint=f"for example {option} {example}")
+        value = _parse_option(f"{option} {path}", text)
         if value.problems:
             document.problems += value.problems
             continue
-        put_at(document, parts, value, f"--set {item!r}")
+        put_at(document, parts, value, f"{option} {item!r}")
 
 
 def _parse_option(option: str, text: str) -> Document:
@@ -57,8 +59,8 @@ def put_at(document: Document, parts: Sequence[str], value: Document, what: str)
         elif isinstance(data, dict):
             data.setdefault(part, {})
         else:
-            raise InputError(f"{what}: there is nothing at {part!r} to set", hint="look at the recipe's keys")
+            raise InputError(f"{what}: there is nothing at {part!r} to set", hint="look at the keys that there are")
         data, loc = data[key], (*loc, key)
     if not isinstance(data, dict):
-        raise InputError(f"{what}: there are no keys to set", hint="look at the recipe's keys")
+        raise InputError(f"{what}: there are no keys to set", hint="look at the keys that there are")
     document.put((*loc, parts[-1]), value)

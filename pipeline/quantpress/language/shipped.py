@@ -1,4 +1,4 @@
-"""Recipes, suites and workloads that come with quantpress, and how a name on the command line finds one."""
+"""Recipes, suites, workloads and engines that come with quantpress, and how a name on the command line finds one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from quantpress.errors import InputError, guessed
 
-Kind = Literal["recipes", "suites", "tasks", "workloads"]
+Kind = Literal["recipes", "suites", "tasks", "workloads", "engines"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _IN_TREE: dict[Kind, str] = {
@@ -15,6 +15,7 @@ _IN_TREE: dict[Kind, str] = {
     "suites": "evaluate/suites",
     "tasks": "evaluate/tasks",
     "workloads": "serve/workloads",
+    "engines": "serve/engines",
 }
 
 

@@ -32,13 +32,15 @@ Signature = Literal["signed", "unsigned", "not checked", "broken"]
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asked for beside recipe and model. `storage` is where a cluster will find the package."""
+    """What the user asked for beside recipe and model. `storage` is where a cluster will find the package, `engine` are
+    vLLM's arguments in place of those that were measured."""
 
     to: Path | None = None
     storage: str | None = None
     base_model: str | None = None
     license: str | None = None
     device: str = "auto"
+    engine: tuple[str, ...] = ()
     sign_key: Path | None = None
     sbom: bool = False
 
@@ -182,7 +184,7 @@ def _facts(
         config=atomic.read_json(artifact.checkpoint / "config.json"),
         scored=results_of(artifact, Accuracy).all(),
         throughput=throughput,
-        engine=deploy.engine(throughput, model.trust_remote_code, order.device),
+        engine=deploy.engine(throughput, model.trust_remote_code, order.device, order.engine),
         recipe_text=(artifact.folder / "recipe.resolved.yaml").read_text(encoding="utf-8"),
     )
 

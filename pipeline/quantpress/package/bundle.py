@@ -35,15 +35,16 @@ _FOLDERS = ("requirements", "scripts", "recipes", "pipeline", "evaluate", "serve
 class Contents:
     """What goes into a bundle.
 
-    `suite` and `workload` are files, `trust_workload` the arguments that the workload may set; `documents` the tasks'
-    local files by task; `on_the_hub` the tasks without one, which `documents_worker` fetches (evaluate's: this room
-    knows nothing of it).
+    `suite` and `workload` are files, and so are engines, among which single settings (KEY=VALUE) may be.
+    `trust_workload` are the arguments that workload and engine may set; `documents` the tasks' local files by task;
+    `on_the_hub` the tasks without one, which `documents_worker` fetches (evaluate's: this room knows nothing of it).
     """
 
     recipes: list[Recipe]
     model: Model
     suite: Path
     workload: Path
+    engine: list[Path | str]
     trust_workload: list[str]
     documents: dict[str, Path]
     on_the_hub: list[dict[str, Any]]
@@ -84,6 +85,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
             _fetch_documents(contents.on_the_hub, staged / "benchmarks", contents.documents_worker)
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
         arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
+        arguments += [f"--engine={_add_engine(item, staged)}" for item in contents.engine]
         arguments += [f"--trust-workload={name}" for name in contents.trust_workload]
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
@@ -207,6 +209,10 @@ def _add_suite(path: Path, staged: Path) -> str:
                     )
                 _copy(inside(path.parent, data), staged / "suites" / data)
     return named
+
+
+def _add_engine(item: Path | str, staged: Path) -> str:
+    return item if isinstance(item, str) else _add_file(item, staged / "engines", shipped.folder("engines"))
 
 
 def _fetch_documents(tasks: list[dict[str, Any]], folder: Path, worker: Worker[Any, Any]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ PORT = 8000
 _KV_SPACE = 4  # GiB on a CPU where nothing was measured
 _RELEASE = re.compile(r"^\d+\.\d+\.\d+((\.post|rc)\d+)?$")
 _OF_THE_RUN = {"--host", "--port", "--served-model-name", "--seed", "--tokenizer", "--load-format"}
+_PARALLEL = ("tensor", "pipeline", "data")
 _SHM_SIZE = 4  # GiB; vLLM's processes share memory through /dev/shm, of which a container has 64 MB otherwise
 
 
@@ -37,8 +40,11 @@ class Engine:
     notes: list[str]
 
 
-def engine(throughput: Throughput | None, trust_remote_code: bool = False, device: str = "auto") -> Engine:
-    """The engine as measured, or vLLM's defaults where nothing was. `device` (gpu, cpu) overrides where it runs."""
+def engine(
+    throughput: Throughput | None, trust_remote_code: bool = False, device: str = "auto", asked: Sequence[str] = ()
+) -> Engine:
+    """The engine as measured, or vLLM's defaults where nothing was. `device` (gpu, cpu) overrides where it runs, and
+    `asked`, arguments of vLLM's, what was measured."""
     server = throughput.servers["candidate"] if throughput else None
     known = throughput is not None and server is not None and server.startup_s is not None
     own, variables, notes = _measured(throughput) if known and throughput else ([], {}, [_unknown(throughput)])
@@ -47,6 +53,9 @@ def engine(throughput: Throughput | None, trust_remote_code: bool = False, devic
     if known and cpu != measured_on_cpu:
         other = "a GPU, where nothing was measured" if measured_on_cpu else "a CPU, where nothing was measured"
         own, notes = _without(own, {"--enforce-eager"}), [*notes, f"These files are for {other}."]
+    if any(word not in own for word in asked):
+        notes = [*notes, f"Not as measured, but asked for: {shlex.join(asked)}"]
+        own = [*_without(own, {name for word in asked if word.startswith("--") for name in _forms(word)}), *asked]
     if trust_remote_code and "--trust-remote-code" not in own:
         own = [*own, "--trust-remote-code"]
     if "--max-model-len" not in own:
@@ -57,7 +66,7 @@ def engine(throughput: Throughput | None, trust_remote_code: bool = False, devic
     return Engine(
         image=image,
         cpu=cpu,
-        gpus=0 if cpu else _number(own, "--tensor-parallel-size") * _number(own, "--pipeline-parallel-size"),
+        gpus=0 if cpu else math.prod(_number(own, f"--{kind}-parallel-size") for kind in _PARALLEL),
         cores=throughput.machine.cores if throughput and cpu and known else 0,
         arguments=own,
         environment={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
@@ -127,6 +136,12 @@ def _without(arguments: list[str], names: set[str]) -> list[str]:
         if not dropping:
             kept.append(word)
     return kept
+
+
+def _forms(word: str) -> tuple[str, str]:
+    """The argument that a word names, as it is set and as it is taken back."""
+    name = word.partition("=")[0].removeprefix("--").removeprefix("no-")
+    return f"--{name}", f"--no-{name}"
 
 
 def _number(arguments: list[str], name: str) -> int:

@@ -78,6 +78,20 @@ def other_accelerators() -> list[str]:
     return found
 
 
+def gpu_memory() -> list[int]:
+    """Bytes of each NVIDIA GPU that this process may use, by CUDA_VISIBLE_DEVICES (numbers, or beginnings of UUIDs)."""
+    if not gpus():
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False)
+    rows = [line.split(", ") for line in output.stdout.splitlines() if line.strip()]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None and "MIG-" not in named:  # a slice of a GPU is in none of the rows
+        visible = [name.strip() for name in named.split(",")]
+        rows = [row for row in rows if any(row[0] == name or row[1].startswith(name) for name in visible)]
+    return [int(row[2]) * 2**20 for row in rows]
+
+
 def compute_capabilities() -> list[str]:
     """Of each GPU, in the order of `gpus`: "9.0"."""
     if not gpus():

@@ -20,7 +20,7 @@ from quantpress.artifact.throughput import (
     ServerFacts,
     Throughput,
 )
-from quantpress.errors import CapabilityError, QuantpressError, StageError
+from quantpress.errors import QuantpressError, StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
@@ -35,23 +35,16 @@ from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.probes import asking
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment, vllm_version
-from quantpress_serve.workload import engine, workload
-from quantpress_serve.workload.workload import Engine, Workload
+from quantpress_serve.workload import workload
+from quantpress_serve.workload.workload import Workload
 
 
 def require_servers(load: Workload, sides: Sides) -> None:
     """Raises InputError for a server of someone else's that does not do what the bench will ask of it, or for an engine
     setting that the installed vLLM does not take. vLLM is asked only if any is set."""
     attached = sides.attached({CANDIDATE: Path(), BASELINE: Path()}, load)
-    if attached or load.engine == Engine(max_model_len=load.engine.max_model_len):
-        return
-    vllm = sides.executable()
-    try:
-        known = asking.arguments(vllm)
-    except CapabilityError as error:
-        console.warn(f"{error.message}; the workload's engine settings go to it unchecked")
-        return
-    engine.require_taken(load.engine, known, vllm_version(vllm))
+    if not attached:
+        asking.require_engine(load.engine, sides.executable())
 
 
 @dataclass(frozen=True, kw_only=True)

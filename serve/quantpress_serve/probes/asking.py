@@ -18,7 +18,8 @@ from quantpress.runtime import atomic, console, cpu, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.vllm import serving_environment, vllm_version
-from quantpress_serve.workload.engine import Argument
+from quantpress_serve.workload import engine as engines
+from quantpress_serve.workload.engine import Argument, Engine
 
 # For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
 Schemes = dict[str, dict[str, str]]
@@ -68,6 +69,19 @@ def arguments(vllm: Path) -> dict[str, Argument]:
     """
     answer = _answer(vllm, _script("arguments"), [], "for its arguments")
     return TypeAdapter(dict[str, Argument]).validate_python(answer)
+
+
+def require_engine(engine: Engine, vllm: Path) -> None:
+    """Raises InputError for an engine setting that this vLLM does not take. It is asked only if any is set; where it
+    cannot be asked, that is said."""
+    if engine == Engine(max_model_len=engine.max_model_len):
+        return
+    try:
+        known = arguments(vllm)
+    except CapabilityError as error:
+        console.warn(f"{error.message}; the engine settings go to it unchecked")
+        return
+    engines.require_taken(engine, known, vllm_version(vllm))
 
 
 def architectures(vllm: Path, *names: str) -> Architectures:

@@ -12,18 +12,18 @@ from quantpress.runtime import console, environment, process
 from quantpress_serve import surroundings
 from quantpress_serve.server import memory, server
 from quantpress_serve.server.server import Launch
-from quantpress_serve.workload.workload import Engine
+from quantpress_serve.workload.engine import Engine
 
 
-def serve(artifact: Artifact, model: Model, vllm: Path, port: int) -> None:
+def serve(artifact: Artifact, model: Model, vllm: Path, port: int, engine: Engine) -> None:
     """Serves the checkpoint in the foreground until interrupted. Raises StageError if vLLM fails."""
     record = artifact.finished()
     launch = Launch(
         vllm=vllm,
         path=artifact.checkpoint.resolve(),
         name=artifact.name,
-        engine=Engine(),
-        model_len=None,
+        engine=engine,
+        model_len=engine.max_model_len,
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,
         kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record.bytes.checkpoint),

@@ -14,6 +14,7 @@ from quantpress_serve.workload.workload import Workload
 GIB = 2**30
 BLOCK = 128  # tokens; vLLM gives out the CPU's KV cache in blocks of this size
 PER_SERVER = 2.5 * GIB  # what a server takes beside weights and KV cache, measured at 135M and 1B parameters
+PER_PROCESS = 1.0 * GIB  # ... and what each process beyond the first takes
 LARGEST = 16  # GiB, where nobody said how much is needed
 
 
@@ -25,7 +26,7 @@ def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, side
     """
     if named := _named_space():
         return named
-    needed, room = _needed(config, workload), _room(weight_bytes, sides)
+    needed, room = _needed(config, workload), _room(weight_bytes, sides, workload.engine.devices)
     if room < 1:
         raise CapabilityError(
             f"{room:.1f} GiB of memory would be left for the KV cache of each of {sides} servers with "
@@ -47,8 +48,10 @@ def _needed(config: dict[str, Any], workload: Workload) -> int:
     return math.ceil(needed / GIB) if needed else 2
 
 
-def _room(weight_bytes: int, sides: int) -> float:
-    return float(free_memory.available() - weight_bytes - sides * PER_SERVER) / sides / GIB
+def _room(weight_bytes: int, sides: int, processes: int = 1) -> float:
+    """GiB of each server, whose further processes take memory too."""
+    beside = sides * (PER_SERVER + (processes - 1) * PER_PROCESS)
+    return float(free_memory.available() - weight_bytes - beside) / sides / GIB
 
 
 def kv_space_alone(weight_bytes: int) -> int:

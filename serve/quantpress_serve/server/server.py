@@ -108,7 +108,7 @@ class Launch:
 
     def environment(self) -> dict[str, str]:
         """What tunes the server; on a CPU it sizes the KV cache."""
-        return serving_environment(self.kv_space_gib)
+        return serving_environment(self.kv_space_gib, self.engine.devices)
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quantpress.errors import InputError, nearest
 from quantpress.language.validation import Strict
 from quantpress.runtime.records import Record
 from quantpress_serve.workload.trust import canonical
 
-# Of an argument of vLLM's, as a workload names it: whatever YAML can say.
+# Of an argument of vLLM's, as a file names it: whatever YAML can say.
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 
 # What quantpress sets itself, each from the field or option named here.
@@ -29,6 +29,8 @@ OURS = {
     "enable-prefix-caching": "the workload's prefix_caching",
 }
 
+# Fields that were extra arguments once.
+_ONCE_EXTRA = ("data_parallel_size", "enable_expert_parallel")
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -36,8 +38,18 @@ class Engine(Strict):
     """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM."""
 
     max_model_len: int | None = Field(default=None, ge=16, description="Tokens of context; what the load needs.")
-    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")
+    tensor_parallel_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="GPUs that share each layer (on a CPU, processes that share the cores). `auto`: as few as weights "
+        "and KV cache fit; on a CPU 1.",
+    )
     pipeline_parallel_size: int = Field(default=1, ge=1, description="GPUs that take turns.")
+    data_parallel_size: int | None = Field(
+        default=None, ge=1, description="Copies of the model, each on GPUs of its own, that share the requests; 1."
+    )
+    enable_expert_parallel: bool | None = Field(
+        default=None, description="Experts are spread over all of these GPUs, whole, instead of each being split."
+    )
     gpu_memory_utilization: float | None = Field(
         default=None, gt=0, le=1, description="Share of the GPU's memory for both servers together; 0.9."
     )
@@ -54,18 +66,52 @@ class Engine(Strict):
         "with `--trust-workload`.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _once_extra(cls, data: Any) -> Any:
+        """Workloads of earlier versions have what is a field today among the extra arguments."""
+        extra = data.get("extra_args") if isinstance(data, dict) else None
+        if not isinstance(extra, dict):
+            return data
+        fields = {given: canonical(str(given)).replace("-", "_") for given in extra}
+        moved = {given: name for given, name in fields.items() if name in _ONCE_EXTRA and name not in data}
+        kept = {given: value for given, value in extra.items() if given not in moved}
+        return {**data, "extra_args": kept, **{name: extra[given] for given, name in moved.items()}}
+
+    @property
+    def devices(self) -> int:
+        """GPUs that one server takes, or on a CPU processes; tensor parallelism counts as 1 while it is `auto`."""
+        shared = 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
+        return shared * self.pipeline_parallel_size * (self.data_parallel_size or 1)
+
     def options(self) -> dict[str, Value]:
         """Every argument that is not left to quantpress or vLLM, by its name on vLLM's command line."""
         fields = self.model_dump(exclude={"extra_args", "enforce_eager", "gpu_memory_utilization", "max_model_len"})
         options: dict[str, Value] = {
             name.replace("_", "-"): value for name, value in fields.items() if value is not None
         }
-        if self.pipeline_parallel_size == 1:
-            del options["pipeline-parallel-size"]
+        for name in ("pipeline-parallel-size", "data-parallel-size"):
+            if options.get(name) == 1:
+                del options[name]
+        if self.tensor_parallel_size == "auto":
+            del options["tensor-parallel-size"]
         return options | {canonical(name): value for name, value in self.extra_args.items()}
+
+    def deciding(self) -> dict[str, Value]:
+        """What of it may change the numbers that come out: all that is not as it is by default on one device, but for
+        context and memory."""
+        usual = Engine(tensor_parallel_size=1).options()
+        eager: dict[str, Value] = {} if self.enforce_eager == "auto" else {"enforce-eager": self.enforce_eager}
+        return {name: value for name, value in self.options().items() if usual.get(name) != value} | eager
 
     def arguments(self) -> list[str]:
         return [word for name, value in self.options().items() for word in words(name, value)]
+
+    def command_line(self) -> list[str]:
+        """All that it sets as words behind `vllm serve MODEL`, for a server that has its GPUs to itself."""
+        memory = {"max-model-len": self.max_model_len, "gpu-memory-utilization": self.gpu_memory_utilization}
+        given = [word for name, value in memory.items() if value is not None for word in (f"--{name}", str(value))]
+        return [*self.arguments(), *given, *(["--enforce-eager"] if self.enforce_eager is True else [])]
 
 
 class Argument(Record):
@@ -113,7 +159,7 @@ def require_taken(engine: Engine, known: dict[str, Argument], version: str) -> N
             )
         if problem := _wrong_value(option, value):
             raise InputError(
-                f"engine: --{name} of vLLM {version} {problem}, not {value!r}", hint="correct the workload"
+                f"engine: --{name} of vLLM {version} {problem}, not {value!r}", hint="correct the workload, or --engine"
             )
 
 

@@ -1,8 +1,8 @@
-"""Which of vLLM's arguments a workload may set by itself, and what else it needs for the others.
+"""Which of vLLM's arguments a workload or an engine may set by itself, and what else it needs for the others.
 
-A workload is a file that other people write. Some of vLLM's arguments load Python code (plugins, middleware, classes
-named by their module), read or write files, open ports or hold a key. So a workload sets by itself only what is listed
-here: arguments that change how fast vLLM computes, whose values are flags, numbers and words of a list.
+Both are files that other people write. Some of vLLM's arguments load Python code (plugins, middleware, classes named by
+their module), read or write files, open ports or hold a key. So such a file sets by itself only what is listed here:
+arguments that change how fast vLLM computes, whose values are flags, numbers and words of a list.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def canonical(given: str) -> str:
 
 
 def require_trusted(extra: Mapping[str, Any], trusted: Collection[str]) -> None:
-    """Raises InputError for an extra argument of a workload that it may not set by itself and that is not `trusted`.
+    """Raises InputError for an extra argument that no file may set by itself and that is not `trusted`.
 
     `trusted` are the names that the command line gave with --trust-workload.
     """
     names = {canonical(name) for name in trusted}
     if unused := sorted(names - {_positive(given) for given in extra} - {canonical(given) for given in extra}):
         raise InputError(
-            f"--trust-workload names {listed(unused)}, which the workload does not set",
+            f"--trust-workload names {listed(unused)}, which neither workload nor engine sets",
             hint="leave it out; it names arguments of engine.extra_args, one by one: --trust-workload NAME,NAME",
         )
     for given, value in extra.items():
@@ -93,7 +93,7 @@ def require_trusted(extra: Mapping[str, Any], trusted: Collection[str]) -> None:
         if isinstance(value, list) and any(str(word).startswith("-") for word in value):
             raise InputError(
                 f"engine.extra_args.{given} is {shown(value)}: an item with a dash before it would be an argument",
-                hint="correct the workload",
+                hint="correct it",
             )
 
 
@@ -106,13 +106,13 @@ def _require_harmless(given: str, name: str, value: Any) -> None:
     trust = f"if you know what it does: --trust-workload {name}"
     if name not in PERFORMANCE:
         raise InputError(
-            f"engine.extra_args.{given}: a workload does not set this argument of vLLM's by itself; what is not about "
-            "speed may run code, read files or open ports",
-            hint=f"read the workload, and {trust}",
+            f"engine.extra_args.{given}: no workload or engine sets this argument of vLLM's by itself; what is not "
+            "about speed may run code, read files or open ports",
+            hint=f"read the file, and {trust}",
         )
     for word in value if isinstance(value, list) else [value]:
         if not isinstance(word, bool | int | float) and not (isinstance(word, str) and _WORD.fullmatch(word)):
             raise InputError(
-                f"engine.extra_args.{given} is {shown(word)}: a workload gives arguments numbers and plain words",
-                hint=f"correct the workload, or {trust}",
+                f"engine.extra_args.{given} is {shown(word)}: arguments get numbers and plain words",
+                hint=f"correct it, or {trust}",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from quantpress.language.document import load_yaml
 from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
 from quantpress.statistics import ratios
-from quantpress_serve.workload import prompts
+from quantpress_serve.workload import engines, prompts
 from quantpress_serve.workload.engine import Engine as Engine
 from quantpress_serve.workload.engine import require_names
 from quantpress_serve.workload.trust import require_trusted
@@ -142,7 +142,9 @@ class Workload(Strict):
     )
     goodput: Goals | None = Field(default=None, description="Count the requests a second that met these goals.")
     prefix_caching: bool = Field(default=False, description="vLLM's prefix cache; the report says so if it is on.")
-    engine: Engine = Field(default=Engine(), description="vLLM's engine arguments, for both sides.")
+    engine: Engine = Field(
+        default=Engine(), description="vLLM's engine arguments, for both sides; `--engine` goes over them."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
@@ -225,14 +227,16 @@ def range_ratios(workload: Workload) -> str | None:
     return json.dumps({name: length.ratio if isinstance(length, Range) else 0.0 for name, length in lengths.items()})
 
 
-def load_workload(name: str, trusted: Collection[str] = ()) -> Workload:
+def load_workload(name: str, trusted: Collection[str] = (), engine: Sequence[str] = ()) -> Workload:
     """Reads and validates a workload: a path or a shipped name. The path of its prompts is then absolute.
 
-    `trusted` are arguments of vLLM's that it may set although they are not about speed (trust.require_trusted). Raises
-    InputError with every problem in the file, and for a file of prompts that cannot be used.
+    `engine` are the items of --engine, which lie over the engine settings of the workload itself (engines.put_over).
+    `trusted` are arguments of vLLM's that both may set although they are not about speed (trust.require_trusted).
+    Raises InputError with every problem in the files, and for a file of prompts that cannot be used.
     """
     path = shipped.find("workloads", name)
     document = load_yaml(path, atomic.read_input(path), HINT)
+    engines.put_over_engine_of(document, engine)
     workload = validate(document, Workload, HINT)
     require_names(workload.engine)
     require_trusted(workload.engine.extra_args, trusted)

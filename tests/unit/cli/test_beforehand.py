@@ -17,6 +17,7 @@ from quantpress.plan.resolve import Plan
 from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import disk, environment
 from quantpress_evaluate import request, suite
+from quantpress_serve.server import fit
 from quantpress_serve.workload.workload import Workload
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -66,6 +67,7 @@ def test_a_load_longer_than_the_models_context_is_wrong_input(
     config: dict[str, object], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "gpus", lambda: ["one"])
+    monkeypatch.setattr(fit, "for_load", lambda *_: None)  # asked in tests/unit/serve/test_fit.py
     arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path, **config), [plan("a")]
     if fits:
         beforehand.require_servers_here(*arguments)
@@ -83,6 +85,7 @@ def test_a_vllm_that_cannot_be_loaded_is_found(tmp_path: Path, monkeypatch: pyte
 
 def test_memory_for_two_servers_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpus", list)
+    monkeypatch.setattr(fit, "for_load", lambda *_: None)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     with pytest.raises(CapabilityError, match="for the KV cache of each of 2 servers"):
         beforehand.require_servers_here(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])

@@ -83,7 +83,7 @@ def test_arguments_are_trusted_one_by_one(tmp_path: Path) -> None:
     assert "--worker-cls=mine.Worker" in made.engine.arguments()
     with pytest.raises(InputError, match="worker_cls"):
         workload(extra, tmp_path, "chat-template")
-    with pytest.raises(InputError, match="names middleware, which the workload does not set"):
+    with pytest.raises(InputError, match="names middleware, which neither workload nor engine sets"):
         workload({"chat-template": "mine.jinja"}, tmp_path, "chat-template", "middleware")
     with pytest.raises(InputError, match="dash before it"):
         workload({"lora-modules": ["a=b", "--trust-remote-code"]}, tmp_path, "lora-modules")

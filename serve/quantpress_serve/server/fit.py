@@ -1,0 +1,205 @@
+"""How many GPUs share a model: as few as its weights and the KV cache fit. Decided once, before a server is started."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantpress.errors import CapabilityError
+from quantpress.model.config import Config, number_in, positions, text_config
+from quantpress.plan import sizes
+from quantpress.plan.resolve import Plan
+from quantpress.plan.summary import size_in_words
+from quantpress.runtime import console, environment
+from quantpress_serve.workload.engine import Engine
+from quantpress_serve.workload.workload import Workload
+
+# Bytes of each GPU for activations and CUDA graphs. An estimate: we had no GPU to measure it on. It decides only
+# whether one GPU more is taken, and refuses nothing.
+BESIDE = 3 * 2**30
+UTILIZATION = 0.9  # vLLM's own choice
+_LARGEST = 1024  # GPUs that a hint speaks of
+_CONTEXT = 4096  # tokens, where neither engine nor model says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What one server needs: bytes of weights, of the KV cache that the load fills, and of that of one longest request.
+
+    `share` of each GPU's memory is its own. `splits` are the tensor-parallel sizes at which vLLM takes the model, and
+    beyond `kv_heads` GPUs each holds a copy of a KV head.
+    """
+
+    weights: int
+    kv_cache: int
+    one_request: int
+    share: float
+    splits: Sequence[int]
+    kv_heads: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An engine with nothing left open, and why its tensor-parallel size is what it is (None where it was given).
+
+    `tight`: the weights fit, and less KV cache than the load fills.
+    """
+
+    engine: Engine
+    why: str | None
+    tight: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of a server: `at_once` requests of `context` tokens, with a `share` of each GPU's memory."""
+
+    context: int
+    at_once: int
+    share: float = 1.0
+
+
+def for_load(load: Workload, plans: Sequence[Plan], config: Config) -> Fitted:
+    """The workload's engine as it fits a bench: the unquantized model and a plan's checkpoint beside each other.
+
+    Raises as `fitted` does.
+    """
+    asked = Asked(context=load.model_len, at_once=load.most_at_once, share=1 / 2)
+    return fitted(load.engine, need_of(plans, config, load.engine, asked, largest(plans)))
+
+
+def alone(engine: Engine, plan: Plan, config: Config) -> Fitted:
+    """The engine as it fits a server of the plan's checkpoint alone, whose load nobody knows: one long request.
+
+    Raises as `fitted` does.
+    """
+    asked = Asked(context=engine.max_model_len or positions(config) or _CONTEXT, at_once=1)
+    return fitted(engine, need_of([plan], config, engine, asked, plan.checkpoint_bytes))
+
+
+def largest(plans: Sequence[Plan]) -> int:
+    """Bytes of the weights of the unquantized model or of a plan's checkpoint, whichever has more."""
+    return max(max(plan.weight_bytes, plan.checkpoint_bytes) for plan in plans)
+
+
+def say(found: Fitted) -> None:
+    """Says how many GPUs were taken, and why, if there was a choice."""
+    if found.why:
+        (console.warn if found.tight else console.say)(f"  {found.why}")
+
+
+def need_of(plans: Sequence[Plan], config: Config, engine: Engine, asked: Asked, weights: int) -> Need:
+    """What a server with so many bytes of weights needs, that has to be split as all of the plans' checkpoints can."""
+    element = 1 if engine.kv_cache_dtype.startswith("fp8") else 2
+    return Need(
+        weights=weights,
+        kv_cache=sizes.kv_cache_bytes(config, asked.context, asked.at_once, element) or 0,
+        one_request=sizes.kv_cache_bytes(config, asked.context, 1, element) or 0,
+        share=asked.share,
+        splits=_splits(plans, config),
+        kv_heads=_kv_heads(config),
+    )
+
+
+def _splits(plans: Sequence[Plan], config: Config) -> list[int]:
+    of_each = []
+    for plan in plans:
+        linears = plan.structure.linears
+        schemes = {name: scheme for name, scheme in plan.schemes.items() if name in linears}
+        of_each.append(set(sizes.tensor_parallel_sizes(config, schemes, linears, _LARGEST)))
+    return sorted({1}.union(set.intersection(*of_each)))
+
+
+def _kv_heads(config: Config) -> int:
+    text = text_config(config)
+    if number_in(text, "kv_lora_rank"):  # one vector for all heads
+        return 1
+    return number_in(text, "num_key_value_heads") or number_in(text, "num_attention_heads") or 1
+
+
+def fitted(engine: Engine, need: Need) -> Fitted:
+    """The engine with as few GPUs of this machine as the need fits, where its tensor-parallel size is `auto`.
+
+    Raises CapabilityError where not even the weights and one request fit, or the machine has fewer GPUs, or cores, than
+    the engine names.
+    """
+    memory = environment.gpu_memory()
+    if not memory:
+        return _on_a_cpu(engine)
+    _require(engine.devices, len(memory), "GPU")
+    if engine.tensor_parallel_size != "auto":
+        return Fitted(engine, None)
+    room = min(memory) * (engine.gpu_memory_utilization or UTILIZATION) * need.share
+    here = [size for size in need.splits if size * engine.devices <= len(memory)]
+    largest = here[-1]
+    filled = max(need.one_request, need.kv_cache / (engine.data_parallel_size or 1))
+    for size in here:
+        beside = BESIDE if size < largest else 0
+        if _on_each(engine, size, need, filled) + beside <= room:
+            fewer = here[max(0, here.index(size) - 1)]
+            fits = "fit" if size == fewer else "do not fit"
+            where = f"{_gpus(fewer * engine.devices, memory)}{_of_which(room)}"
+            return Fitted(
+                _with(engine, size), f"tensor parallel {size}: {_contents(need, need.kv_cache)} {fits} {where}"
+            )
+    if _on_each(engine, largest, need, need.one_request) <= room:
+        why = f"tensor parallel {largest}: {size_in_words(need.weights)} of weights fit, and less than the "
+        why += f"{size_in_words(need.kv_cache)} of KV cache that the load fills; requests will wait"
+        return Fitted(_with(engine, largest), why, tight=True)
+    raise CapabilityError(
+        f"{_contents(need, need.one_request)} for one request do not fit {_gpus(largest * engine.devices, memory)}"
+        f"{_of_which(room)}",
+        hint=_what_would(engine, need, room),
+    )
+
+
+def _on_a_cpu(engine: Engine) -> Fitted:
+    """Processes share the cores of a CPU, so a model is split over several only where that is asked for."""
+    _require(engine.devices, len(os.sched_getaffinity(0)), "core")
+    if engine.tensor_parallel_size != "auto":
+        return Fitted(engine, None)
+    return Fitted(_with(engine, 1), None)
+
+
+def _require(devices: int, here: int, kind: str) -> None:
+    if devices > here:
+        raise CapabilityError(
+            f"the engine takes {devices} {kind}s (tensor, pipeline and data parallel), and this process may use {here}",
+            hint="lower them with --engine tensor_parallel_size=auto, or name another --engine",
+        )
+
+
+def _with(engine: Engine, size: int) -> Engine:
+    return engine.model_copy(update={"tensor_parallel_size": size})
+
+
+def _on_each(engine: Engine, size: int, need: Need, kv_cache: float) -> float:
+    """Bytes on each GPU, with so many of KV cache for each copy of the model; with expert parallelism, the copies
+    share the experts, which are taken for all of the weights."""
+    shared = (engine.data_parallel_size or 1) if engine.enable_expert_parallel else 1
+    stages = engine.pipeline_parallel_size
+    return need.weights / (size * stages * shared) + kv_cache / (min(size, need.kv_heads) * stages)
+
+
+def _contents(need: Need, kv_cache: int) -> str:
+    return f"{size_in_words(need.weights)} of weights" + (
+        f" and {size_in_words(kv_cache)} of KV cache" if kv_cache else ""
+    )
+
+
+def _gpus(number: int, memory: list[int]) -> str:
+    return f"{'one GPU' if number == 1 else f'{number} GPUs'} of {min(memory) / 1e9:.0f} GB"
+
+
+def _of_which(room: float) -> str:
+    return f", of which this server has {size_in_words(int(room))} of each for them and its activations"
+
+
+def _what_would(engine: Engine, need: Need, room: float) -> str:
+    """Which number of such GPUs would do, or what else makes it smaller."""
+    enough = (size for size in need.splits if _on_each(engine, size, need, need.one_request) <= room)
+    size = next(enough, math.inf)
+    more = f"{size * engine.devices} such GPUs would hold them; or " if size < math.inf else ""
+    return f"{more}lower max_model_len (--engine max_model_len=4096), or name --engine kv-fp8"

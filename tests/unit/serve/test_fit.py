@@ -1,0 +1,190 @@
+"""How many GPUs share a model, by what each has and what the model takes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from quantpress.errors import CapabilityError
+from quantpress.recipe.presets import SCHEMES
+from quantpress.runtime import environment
+from quantpress_serve.server import fit
+from quantpress_serve.server.fit import Need, fitted
+from quantpress_serve.workload.engine import Engine
+from quantpress_serve.workload.workload import Workload
+
+GB = 10**9
+# 70 billion parameters in 16 bits, and a load that fills 12 GB.
+NEED = Need(weights=140 * GB, kv_cache=12 * GB, one_request=GB, share=1.0, splits=[1, 2, 4, 8, 16, 32, 64], kv_heads=8)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Has the machine show so many GPUs of so many GB."""
+
+    def show(number: int, gigabytes: int) -> None:
+        monkeypatch.setattr(environment, "gpu_memory", lambda: [gigabytes * GB] * number)
+
+    return show
+
+
+def size_of(engine: Engine, need: Need = NEED) -> Any:
+    return fitted(engine, need).engine.tensor_parallel_size
+
+
+@pytest.mark.parametrize(
+    ("number", "gigabytes", "engine", "need", "size"),
+    [
+        (8, 80, {}, NEED, 4),  # 2 * 72 GB hold the weights, and not the KV cache too
+        (8, 200, {}, NEED, 1),
+        (4, 80, {}, NEED, 4),
+        (8, 80, {"gpu_memory_utilization": 0.98}, NEED, 4),  # nor activations beside both
+        (8, 80, {}, replace(NEED, share=0.5), 8),
+        (8, 80, {}, replace(NEED, splits=[1, 8]), 8),
+        (8, 80, {"pipeline_parallel_size": 2}, NEED, 2),
+        (8, 80, {"data_parallel_size": 2, "enable_expert_parallel": True}, NEED, 2),
+        (8, 24, {}, replace(NEED, weights=20 * GB, kv_cache=0, one_request=0), 2),
+        (1, 24, {}, replace(NEED, weights=21 * GB, kv_cache=0, one_request=0), 1),  # there is no other choice
+        (8, 80, {"tensor_parallel_size": 2}, NEED, 2),
+        (8, 80, {}, replace(NEED, weights=60 * GB, kv_cache=30 * GB, kv_heads=1), 2),
+    ],
+)
+def test_as_few_gpus_as_weights_and_kv_cache_fit(
+    number: int, gigabytes: int, engine: dict[str, Any], need: Need, size: int, gpus: Callable[[int, int], None]
+) -> None:
+    gpus(number, gigabytes)
+    assert size_of(Engine.model_validate(engine), need) == size
+
+
+def test_it_says_why(gpus: Callable[[int, int], None]) -> None:
+    gpus(8, 80)
+    assert fitted(Engine(), NEED).why == (
+        "tensor parallel 4: 140.00 GB of weights and 12.00 GB of KV cache do not fit 2 GPUs of 80 GB, of which this "
+        "server has 72.00 GB of each for them and its activations"
+    )
+    assert "4.00 GB of weights and 12.00 GB of KV cache fit one GPU" in str(
+        fitted(Engine(), replace(NEED, weights=4 * GB)).why
+    )
+
+
+def test_less_kv_cache_than_the_load_fills_makes_requests_wait(gpus: Callable[[int, int], None]) -> None:
+    gpus(2, 80)
+    found = fitted(Engine(), NEED)
+    assert (found.engine.tensor_parallel_size, found.tight) == (2, True)
+    assert "requests will wait" in str(found.why)
+
+
+@pytest.mark.parametrize(
+    ("number", "need", "hint"),
+    [
+        (1, NEED, "2 such GPUs would hold them"),
+        (4, replace(NEED, weights=1000 * GB), "16 such GPUs would hold them"),
+        (4, replace(NEED, splits=[1]), "lower max_model_len"),
+    ],
+)
+def test_what_fits_no_number_of_gpus_is_refused(
+    number: int, need: Need, hint: str, gpus: Callable[[int, int], None]
+) -> None:
+    gpus(number, 80)
+    with pytest.raises(CapabilityError, match="for one request do not fit") as caught:
+        fitted(Engine(), need)
+    assert hint in str(caught.value.hint)
+
+
+def test_more_gpus_than_there_are_and_more_processes_than_cores(
+    gpus: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(2, 80)
+    with pytest.raises(CapabilityError, match=r"takes 8 GPUs .* may use 2"):
+        fitted(Engine(tensor_parallel_size=4, data_parallel_size=2), NEED)
+    gpus(0, 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(CapabilityError, match=r"takes 4 cores .* may use 2"):
+        fitted(Engine(tensor_parallel_size=4), NEED)
+    assert (size_of(Engine()), size_of(Engine(tensor_parallel_size=2))) == (1, 2)
+
+
+def test_a_bench_shares_the_gpus_among_two_servers(gpus: Callable[[int, int], None]) -> None:
+    """The larger of the two decides for both: one engine, so that the pair compares."""
+    config = {"num_hidden_layers": 8, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    down_proj = "model.layers.0.mlp.down_proj"
+    structure = SimpleNamespace(linears={down_proj: (4096, 11008)})
+    plan: Any = SimpleNamespace(
+        weight_bytes=6 * GB, checkpoint_bytes=2 * GB, schemes={down_proj: SCHEMES["W4A16"]}, structure=structure
+    )
+    load = Workload(
+        name="w", description="d", input_len=936, output_len=1000, concurrency=[8], requests_per_stream=1, rounds=1
+    )
+    need = fit.need_of([plan], config, load.engine, fit.Asked(context=2000, at_once=8), fit.largest([plan]))
+    assert (need.weights, need.one_request) == (6 * GB, 2 * 8 * 128 * 2 * 2000 * 8)
+    assert need.kv_cache == 8 * need.one_request
+    assert need.splits == [1, 2]  # groups of 128 do not divide 11008 / 4
+    gpus(4, 8)
+    assert fit.for_load(load, [plan], config).engine.tensor_parallel_size == 2
+    assert fit.alone(Engine(max_model_len=2000), plan, config).engine.tensor_parallel_size == 1
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+  *index,uuid*) for row in "0, GPU-aa, 81559" "1, GPU-ab, 81559" "2, GPU-bc, 23034"; do echo "$row"; done ;;
+  *compute_cap*) for row in 9.0 9.0 9.0; do echo "$row"; done ;;
+  *) for row in 0 1 2; do echo "NVIDIA H100 80GB HBM3, 81559 MiB"; done ;;
+esac
+"""
+
+
+@pytest.fixture
+def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path with an nvidia-smi that shows three GPUs."""
+    (tmp_path / "bin").mkdir()
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text(NVIDIA_SMI)
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(smi.parent), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    environment.gpus.cache_clear()
+    return smi.parent
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [81559, 81559, 23034]),
+        ("0,2", [81559, 23034]),
+        ("GPU-a", [81559, 81559]),
+        ("MIG-1", [81559, 81559, 23034]),
+        ("", []),
+    ],
+)
+def test_only_gpus_that_may_be_used_count(
+    visible: str | None, expected: list[int], three_gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    try:
+        assert environment.gpu_memory() == [number * 2**20 for number in expected]
+    finally:
+        environment.gpus.cache_clear()
+
+
+def test_the_command_line_takes_an_engine_on_gpus(
+    three_gpus: Path,
+    quantpress: Callable[..., subprocess.CompletedProcess[str]],
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "vllm").write_text("#!/bin/sh\n")
+    (tmp_path / "vllm").chmod(0o755)
+    asked = ("--model", str(make_model()), "--vllm", str(tmp_path / "vllm"), "--engine", "tensor_parallel_size=4")
+    done = quantpress("bench", "rtn-w4a16", *asked)
+    assert (done.returncode, "takes 4 GPUs" in done.stderr) == (4, True), done.stderr
+    done = quantpress("plan", "rtn-w4a16", *asked[:2], "--context", "64")
+    assert "engine       on this machine tensor parallel 1: " in done.stdout, done.stderr
+    assert " fit one GPU of 24 GB" in done.stdout
+    assert not (tmp_path / "artifacts").exists()
