@@ -82,7 +82,8 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 quantize: .venv/.complete ## compress MODEL with RECIPE
 	@$(QUANTPRESS) quantize $(call one,RECIPE) $(COMMON)
 
-evaluate: .venv/.complete ## score RECIPE's checkpoint and MODEL on SUITE
+# On GPUs vLLM scores; on a CPU transformers does, and vLLM need not be there.
+evaluate: .venv/.complete $(if $(filter cuda,$(VLLM_BUILD)),$(VLLM_ENV)) ## score RECIPE's checkpoint and MODEL on SUITE
 	@$(QUANTPRESS) evaluate $(call one,RECIPE) --suite $(call one,SUITE) $(COMMON)
 
 bench: setup ## measure RECIPE's checkpoint and MODEL in vLLM under WORKLOAD

@@ -19,12 +19,13 @@ Backend = Literal["hf", "vllm"]
 def backend_for(recipe: dict[str, Any], asked: str) -> tuple[Backend, str]:
     """The backend for a checkpoint made by this (resolved) recipe, and why.
 
-    `auto` takes transformers, which needs no server and was the faster one where both were measured
-    (docs/explanation/measurements.md), unless it would not compute what vLLM does.
+    `auto` takes the vLLM that will serve on a machine with GPUs. On a CPU it takes transformers, which needs no server
+    and was the faster one where both were measured (docs/explanation/measurements.md), unless it would not compute what
+    vLLM does.
     """
     if asked in ("hf", "vllm"):
         return ("hf" if asked == "hf" else "vllm"), "asked for"
-    reason = untruthful(recipe)
+    reason = untruthful(recipe) or ("it is what serves on this machine's GPUs" if environment.gpus() else None)
     return ("vllm", reason) if reason else ("hf", "transformers computes what the checkpoint stores")
 
 

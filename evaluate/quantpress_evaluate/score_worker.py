@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantpress.model.whole_model_worker import whole_model
+from quantpress.model.whole_model_worker import placed_model
 from quantpress.runtime.worker import report_progress
 from quantpress_evaluate import few_shot, sanity, tasks_worker, workers
 from quantpress_evaluate.comparison.samples import Samples
@@ -37,7 +37,7 @@ def load_model(job: ScoreJob) -> Any:
     # lm-eval would load the language model of an image-text model alone, and go on with weights that it does not find.
     dtype = "float32" if job.compute_dtype == "float32" else "auto"
     return HFLM(
-        pretrained=whole_model(job.model, job.trust_remote_code, dtype=dtype).to(job.device),
+        pretrained=placed_model(job.model, job.trust_remote_code, job.device, dtype=dtype),
         tokenizer=str(job.model),
         batch_size=job.batch_size,
         max_length=job.max_length,

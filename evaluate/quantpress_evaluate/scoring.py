@@ -11,7 +11,7 @@ from pathlib import Path
 from quantpress.artifact import own
 from quantpress.artifact.accuracy import Run
 from quantpress.errors import StageError
-from quantpress.runtime import atomic, console, digests, locks, ownership
+from quantpress.runtime import atomic, console, digests, environment, locks, ownership
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.suite import ResolvedTask
@@ -20,7 +20,6 @@ from quantpress_serve.bench.likelihoods import Scored
 from quantpress_serve.server import causes, server
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import find_vllm
-from quantpress_serve.workload.workload import Engine
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _server(subject: Subject, request: Request, max_length: int) -> AbstractCont
         vllm=find_vllm(request.vllm),
         path=subject.path.resolve(),
         name=subject.role,
-        engine=Engine(),
+        engine=request.engine,
         model_len=max_length + 2,
         trust_remote_code=subject.trust_remote_code,
     )
@@ -191,7 +190,8 @@ def _model_arguments(job: ScoreJob) -> str:
         )
         return f"--model local-completions --model_args {shlex.quote(arguments)}"
     dtype = "float32" if job.compute_dtype == "float32" else "auto"
-    arguments = f"pretrained={job.model},dtype={dtype},max_length={job.max_length}{trust}"
+    split = ",parallelize=True" if job.device == "cuda" and len(environment.gpu_memory()) > 1 else ""
+    arguments = f"pretrained={job.model},dtype={dtype},max_length={job.max_length}{split}{trust}"
     return f"--model hf --model_args {shlex.quote(arguments)} --batch_size {job.batch_size} --device {job.device}"
 
 

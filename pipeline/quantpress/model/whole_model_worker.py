@@ -61,6 +61,15 @@ def whole_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> 
     return model
 
 
+def placed_model(folder: Path | str, trust_remote_code: bool, device: str, **options: Any) -> Any:
+    """`whole_model` on this device (`cpu`, `cuda`); where there are several GPUs, in parts on all of them."""
+    import torch
+
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        return whole_model(folder, trust_remote_code, device_map="auto", **options)
+    return whole_model(folder, trust_remote_code, **options).to(device)
+
+
 def loaded_model(folder: Path | str, trust_remote_code: bool, **options: Any) -> tuple[Any, list[str]]:
     """The model, and the parameters that its files do not hold: transformers makes them up."""
     from transformers import AutoConfig, AutoModelForCausalLM

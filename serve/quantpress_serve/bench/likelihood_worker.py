@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from quantpress.model.whole_model_worker import whole_model
+from quantpress.model.whole_model_worker import placed_model
 from quantpress_serve.bench.likelihoods import TEXT
 from quantpress_serve.bench.workers import LIKELIHOODS, LikelihoodJob, LikelihoodResult, Likelihoods, Row
 
@@ -41,9 +41,9 @@ def work(job: LikelihoodJob) -> LikelihoodResult:
     found = {}
     for role, scored in job.models.items():
         trust = scored.trust_remote_code
-        model = whole_model(scored.path, trust, dtype=dtype)
+        model = placed_model(scored.path, trust, job.device, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(scored.path, trust_remote_code=trust)
-        found[role] = of_model(model.to(job.device), tokenizer, scored.window)
+        found[role] = of_model(model, tokenizer, scored.window)
         del model
     return LikelihoodResult(models=found)
 

@@ -6,17 +6,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from quantpress.runtime import atomic, digests
-from quantpress_evaluate import request, stage, suite
+from quantpress.cli import scoring as cli_scoring
+from quantpress.errors import CapabilityError
+from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import atomic, digests, environment
+from quantpress_evaluate import request, scoring, stage, suite
 from quantpress_evaluate.backend import backend_for
 from quantpress_evaluate.comparison import gates
 from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 from quantpress_evaluate.suite import load_suite
+from quantpress_serve.workload.engine import Engine
 
 SUBJECT = Subject(role="baseline", path=Path("m"), digest="d", keeps=Path("k"), trust_remote_code=False)
 
@@ -79,6 +84,81 @@ def test_a_recipe_is_scored_by_vllm_only_where_transformers_would_compute_someth
 ) -> None:
     recipe = {"modifiers": [{"spinquant": {"rotations": rotations}}, {"rtn": {"scheme": "W8A8"}}]}
     assert backend_for(recipe, asked)[0] == backend
+
+
+@pytest.mark.parametrize(
+    ("asked", "backend", "reason"),
+    [("auto", "vllm", "it is what serves on this machine's GPUs"), ("hf", "hf", "asked for")],
+)
+def test_on_gpus_the_engine_that_will_serve_scores(
+    asked: str, backend: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "gpus", lambda: ["one"])
+    assert backend_for({"modifiers": [{"rtn": {"scheme": "W8A8"}}]}, asked) == (backend, reason)
+
+
+def test_without_vllm_on_gpus_transformers_has_to_be_asked_for(
+    request_of_smoke: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_auto = replace(request_of_smoke, backend="auto", vllm="/nowhere/vllm")
+    with pytest.raises(CapabilityError) as caught:
+        cli_scoring._vllm_to_score(by_auto)
+    assert "--backend hf" in str(caught.value.hint)
+    with pytest.raises(CapabilityError) as caught:
+        cli_scoring._vllm_to_score(replace(by_auto, backend="vllm"))
+    assert "--backend hf" not in str(caught.value.hint)
+
+
+def test_an_engine_names_scores_only_where_it_may_change_them(request_of_smoke: Request) -> None:
+    """So what earlier versions scored with vLLM is not scored again."""
+    by_vllm = replace(request_of_smoke, backend="vllm", vllm=sys.executable)
+    usual = by_vllm.settings()
+    assert "engine" not in usual.decisive()
+    for engine in (Engine(tensor_parallel_size=1), Engine(gpu_memory_utilization=0.5, max_model_len=512)):
+        assert SUBJECT.key(replace(by_vllm, engine=engine)) == SUBJECT.key(by_vllm)
+    split = replace(by_vllm, engine=Engine(tensor_parallel_size=2))
+    assert split.settings().decisive() == usual.decisive() | {"engine": {"tensor-parallel-size": 2}}
+    assert SUBJECT.answers_file(split) != SUBJECT.answers_file(by_vllm)
+    assert SUBJECT.key(replace(split, backend="hf")) == SUBJECT.key(request_of_smoke)
+
+
+@pytest.fixture
+def small_gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two GPUs of 8 GB, and a plan for a model of 30 GB."""
+    monkeypatch.setattr(environment, "gpus", lambda: ["one", "two"])
+    monkeypatch.setattr(environment, "gpu_memory", lambda: [8 * 10**9] * 2)
+    monkeypatch.setattr(request.backend, "context", lambda path, wanted: wanted)
+    recipe = load_recipe("w8a8-dynamic")
+    structure = SimpleNamespace(linears={})
+    return SimpleNamespace(
+        recipe=recipe, schemes={}, structure=structure, weight_bytes=30 * 10**9, checkpoint_bytes=15 * 10**9
+    )
+
+
+def test_a_model_that_fits_no_gpus_is_refused_where_vllm_scores(small_gpus: Any, request_of_smoke: Request) -> None:
+    model: Any = SimpleNamespace(path=Path("m"), config={"num_attention_heads": 4})
+    by_vllm = replace(request_of_smoke, backend="auto")
+    with pytest.raises(CapabilityError, match="do not fit 2 GPUs"):
+        by_vllm.for_plans([small_gpus], model)
+    by_hf = request_of_smoke.for_plans([small_gpus], model)
+    assert (by_hf, by_hf.by_the_other_backend()) == (request_of_smoke, None)
+    small_gpus.weight_bytes = 10 * 10**9
+    small_gpus.checkpoint_bytes = 5 * 10**9
+    assert by_vllm.for_plans([small_gpus], model).engine.tensor_parallel_size == 2
+
+
+@pytest.mark.parametrize(("number", "split"), [(1, False), (2, True)])
+def test_the_command_by_hand_splits_a_model_as_the_worker_does(
+    number: int, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "gpu_memory", lambda: [8 * 10**9] * number)
+    job: Any = SimpleNamespace(
+        **{"server": None, "model": Path("/m"), "compute_dtype": "auto", "max_length": 64, "batch_size": 2},
+        **{"device": "cuda", "trust_remote_code": False},
+    )
+    assert ("parallelize=True" in scoring._model_arguments(job)) is split
+    job.device = "cpu"
+    assert "parallelize" not in scoring._model_arguments(job)
 
 
 # The worker is slower than real ones are to start, so that both runs are sure to meet; lm-eval is not needed for that.

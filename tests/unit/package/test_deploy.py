@@ -137,6 +137,21 @@ def test_the_arguments_are_those_that_were_measured(results: Results) -> None:
     assert container["args"][-8:] == made.arguments
 
 
+def test_another_engine_takes_the_place_of_what_was_measured(results: Results) -> None:
+    asked = ["--tensor-parallel-size=2", "--data-parallel-size=2", "--max-model-len", "8192"]
+    made = engine_of(on_gpus(results("throughput")), asked=asked)
+    assert shlex.join(made.arguments) == (
+        "--kv-cache-dtype fp8 --gpu-memory-utilization 0.8 --tensor-parallel-size=2 --data-parallel-size=2 "
+        "--max-model-len 8192"
+    )
+    assert made.gpus == 4
+    assert f"Not as measured, but asked for: {shlex.join(asked)}" in made.notes
+    again = engine_of(on_gpus(results("throughput")), asked=["--kv-cache-dtype", "fp8"])
+    assert again == engine_of(on_gpus(results("throughput")))
+    flags = engine_of(on_gpus(results("throughput")), asked=["--no-enable-expert-parallel"])
+    assert engine_of(None, asked=flags.arguments).gpus == 4
+
+
 def test_words_are_taken_as_words_where_the_result_has_them(results: Results) -> None:
     """Older results have the command as one line for people, which is then read as a shell would."""
     shown = on_gpus(results("throughput"))

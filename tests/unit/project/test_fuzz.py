@@ -31,7 +31,7 @@ from quantpress.report.facts.data import Report
 from quantpress.runtime.time_limit import time_limit
 from quantpress_evaluate import suite
 from quantpress_evaluate.comparison import asked, logged
-from quantpress_serve.workload import prompts
+from quantpress_serve.workload import engines, prompts
 from quantpress_serve.workload.workload import load_workload
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -153,6 +153,12 @@ ENGINE = {"engine": {"max_num_seqs": 8, "extra_args": {"block-size": 8, "attenti
 @given(raw=like([one | ENGINE for one in shipped_files("workloads")], as_yaml))
 def test_workloads(tmp_path: Path, raw: bytes) -> None:
     reads(lambda path: load_workload(str(path)).engine.arguments(), tmp_path / "w.yaml", raw)
+
+
+@FEW
+@given(raw=like([one | ENGINE["engine"] for one in shipped_files("engines")], as_yaml))
+def test_engines(tmp_path: Path, raw: bytes) -> None:
+    reads(lambda path: engines.load_engine([str(path)]).arguments(), tmp_path / "e.yaml", raw)
 
 
 TALKS = [[{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 2]
