@@ -30,7 +30,8 @@ from quantpress.statistics import power
 from quantpress.statistics.power import Assumed
 from quantpress_evaluate import foresight, suite
 from quantpress_evaluate.suite import load_suite
-from quantpress_serve.workload import workload
+from quantpress_serve.workload import engines, workload
+from quantpress_serve.workload.engine import Engine
 from quantpress_serve.workload.workload import load_workload
 
 # Without this machine's own CPU: the documents are the same wherever they are made.
@@ -202,6 +203,10 @@ def _workloads() -> str:
     return _described(["workload", "what it loads"], [load_workload(name) for name in shipped.names("workloads")])
 
 
+def _engines() -> str:
+    return _described(["engine", "how vLLM runs"], [engines.load_file(name) for name in shipped.names("engines")])
+
+
 def _commands() -> str:
     """The help of each command, as wide as the documents."""
     os.environ["COLUMNS"] = "120"
@@ -244,7 +249,8 @@ PARTS = {
     "range": lambda: fields(workload.Range),
     "prompts": lambda: fields(workload.Prompts),
     "goals": lambda: fields(workload.Goals),
-    "engine": lambda: fields(workload.Engine),
+    "engines": _engines,
+    "engine": lambda: fields(Engine),
     "file": lambda: fields(Recipe),
     "quantizes": lambda: fields(Quantizes),
     "arguments": lambda: fields(modifiers.QuantArgs),

@@ -72,8 +72,8 @@ class Suite(Strict):
     count_no_signal: bool = Field(default=False, description="Tasks on which the model itself guesses count too.")
     backend: Literal["auto", "hf", "vllm"] = Field(
         default="auto",
-        description="What computes the likelihoods: transformers, the vLLM that will serve, or transformers unless it "
-        "would not compute what vLLM does.",
+        description="What computes the likelihoods: transformers (`hf`), or the vLLM that will serve. `auto`: vLLM on "
+        "GPUs; on a CPU transformers, unless it would not compute what vLLM does.",
     )
     gates: list[str] = Field(
         default=[], description="`recovery`, `kl`, `flips` or `perplexity_ratio`, with `>=` or `<=`; `TASK:` before it."

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from quantpress.runtime import environment
+
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -75,8 +77,10 @@ def _engines(served: str) -> Iterator[psutil.Process]:
 
 
 def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, start: Start) -> None:
-    """With --weights dummy, so that this is also a test of those."""
+    """With --weights dummy, and split over two processes on a CPU, so that this is also a test of those."""
+    engine = ["--engine", "auto" if environment.gpus() or len(os.sched_getaffinity(0)) < 2 else "cpu-two"]
     arguments = ["bench", "w8a8-dynamic", "--weights", "dummy", "--model", str(folder / "shapes"), "--target", "any"]
+    arguments += engine
     running = start(*arguments, "--workload", str(folder / "long.yaml"), "--out", str(folder / "out"))
     here = folder / "out" / "shapes" / "dummy" / "w8a8-dynamic"
     try:
@@ -94,6 +98,8 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
     assert all(cell["figures"]["failed"] == 0 and cell["figures"]["completed"] == 4 for cell in result["cells"])
     assert result["summary"][0]["candidate"]["request_goodput"] > 0
     assert all("--load-format dummy" in server["command"] for server in result["servers"].values())
+    split = "--tensor-parallel-size=2" if "cpu-two" in engine else "--tensor-parallel-size="
+    assert all(split in server["command"] for server in result["servers"].values())
     assert all(server["kv_cache_tokens"] > 0 for server in result["servers"].values())
     if not result["machine"]["gpus"]:  # an unquantized model has no kernel whose name vLLM says
         assert [server["kernels"] for server in result["servers"].values()].count(None) == 1

@@ -36,7 +36,8 @@ rounds: 1
 """
 CALIBRATED = SERVED == "gptq-w4a16"
 DATA = ("--set", "calibration.samples=4", "--set", "calibration.max_sequence_length=256")
-SMALL = (*(DATA if CALIBRATED else ()), "--target", "auto")
+ENGINE = ("--engine", "one-gpu", "--engine", "max_num_seqs=8")
+SMALL = (*(DATA if CALIBRATED else ()), "--target", "auto", *ENGINE)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,13 @@ def test_the_checkpoint_answers_in_vllm(artifact: Path) -> None:
     assert [row["failed_requests"] for row in result["summary"]] == [0, 0]
 
 
+def test_both_servers_run_the_engine_that_was_asked_for(artifact: Path) -> None:
+    result = read(artifact / "throughput.json")
+    assert result["workload"]["engine"]["max_num_seqs"] == 8
+    for server in result["servers"].values():
+        assert {"--tensor-parallel-size=1", "--max-num-seqs=8"} < set(server["argv"])
+
+
 @pytest.mark.skipif(bool(environment.gpus()), reason="the threads of a CPU server")
 def test_the_server_uses_every_core(artifact: Path) -> None:
     log = (artifact.parent / "logs" / f"{SERVED}.vllm-candidate.log").read_text()
@@ -194,6 +202,8 @@ def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Pat
     result = read(artifact / "accuracy.json")
     # In float32 nothing differs: the sum of what rounds to nothing may lie on either side of 0.
     assert -1e-12 < result["noise_floor"]["kl"] < min(0.01, result["overall"]["kl"])
+    by_vllm = result["runs"]["again" if environment.gpus() else "other backend"]
+    assert "--max-num-seqs=8" in by_vllm["server"]  # the engine that serves scores
     again = real(*arguments, "--gate", "kl<=0", expect=3)
     assert again.stderr.count("nothing to do") == 4  # the two sides, and the model against itself in both ways
     assert read(artifact / "accuracy.json")["noise_floor"] == result["noise_floor"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support import blocks
 
 from quantpress.recipe.loading import load_recipe
 from quantpress_evaluate.suite import load_suite
+from quantpress_serve.workload import engines
 from quantpress_serve.workload.workload import load_workload
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +25,14 @@ DOCUMENTS = [
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 OURS = [name for name in NAMES if "/notes/" not in name and not name.endswith("ci.md")]
+
+READERS: dict[str, Callable[[str], object]] = {
+    "suite": load_suite,
+    "workload": load_workload,
+    "engine": engines.load_file,
+    "recipe": load_recipe,
+}
+KINDS = {"tasks": "suite", "input_len": "workload", "tensor_parallel_size": "engine"}
 
 
 def read(name: str) -> str:
@@ -52,10 +62,10 @@ def test_files_in_the_documents_are_valid(name: str, tmp_path: Path) -> None:
         content = yaml.safe_load(text)
         if set(content) == {"calibration"}:
             content |= {"extends": "gptq-w4a16", "name": "mine"}
-        kind = "suite" if "tasks" in content else "workload" if "input_len" in content else "recipe"
+        kind = next((kind for key, kind in KINDS.items() if key in content), "recipe")
         path = tmp_path / f"{kind}.yaml"
         path.write_text(yaml.safe_dump(content))
-        {"suite": load_suite, "workload": load_workload, "recipe": load_recipe}[kind](str(path))
+        READERS[kind](str(path))
 
 
 @pytest.mark.parametrize("name", OURS)
