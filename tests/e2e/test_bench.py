@@ -54,7 +54,7 @@ concurrency: [2]
 requests: 8
 rounds: 4
 starts: 1
-engine: {max_model_len: 256}
+engine: {max_model_len: 256, tensor_parallel_size: SPLIT}
 """
 
 
@@ -77,10 +77,8 @@ def _engines(served: str) -> Iterator[psutil.Process]:
 
 
 def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, start: Start) -> None:
-    """With --weights dummy, and split over two processes on a CPU, so that this is also a test of those."""
-    engine = ["--engine", "auto" if environment.gpus() or len(os.sched_getaffinity(0)) < 2 else "cpu-two"]
+    """With --weights dummy, so that this is also a test of those."""
     arguments = ["bench", "w8a8-dynamic", "--weights", "dummy", "--model", str(folder / "shapes"), "--target", "any"]
-    arguments += engine
     running = start(*arguments, "--workload", str(folder / "long.yaml"), "--out", str(folder / "out"))
     here = folder / "out" / "shapes" / "dummy" / "w8a8-dynamic"
     try:
@@ -98,8 +96,6 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
     assert all(cell["figures"]["failed"] == 0 and cell["figures"]["completed"] == 4 for cell in result["cells"])
     assert result["summary"][0]["candidate"]["request_goodput"] > 0
     assert all("--load-format dummy" in server["command"] for server in result["servers"].values())
-    split = "--tensor-parallel-size=2" if "cpu-two" in engine else "--tensor-parallel-size="
-    assert all(split in server["command"] for server in result["servers"].values())
     assert all(server["kv_cache_tokens"] > 0 for server in result["servers"].values())
     if not result["machine"]["gpus"]:  # an unquantized model has no kernel whose name vLLM says
         assert [server["kernels"] for server in result["servers"].values()].count(None) == 1
@@ -112,8 +108,10 @@ def test_a_bench_that_loses_its_server_keeps_the_finished_cells(folder: Path, st
 
 @pytest.mark.skipif("QUANTPRESS_DOCS" not in os.environ, reason="takes two minutes; `make test-docs` runs it")
 def test_the_model_under_another_name_is_no_speedup(folder: Path, real_environment: dict[str, str]) -> None:
-    """A fake "faster" candidate: both servers hold the same. The prompts come from a file."""
-    (folder / "same.yaml").write_text(FROM_A_FILE)
+    """A fake "faster" candidate: both servers hold the same. The prompts come from a file. On a CPU with two cores the
+    model is split over two processes, each with one of them."""
+    split = 1 if environment.gpus() or len(os.sched_getaffinity(0)) < 2 else 2
+    (folder / "same.yaml").write_text(FROM_A_FILE.replace("SPLIT", str(split)))
     rows = [{"prompt": f"{number} ships sail", "output_tokens": 32} for number in range(8)]
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [sys.executable, str(ROOT / "benchmarks" / "same_model.py"), "--weights", "dummy"]
@@ -123,6 +121,9 @@ def test_the_model_under_another_name_is_no_speedup(folder: Path, real_environme
     (row,) = map(json.loads, done.stdout.splitlines())
     assert len(row["ratios"]) == 4
     assert row["verdict"] != "faster"
+    servers = [json.loads(path.read_text())["servers"] for path in (folder / "out").rglob("throughput.json")]
+    said = [server["argv"] for one in servers for server in one.values()]
+    assert said and all(f"--tensor-parallel-size={split}" in argv for argv in said)
 
 
 def _wait_for_cells(folder: Path, number: int, running: subprocess.Popen[bytes], patience: float = 300) -> None:

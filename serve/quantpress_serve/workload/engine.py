@@ -37,7 +37,11 @@ _WORD = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 class Engine(Strict):
     """vLLM engine arguments by vLLM's own names; None or "auto" leaves the choice to quantpress or vLLM."""
 
-    max_model_len: int | None = Field(default=None, ge=16, description="Tokens of context; what the load needs.")
+    max_model_len: int | None = Field(
+        default=None,
+        ge=16,
+        description="Tokens of context; what the load needs (where scores are made, what the suite says).",
+    )
     tensor_parallel_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
         description="GPUs that share each layer (on a CPU, processes that share the cores). `auto`: as few as weights "
@@ -51,7 +55,7 @@ class Engine(Strict):
         default=None, description="Experts are spread over all of these GPUs, whole, instead of each being split."
     )
     gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="Share of the GPU's memory for both servers together; 0.9."
+        default=None, gt=0, le=1, description="Share of each GPU's memory, for both servers of a bench together; 0.9."
     )
     kv_cache_dtype: str = Field(default="auto", pattern=_WORD, description="`fp8` and what else vLLM takes.")
     quantization: str | None = Field(default=None, pattern=_WORD, description="vLLM's choice by the checkpoint.")
