@@ -54,11 +54,6 @@ WRONG = {
     "bad limit": (["evaluate", "good.yaml", "--limit", "0"], 2, "at least one document"),
     "unknown workload": (["bench", "good.yaml", "--workload", "chta"], 2, "did you mean 'chat'"),
     "unknown engine": (["evaluate", "good.yaml", "--engine", "one-gpus"], 2, "did you mean 'one-gpu'"),
-    "more processes than cores": (
-        ["serve", "good.yaml", "--model", "tiny", "--vllm", "/bin/true", "--engine", "tensor_parallel_size=4096"],
-        4,
-        "the engine takes 4096 cores",
-    ),
     "vLLM missing": (["bench", "good.yaml", "--vllm", "/no/vllm"], 4, "/no/vllm is not an executable"),
     "a scheme that the target does not serve": (
         ["quantize", "fp8-static", "--model", "tiny", "--target", "cpu"],
