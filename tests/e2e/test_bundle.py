@@ -45,6 +45,7 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     (tmp_path / "own.jsonl").write_text("\n".join(documents))
     settings = {"calibration.dataset": tmp_path / "own.jsonl", "calibration.samples": 2}
     settings |= {"calibration.max_sequence_length": 64, "modifiers.1.gptq.targets": r"['re:.*layers\.0\..*']"}
+    (tmp_path / "few.yaml").write_text("name: few\ndescription: Few at once.\nmax_num_seqs: 8\n")
     made = real(
         *(
             "bundle",
@@ -56,12 +57,13 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
             "--workload",
             str(least_load),
         ),
+        *("--engine", str(tmp_path / "few.yaml"), "--engine", "max_num_batched_tokens=1024"),
         *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     )
     about = json.loads(made.stdout)
     assert {"run.sh", "recipes/smoothquant-gptq-w8a8.yaml", f"workloads/{least_load.name}"} <= set(about["files"])
-    for path in (tmp_path / "own.jsonl", least_load):
+    for path in (tmp_path / "own.jsonl", tmp_path / "few.yaml", least_load):
         path.unlink()
     moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")
     env = {name: value for name, value in real_environment.items() if not name.startswith(("QUANTPRESS", "HF_"))}
@@ -76,6 +78,9 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     assert results_of(artifact, Accuracy).newest()
     throughput = results_of(artifact, Throughput).newest()
     assert throughput
+    argv = throughput.servers["candidate"].argv
+    assert argv
+    assert {"--max-num-seqs=8", "--max-num-batched-tokens=1024"} < set(argv)
     assert throughput.served
     assert throughput.served.tokens
     assert throughput.served.tokens > 1000
