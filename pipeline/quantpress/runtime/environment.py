@@ -79,7 +79,10 @@ def other_accelerators() -> list[str]:
 
 
 def gpu_memory() -> list[int]:
-    """Bytes of each NVIDIA GPU that this process may use, by CUDA_VISIBLE_DEVICES (numbers, or beginnings of UUIDs)."""
+    """Bytes of each NVIDIA GPU that this process may use, by CUDA_VISIBLE_DEVICES (numbers, or beginnings of UUIDs).
+
+    GPUs that have no memory of their own tell none, and are left out.
+    """
     if not gpus():
         return []
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
@@ -89,7 +92,7 @@ def gpu_memory() -> list[int]:
     if named is not None and "MIG-" not in named:  # a slice of a GPU is in none of the rows
         visible = [name.strip() for name in named.split(",")]
         rows = [row for row in rows if any(row[0] == name or row[1].startswith(name) for name in visible)]
-    return [int(row[2]) * 2**20 for row in rows]
+    return [int(row[2]) * 2**20 for row in rows if row[2].isdecimal()]
 
 
 def compute_capabilities() -> list[str]:

@@ -132,7 +132,8 @@ def test_a_bench_shares_the_gpus_among_two_servers(gpus: Callable[[int, int], No
 
 NVIDIA_SMI = """#!/bin/sh
 case "$*" in
-  *index,uuid*) for row in "0, GPU-aa, 81559" "1, GPU-ab, 81559" "2, GPU-bc, 23034"; do echo "$row"; done ;;
+  *index,uuid*)
+    for row in "0, GPU-aa, 81559" "1, GPU-ab, 81559" "2, GPU-bc, 23034" "3, GPU-cd, [N/A]"; do echo "$row"; done ;;
   *compute_cap*) for row in 9.0 9.0 9.0; do echo "$row"; done ;;
   *) for row in 0 1 2; do echo "NVIDIA H100 80GB HBM3, 81559 MiB"; done ;;
 esac
@@ -160,6 +161,7 @@ def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("GPU-a", [81559, 81559]),
         ("MIG-1", [81559, 81559, 23034]),
         ("", []),
+        ("3", []),
     ],
 )
 def test_only_gpus_that_may_be_used_count(
