@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quantpress.cli.main import main
 from quantpress.errors import CapabilityError
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import environment
@@ -176,17 +176,20 @@ def test_only_gpus_that_may_be_used_count(
 
 
 def test_the_command_line_takes_an_engine_on_gpus(
-    three_gpus: Path,
-    quantpress: Callable[..., subprocess.CompletedProcess[str]],
-    make_model: Callable[..., Path],
-    tmp_path: Path,
+    three_gpus: Path, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "vllm").write_text("#!/bin/sh\n")
     (tmp_path / "vllm").chmod(0o755)
-    asked = ("--model", str(make_model()), "--vllm", str(tmp_path / "vllm"), "--engine", "tensor_parallel_size=4")
-    done = quantpress("bench", "rtn-w4a16", *asked)
-    assert (done.returncode, "takes 4 GPUs" in done.stderr) == (4, True), done.stderr
-    done = quantpress("plan", "rtn-w4a16", *asked[:2], "--context", "64")
-    assert "engine       on this machine tensor parallel 1: " in done.stdout, done.stderr
-    assert " fit one GPU of 24 GB" in done.stdout
+    asked = ["rtn-w4a16", "--model", str(make_model())]
+    try:
+        code = main(["bench", *asked, "--vllm", str(tmp_path / "vllm"), "--engine", "tensor_parallel_size=4"])
+        assert (code, "takes 4 GPUs" in capsys.readouterr().err) == (4, True)
+        assert main(["plan", *asked, "--context", "64"]) == 0
+        said = capsys.readouterr().out
+    finally:
+        environment.gpus.cache_clear()
+    assert "engine       on this machine tensor parallel 1: " in said
+    assert " fit one GPU of 24 GB" in said
     assert not (tmp_path / "artifacts").exists()
