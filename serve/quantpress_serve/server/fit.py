@@ -194,7 +194,7 @@ def _gpus(number: int, memory: list[int]) -> str:
 
 
 def _of_which(room: float) -> str:
-    return f", of which this server has {size_in_words(int(room))} of each for them and its activations"
+    return f" (this server's share of one: {size_in_words(int(room))}, activations included)"
 
 
 def _what_would(engine: Engine, need: Need, room: float) -> str:

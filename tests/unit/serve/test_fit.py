@@ -65,8 +65,8 @@ def test_as_few_gpus_as_weights_and_kv_cache_fit(
 def test_it_says_why(gpus: Callable[[int, int], None]) -> None:
     gpus(8, 80)
     assert fitted(Engine(), NEED).why == (
-        "tensor parallel 4: 140.00 GB of weights and 12.00 GB of KV cache do not fit 2 GPUs of 80 GB, of which this "
-        "server has 72.00 GB of each for them and its activations"
+        "tensor parallel 4: 140.00 GB of weights and 12.00 GB of KV cache do not fit 2 GPUs of 80 GB (this "
+        "server's share of one: 72.00 GB, activations included)"
     )
     assert "4.00 GB of weights and 12.00 GB of KV cache fit one GPU" in str(
         fitted(Engine(), replace(NEED, weights=4 * GB)).why
