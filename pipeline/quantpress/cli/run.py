@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantpress.cli.options import Commands, Work, add_stage, add_vllm
@@ -54,7 +54,7 @@ def run(options: Options) -> None:
     def check(model: Model, plans: list[Plan]) -> None:
         beforehand.require_room(work.out, model, plans)
         if not serving.vllm_url:
-            beforehand.require_servers_here(sides.executable(), load, work.out, model, plans)
+            beforehand.require_servers_here(sides.executable(), load, work.out, model, plans, serving.pairing)
 
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm, check)
     plans = prepare.all_planned(work, recipes, model, serving.target, serving.vllm)
@@ -65,11 +65,11 @@ def run(options: Options) -> None:
     check(model, resolved)
 
     # The stages.
-    artifacts = []
+    artifacts, largest = [], max(plan.checkpoint_bytes for plan in resolved)
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
         evaluate(artifact, model, request)
-        known = prepare.known_of_servers(work, serving, planned)
+        known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
         serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
     report_of_model(work.out, model)

@@ -27,6 +27,7 @@ class Serving:
     api_key_env: str | None
     trust_workload: list[str]
     require_kernels: bool
+    pairing: str
 
     @property
     def target(self) -> str:
@@ -54,6 +55,7 @@ class Serving:
             vllm_model=self.vllm_model,
             baseline_model=self.baseline_model,
             key=read_key(self.api_key_env) if self.vllm_url else None,
+            pairing=self.pairing,
         )
 
     def require_one(self, recipes: list[str]) -> None:
@@ -86,6 +88,14 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     """The options of `Serving`, without --vllm."""
     add_workload(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
+    parser.add_argument(
+        "--pairing",
+        choices=("auto", "apart", "together", "alternating"),
+        default="auto",
+        help="how the servers share the machine: at the same time on different GPUs, at the same time on one device "
+        "with half of its memory each, or one after the other with all of it; auto: the first in which both fit "
+        "(%(default)s)",
+    )
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")
     parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")

@@ -78,6 +78,39 @@ def other_accelerators() -> list[str]:
     return found
 
 
+class Gpu(Record):
+    """A GPU, by the name that CUDA_VISIBLE_DEVICES gives it, and its memory in bytes."""
+
+    device: str
+    kind: str
+    memory: int
+    free: int
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES shows, in its order, as they are now; all where it is not set.
+
+    Of one that nvidia-smi does not list by that name (a part of a GPU, by MIG), or whose memory it does not tell (one
+    that shares the processor's), memory and free memory are 0.
+    """
+    if not gpus():
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    rows = [[word.strip() for word in line.split(",")] for line in output.splitlines() if line.strip()]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [name.strip() for name in named.split(",")] if named else [row[0] for row in rows]
+    return [_gpu(device, rows) for device in devices]
+
+
+def _gpu(device: str, rows: list[list[str]]) -> Gpu:
+    for index, uuid, kind, memory, free in rows:
+        if device == index or (device.startswith("GPU-") and uuid.startswith(device)):
+            sizes = [int(size) * 2**20 if size.isdecimal() else 0 for size in (memory, free)]
+            return Gpu(device=device, kind=kind, memory=sizes[0], free=sizes[1])
+    return Gpu(device=device, kind="", memory=0, free=0)
+
+
 def compute_capabilities() -> list[str]:
     """Of each GPU, in the order of `gpus`: "9.0"."""
     if not gpus():

@@ -92,7 +92,10 @@ class ServerLost(StageError):  # noqa: N818 -- what happened, not a fault of the
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What to serve and how: everything the command line of `vllm serve` needs."""
+    """What to serve and how: everything the command line of `vllm serve` needs.
+
+    `devices` are the GPUs that it may take, as CUDA_VISIBLE_DEVICES names them; none: all that are shown.
+    """
 
     vllm: Path
     path: Path
@@ -101,14 +104,18 @@ class Launch:
     model_len: int | None
     prefix_caching: bool = False
     memory_share: float = 1.0
+    devices: tuple[str, ...] = ()
     trust_remote_code: bool = False
     tokenizer: Path | None = None
     load_format: str | None = None
     kv_space_gib: int | None = 2
 
     def environment(self) -> dict[str, str]:
-        """What tunes the server; on a CPU it sizes the KV cache."""
-        return serving_environment(self.kv_space_gib)
+        """What tunes the server; on a CPU it sizes the KV cache. GPUs are numbered as nvidia-smi numbers them."""
+        settings = serving_environment(self.kv_space_gib)
+        if self.devices:
+            settings |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+        return settings
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager

@@ -66,6 +66,8 @@ def test_a_load_longer_than_the_models_context_is_wrong_input(
     config: dict[str, object], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "gpus", lambda: ["one"])
+    gpu = environment.Gpu(device="0", kind="one", memory=2**36, free=2**36)
+    monkeypatch.setattr(environment, "visible_gpus", lambda: [gpu])
     arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path, **config), [plan("a")]
     if fits:
         beforehand.require_servers_here(*arguments)
@@ -84,8 +86,11 @@ def test_a_vllm_that_cannot_be_loaded_is_found(tmp_path: Path, monkeypatch: pyte
 def test_memory_for_two_servers_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpus", list)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)]
     with pytest.raises(CapabilityError, match="for the KV cache of each of 2 servers"):
-        beforehand.require_servers_here(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])
+        beforehand.require_servers_here(*arguments, "together")
+    with pytest.raises(CapabilityError, match=r"for the KV cache with 1048576\.0 GiB of weights"):
+        beforehand.require_servers_here(*arguments)
 
 
 def test_questions_as_a_chat_need_a_chat_template_that_takes_them(
