@@ -36,11 +36,12 @@ def add(commands: Commands) -> None:
 
 def run(options: Options) -> None:
     from quantpress import report
+    from quantpress.artifact.online import name_of
     from quantpress.cli import prepare
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
-    from quantpress_serve.bench import stage
+    from quantpress_serve.bench import online, stage
     from quantpress_serve.workload.workload import load_workload
 
     work, serving = options.work, options.serving
@@ -53,6 +54,9 @@ def run(options: Options) -> None:
     if options.weights == "dummy" and serving.vllm_url:
         raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
     stage.require_servers(load, sides)
+    if options.weights == "dummy" and serving.online:
+        raise InputError("--online measures the model's own weights", hint="leave out --weights dummy, or --online")
+    serving.require_online(sides.executable())
     if options.weights == "dummy":
         _bench_dummy(options, recipe, load)
         return
@@ -61,7 +65,12 @@ def run(options: Options) -> None:
     artifact = quantize(planned.plan, model, work.out).artifact
     known = prepare.known_of_servers(work, serving, planned)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
-    show(result.as_saved(), report.throughput_table(recipe.name, result))
+    text, data = report.throughput_table(recipe.name, result), result.as_saved()
+    if serving.online:
+        beside = online.bench(serving.online, model, load, sides, work.out, serving.fresh)
+        text += f"\n\n{report.throughput_table(name_of(serving.online), beside)}"
+        data |= {"online": beside.as_saved()}
+    show(data, text)
 
 
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:

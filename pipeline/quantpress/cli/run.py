@@ -37,7 +37,8 @@ def run(options: Options) -> None:
     from quantpress.cli.report import report_of_model
     from quantpress.quantize.stage import check_data, quantize
     from quantpress.recipe.loading import load_recipes
-    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
+    from quantpress_serve.bench import online
     from quantpress_serve.bench import stage as serving_stage
     from quantpress_serve.workload.workload import load_workload
 
@@ -49,6 +50,7 @@ def run(options: Options) -> None:
     sides.executable()
     serving.require_one(options.recipes)
     serving_stage.require_servers(load, sides)
+    serving.require_online(sides.executable())
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes)
 
     def check(model: Model, plans: list[Plan]) -> None:
@@ -68,10 +70,13 @@ def run(options: Options) -> None:
     artifacts, largest = [], max(plan.checkpoint_bytes for plan in resolved)
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
-        evaluate(artifact, model, request)
+        scored = evaluate(artifact, model, request)
         known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
         serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
+    if serving.online:
+        evaluate_online(serving.online, model, request.as_scored(scored.settings), work.out)
+        online.bench(serving.online, model, load, sides, work.out, serving.fresh)
     report_of_model(work.out, model)
 
     # Read anew: the bench may have found that the engine does not compute what was scored.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantpress_serve.bench.subject import Sides
 
 
@@ -28,6 +30,7 @@ class Serving:
     trust_workload: list[str]
     require_kernels: bool
     pairing: str
+    online: str | None
 
     @property
     def target(self) -> str:
@@ -58,6 +61,18 @@ class Serving:
             pairing=self.pairing,
         )
 
+    def require_online(self, vllm: Path) -> None:
+        """Raises InputError or CapabilityError for a method of --online by which nothing is quantized here."""
+        from quantpress_serve.bench import online
+
+        if self.online and self.vllm_url:
+            raise InputError(
+                f"--online {self.online} starts a server of our own, and --vllm-url names one that runs",
+                hint="leave one of them out",
+            )
+        if self.online:
+            online.require_method(self.online, vllm)
+
     def require_one(self, recipes: list[str]) -> None:
         """Raises InputError for several recipes where one server was named: it serves one checkpoint."""
         if self.vllm_url and len(recipes) > 1:
@@ -80,6 +95,15 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_online(parser: argparse.ArgumentParser) -> None:
+    """--online."""
+    parser.add_argument(
+        "--online",
+        metavar="METHOD",
+        help="beside the recipe, the model itself as vLLM quantizes it while it loads (its --quantization METHOD)",
+    )
+
+
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
@@ -96,6 +120,7 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
         "with half of its memory each, or one after the other with all of it; auto: the first in which both fit "
         "(%(default)s)",
     )
+    add_online(parser)
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")
     parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")

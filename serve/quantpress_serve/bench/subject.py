@@ -99,6 +99,7 @@ class Subject:
     checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `kernels` are those
     that the plan counts on (None where that is not known), and `require_kernels` whether others are refused. `seen` are
     each side's files as they were before the digests were taken.
+    `online` is the method by which vLLM quantizes the candidate while it loads it; None for a checkpoint.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Subject:
     weight_bytes: dict[str, int]
     largest: int = 0
     weights: str = "real"
+    online: str | None = None
     tokenizer: Path | None = None
     compute_dtype: str = "stored"
     untruthful: str | None = None

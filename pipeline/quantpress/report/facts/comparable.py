@@ -52,6 +52,11 @@ def compared_load(recipes: list[Recipe]) -> Load | None:
     return Load(workload=workload, machine=machine, pairing=pairing, recipes=names, least=min(common), most=max(common))
 
 
+def is_under(speed: Speed, load: Load | None) -> bool:
+    """Whether a measurement can be compared with those under this load."""
+    return load is not None and _load_of(speed) == (load.workload, load.machine, load.pairing)
+
+
 def _load_of(speed: Speed) -> tuple[str, str, str]:
     """What two measurements must have in common to be compared."""
     return speed.workload_name, speed.served_on, speed.pairing

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
+from quantpress.artifact.online import name_of
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Capacity, KernelUse
 from quantpress.runtime.environment import Machine
@@ -373,6 +374,18 @@ class Dummy(Record):
     throughput: Speed
 
 
+class Online(Record):
+    """What costs nothing to make: the model itself, quantized by vLLM while it loads (`--quantization METHOD`)."""
+
+    method: str
+    throughput: Speed | None
+    accuracy: Score | None
+
+    @property
+    def name(self) -> str:
+        return name_of(self.method)
+
+
 class Unfinished(Record):
     recipe: str
     log: str
@@ -482,3 +495,4 @@ class Report(Stored):
     left_out: list[LeftOut]
     moved: Moved | None
     decision: Decision
+    online: list[Online] = Field(default_factory=list)

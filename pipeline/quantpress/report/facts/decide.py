@@ -7,12 +7,14 @@ to be ahead of the unquantized model (quantpress.report.facts.winners).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.served import DIFFERS
 from quantpress.errors import enumerated
+from quantpress.report.facts import beaten
 from quantpress.report.facts.comparable import compared_load
-from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Point, Recipe, Score, Speed
+from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Online, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
 
@@ -21,8 +23,8 @@ SAME_SIZE = 0.02
 _BACKENDS = {"hf": "transformers", "vllm": "the vLLM that serves"}
 
 
-def decision_on(recipes: list[Recipe]) -> Decision:
-    """The first screen of the report."""
+def decision_on(recipes: list[Recipe], online: Sequence[Online] = ()) -> Decision:
+    """The first screen of the report. What costs nothing to make competes for nothing, but is held against who wins."""
     states = gate_states(recipes)
     gated = any(state in GATED for state in states.values())
     competing = [recipe for recipe in recipes if not gated or states[recipe.name] == "passed"]
@@ -36,6 +38,7 @@ def decision_on(recipes: list[Recipe]) -> Decision:
     caveats = [
         *_engine_caveats(recipes),
         *_speed_caveats(recipes, load),
+        *beaten.caveats(online, goals, load),
         *_several_caveats(recipes, states),
         *_gate_caveats(recipes, states, gated),
         *_accuracy_caveats(recipes),

@@ -12,6 +12,11 @@ DUMMY = (
     "Weights: dummy. Shapes and schemes are the model's and the recipe's, the numbers in them are random. Nothing can "
     "be said of accuracy, and these rows decide nothing."
 )
+ONLINE = (
+    "Nothing was made here: vLLM quantized the model itself while it loaded it (its --quantization, by the name in the "
+    "row). Scores are by that vLLM on both sides. It competes for nothing above; a recipe that does not beat it is not "
+    "worth making."
+)
 ABOUT = {
     "accuracy": (
         "Accuracy of the unquantized model, of the checkpoint, and the difference on the same documents. "

@@ -375,6 +375,15 @@ def _in_turns(by_recipe: Iterable[tuple[str, Sequence[T]]]) -> list[tuple[str, T
     return [(name, results[turn]) for turn in range(most) for name, results in recipes if turn < len(results)]
 
 
+def online_speeds(report: Report) -> list[Measured]:
+    """Of each method by which vLLM quantizes the model while it loads."""
+    return [(one.name, one.throughput) for one in report.online if one.throughput]
+
+
+def online_scores(report: Report) -> list[Scored]:
+    return [(one.name, one.accuracy) for one in report.online if one.accuracy]
+
+
 def with_dummy_weights(dummy: list[Dummy]) -> list[Measured]:
     return [(entry.name, entry.throughput) for entry in dummy]
 
