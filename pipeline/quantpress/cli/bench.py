@@ -63,11 +63,12 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     artifact = quantize(planned.plan, model, work.out).artifact
-    known = prepare.known_of_servers(work, serving, planned)
+    largest = planned.plan.weight_bytes if serving.online else 0
+    known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
     text, data = report.throughput_table(recipe.name, result), result.as_saved()
     if serving.online:
-        beside = online.bench(serving.online, model, load, sides, work.out, serving.fresh)
+        beside = online.bench(serving.online, model, load, sides.paired_as(result), work.out, serving.fresh)
         text += f"\n\n{report.throughput_table(name_of(serving.online), beside)}"
         data |= {"online": beside.as_saved()}
     show(data, text)

@@ -67,16 +67,16 @@ def run(options: Options) -> None:
     check(model, resolved)
 
     # The stages.
-    artifacts, largest = [], max(plan.checkpoint_bytes for plan in resolved)
+    artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
         scored = evaluate(artifact, model, request)
         known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
-        serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
+        measured = serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
     if serving.online:
         evaluate_online(serving.online, model, request.as_scored(scored.settings), work.out)
-        online.bench(serving.online, model, load, sides, work.out, serving.fresh)
+        online.bench(serving.online, model, load, sides.paired_as(measured), work.out, serving.fresh)
     report_of_model(work.out, model)
 
     # Read anew: the bench may have found that the engine does not compute what was scored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantpress.artifact.results import Results
@@ -37,6 +37,10 @@ class Sides:
     baseline_model: str | None = None
     key: str | None = field(default=None, repr=False)
     pairing: str = AUTO
+
+    def paired_as(self, measured: Throughput) -> Sides:
+        """The same for what will stand beside this result: in its pairing, unless another one is asked for."""
+        return replace(self, pairing=measured.paired) if self.pairing == AUTO else self
 
     def executable(self) -> Path:
         """The vllm executable; it also generates the load for servers that run already.

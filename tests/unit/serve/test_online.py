@@ -70,3 +70,9 @@ def test_it_is_a_result_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (one.name, one.online, one.candidate) == ("online-fp8_per_channel", "fp8_per_channel", tmp_path)
     assert one.weight_bytes == {"candidate": 8, "baseline": 8}
     assert len({one.digest, other.digest, "d"}) == 3
+
+
+def test_it_is_paired_as_the_recipe_beside_which_it_stands() -> None:
+    recipe: Any = SimpleNamespace(paired="alternating")
+    assert Sides().paired_as(recipe).pairing == "alternating"
+    assert Sides(pairing="together").paired_as(recipe).pairing == "together"  # which was asked for
