@@ -13,13 +13,13 @@ from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
 from quantpress_serve.server import memory
 from quantpress_serve.server.memory import GIB
+from quantpress_serve.server.server import GPU_SHARE
 from quantpress_serve.workload.workload import Engine, Workload
 
 AUTO = "auto"
 # GiB that a server takes of each GPU beside weights and KV cache: activations and CUDA graphs. An estimate; it decides
 # no more than whether two servers are put on one device.
 BESIDE_ON_GPU = 2.0
-SHARE = 0.9  # of a GPU's memory, for all servers on it, where the workload names none
 
 Devices = tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them
 
@@ -38,8 +38,8 @@ class Pairing:
         return 0.5 if self.name == TOGETHER else 1.0
 
     def devices_of(self, role: str, start: int) -> Devices:
-        """The GPUs of a side's server, exchanged from start to start, because two of a kind are not equally fast. None
-        where vLLM may take what it finds."""
+        """The GPUs of a side's server, exchanged from start to start, because two of a kind are not equally fast;
+        empty where vLLM may take what it finds."""
         if not self.devices:
             return ()
         return self.devices[((CANDIDATE, BASELINE).index(role) + start) % len(self.devices)]
@@ -124,7 +124,7 @@ def facts_here(config: Config, load: Workload, weights: list[int]) -> Facts:
 def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int]) -> Facts:
     """What decides on these GPUs; `kv_cache` is what the load needs of each server (GiB), `weights` are in bytes."""
     each = devices_each(engine)
-    share = engine.gpu_memory_utilization or SHARE
+    share = engine.gpu_memory_utilization or GPU_SHARE
     first = gpus[:each]
     whole = min((gpu.memory for gpu in first), default=0) * share * each / GIB
     largest = max(weights) / GIB

@@ -21,6 +21,7 @@ from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.engine import Engine
 
 START_TIMEOUT_S = 1800.0
+GPU_SHARE = 0.9  # of a GPU's memory, for all servers on it, where the workload names none
 HOST = "127.0.0.1"
 # Statuses of a server that does not have what was asked for, /health say: a gateway passes on what is on its list.
 NOT_OFFERED = (401, 403, 404, 405, 501)
@@ -129,7 +130,7 @@ class Launch:
         command += ["--trust-remote-code"] if self.trust_remote_code else []
         command += [] if self.prefix_caching else ["--no-enable-prefix-caching"]
         if environment.gpus():
-            share = (self.engine.gpu_memory_utilization or 0.9) * self.memory_share
+            share = (self.engine.gpu_memory_utilization or GPU_SHARE) * self.memory_share
             command += ["--gpu-memory-utilization", f"{share:.2f}"]
         return command
 

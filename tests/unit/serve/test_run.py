@@ -100,6 +100,15 @@ def test_alternating_servers_are_started_for_every_round() -> None:
     assert run.times_started(workload(rounds=2), ALTERNATING) == 2
 
 
+def test_several_rounds_of_a_start_stay_paired_too() -> None:
+    load = workload(concurrency=[1, 2, 4, 8, 16], until_saturated=True, rounds=8, starts=4)
+    made, visits = alternated(load, SpeedsOfSides(candidate=STOPS_EARLY, baseline=RISES))
+    assert visits[:4] == [("candidate",), ("baseline",), ("candidate",), ("baseline",)]
+    seen = {role: {(x.start, x.round, x.concurrency) for x in made.cells if x.role == role} for role in SERVERS}
+    assert seen["candidate"] == seen["baseline"] == {(n // 2, n, at) for n in range(8) for at in (1, 2, 4, 8)}
+    assert len(made.cells) == 2 * 8 * 4
+
+
 RISES = {1: 10.0, 2: 20.0, 4: 40.0, 8: 41.0, 16: 80.0}
 STOPS_EARLY = {1: 10.0, 2: 10.2, 4: 10.3, 8: 20.0, 16: 40.0}
 
