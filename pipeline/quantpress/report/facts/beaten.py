@@ -29,12 +29,17 @@ def _of(one: Online, goals: Sequence[Goal], load: Load | None) -> Iterator[str]:
 
 
 def _held_against(one: Online, goal: Goal, ratio: Ratio) -> str:
-    """A winner beats it if its whole interval is above the other's, as of two recipes."""
-    edges = f" ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})" if ratio.interval else ""
+    """A winner beats it if its whole interval is above the other's, as of two recipes. A measurement that is not to be
+    trusted, or too small, shows neither."""
     where = f"{_WORDS[goal.goal]} at concurrency {goal.concurrency}"
+    word, _, why = (ratio.verdict or "no verdict").partition(": ")
+    if word in ("untrustworthy", "no verdict") or ratio.interval is None:
+        said = f"{word}: {why}" if why else word
+        return f"How fast {one.name} is, which costs nothing to make, is not known in {where}: {said}."
+    edges = f" ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})"
     text = f"{one.name}, which costs nothing to make, is {ratio.value:.2f}{edges} times as fast as the model in {where}"
     best = goal.figures.ratio if goal.winner and goal.figures else None
     if best is None:
         return f"{text}; no recipe wins there."
-    beats = best.interval and ratio.interval and best.interval[0] > ratio.interval[1]
+    beats = best.interval and best.interval[0] > ratio.interval[1]
     return f"{text}; {goal.winner} is {'' if beats else 'not '}shown to beat it."
