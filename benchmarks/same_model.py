@@ -25,11 +25,12 @@ def main() -> None:
     parser.add_argument("--model", default=models.EMBEDDED)
     parser.add_argument("--workload", default="smoke")
     parser.add_argument("--weights", choices=("real", "dummy"), default="real")
+    parser.add_argument("--pairing", default="auto")
     parser.add_argument("--out", type=Path, default=Path("artifacts"))
     args = parser.parse_args()
     load = load_workload(args.workload)
     model = (described_model if args.weights == "dummy" else find_model)(args.model)
-    weight_bytes = 2 * sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
+    weight_bytes = sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
     subject = Subject(
         name="surely-faster",
         folder=args.out / model.name / "same",
@@ -37,11 +38,11 @@ def main() -> None:
         candidate=model.path,
         model=model,
         model_digest="same",
-        weight_bytes=weight_bytes,
+        weight_bytes={"candidate": weight_bytes, "baseline": weight_bytes},
         weights=args.weights,
         tokenizer=tokenizer_for(model),
     )
-    rows = stage.measure(subject, load, Sides(), fresh=True).summary
+    rows = stage.measure(subject, load, Sides(pairing=args.pairing), fresh=True).summary
     for row in rows:
         shown = row.model_dump(include={"concurrency", "ratios", "speedup", "interval", "spread", "verdict"})
         print(json.dumps(shown))

@@ -26,7 +26,8 @@ from quantpress_serve.vllm import find_vllm
 class Subject:
     """What is scored: the folder to load, what names its content, and the folder that keeps its scores.
 
-    `seen` are the files as they were before the digest was taken: they must be the same when they were loaded.
+    `seen` are the files as they were before the digest was taken: they must be the same when they were loaded. `online`
+    is the method by which vLLM quantizes it while it loads it; None for what is served as it is.
     """
 
     role: str
@@ -35,6 +36,7 @@ class Subject:
     keeps: Path
     trust_remote_code: bool
     seen: digests.Seen = field(default_factory=dict)
+    online: str | None = None
 
     def key(self, request: Request) -> str:
         """What names its scores under a request."""
@@ -148,7 +150,7 @@ def _server(subject: Subject, request: Request, max_length: int) -> AbstractCont
         vllm=find_vllm(request.vllm),
         path=subject.path.resolve(),
         name=subject.role,
-        engine=request.engine,
+        engine=request.engine.model_copy(update={"quantization": subject.online}) if subject.online else request.engine,
         model_len=max_length + 2,
         trust_remote_code=subject.trust_remote_code,
     )

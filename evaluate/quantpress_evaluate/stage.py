@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest, truth
+from quantpress.artifact import manifest, online, truth
 from quantpress.artifact.accuracy import (
     AGAIN,
     OTHER_BACKEND,
@@ -70,6 +70,30 @@ def _looks(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     return result
 
 
+def evaluate_online(method: str, model: Model, request: Request, out: Path) -> Accuracy:
+    """Scores the model as vLLM quantizes it while it loads it, beside the model, and writes accuracy.json. Nothing is
+    made, so there is nothing to pass: it has no gates.
+
+    That vLLM scores both sides, because nothing else computes the one. Raises StageError if it fails.
+    """
+    request = replace(request, backend="vllm", gates=(), extend=False, noise_floor=False)
+    folder, digest = out / model.name, online.digest_of(model.identity().digest, method)
+    with locks.using(folder):
+        base = baseline(model, folder)
+        own = replace(
+            base, role=online.name_of(method), digest=digest, keeps=online.folder_of(folder, method), online=method
+        )
+        sides = _both(base, own, request)
+        results, key = online.results_of(folder, base.digest, method, Accuracy), _key(request, sides.runs)
+        known = results.known(request.suite.name)
+        if known and known.key == key:
+            results.to_front(request.suite.name)
+            return known
+        result = _computed(request, sides, key, digest)
+        results.put(result)
+        return result
+
+
 def _say_what_changed(artifact: Artifact, known: Accuracy | None, request: Request) -> None:
     changed = manifest.differences(known.settings.dump(), request.settings().dump()) if known else []
     if changed:
@@ -119,15 +143,6 @@ class _Sides:
 
 
 def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: str, checkpoint: digests.Seen) -> _Sides:
-    seen = digests.seen(model.deciding_files())
-    base = Subject(
-        role="baseline",
-        path=model.path,
-        digest=model.identity().digest,
-        keeps=artifact.folder.parent / "baseline",
-        trust_remote_code=model.trust_remote_code,
-        seen=seen,
-    )
     own = Subject(
         role=artifact.name,
         path=artifact.checkpoint,
@@ -136,6 +151,23 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
         trust_remote_code=model.trust_remote_code,
         seen=checkpoint,
     )
+    return _both(baseline(model, artifact.folder.parent), own, request)
+
+
+def baseline(model: Model, model_folder: Path) -> Subject:
+    """The model as it is, whose scores all its recipes share."""
+    seen = digests.seen(model.deciding_files())
+    return Subject(
+        role="baseline",
+        path=model.path,
+        digest=model.identity().digest,
+        keeps=model_folder / "baseline",
+        trust_remote_code=model.trust_remote_code,
+        seen=seen,
+    )
+
+
+def _both(base: Subject, own: Subject, request: Request) -> _Sides:
     folders = {"baseline": base.scores_folder(request), "candidate": own.scores_folder(request)}
     runs = {"baseline": scoring.score(base, request)}
     runs["candidate"] = scoring.score(own, request, folders["baseline"])

@@ -68,7 +68,8 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")
     env = {name: value for name, value in real_environment.items() if not name.startswith(("QUANTPRESS", "HF_"))}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    command = [*NO_NETWORK, sys.executable, "-c", SCRIPT, str(moved / "run.sh"), "--limit", "2"]
+    options = ("--limit", "2", "--pairing", "alternating")
+    command = [*NO_NETWORK, sys.executable, "-c", SCRIPT, str(moved / "run.sh"), *options]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "cut:" in done.stdout
@@ -86,7 +87,9 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
     assert throughput.served.tokens > 1000
     if hardware.cell("W8A8", hardware.this_machine()).support == "full":
         assert throughput.served.verdict == "as scored", throughput.served
-    assert (artifact.folder.parent / "report.md").is_file()
+    assert throughput.pairing == "alternating"
+    assert set(throughput.capacity) == {"candidate", "baseline"}
+    assert "one at a time, each with all of the memory" in (artifact.folder.parent / "report.md").read_text()
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(two_layers: Path, tmp_path: Path, real: Run) -> None:

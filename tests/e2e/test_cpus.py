@@ -95,3 +95,16 @@ def test_int8_is_served_as_exactly_as_the_table_says(
     assert result["served"]["verdict"] == ("as scored" if exact else "not as scored")
     assert ("saturate" in done.stderr) is not exact
     assert ("saturate" in (result["served"]["cause"] or "")) is not exact
+
+
+def test_what_vllm_does_not_quantize_while_it_loads_is_refused_before_anything_is_made(
+    two_layers: Path, tmp_path: Path, real: Run
+) -> None:
+    """vLLM is asked for real: it makes a layer of each kind, and says why it cannot."""
+    asked = ("bench", "w8a8-dynamic", "--model", str(two_layers), "--out", str(tmp_path), "--online")
+    done = real(*asked, "fp8", expect=2)
+    assert "such names are" in done.stderr
+    assert "fp8_per_channel" in done.stderr
+    if not environment.gpus() and "amx_tile" not in cpu.features():
+        assert "requires AMX" in real(*asked, "fp8_per_block", expect=4).stderr
+    assert not list(tmp_path.iterdir())

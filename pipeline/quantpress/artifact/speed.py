@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 from quantpress.artifact.throughput import (
     BASELINE,
@@ -22,6 +23,8 @@ from quantpress.artifact.throughput import (
 from quantpress.statistics import ratios
 from quantpress.statistics.ratios import Estimate
 
+# The concurrency rises no further once a step gains no side more than this; so a server is saturated.
+SATURATED = 0.05
 # (greatest - least) / median of one side's speed over the rounds. Beyond this the machine was not steady.
 SPREAD = 0.15
 
@@ -88,6 +91,21 @@ def pairs(cells: Sequence[Cell], key: str | None = None, more_is_better: bool = 
 def ratio_of(cells: Sequence[Cell], key: str | None = None, more_is_better: bool = True) -> Estimate:
     """How many times better the candidate is by this figure: `pairs` as one estimate."""
     return ratios.estimate(pairs(cells, key, more_is_better))
+
+
+def growth(cells: Sequence[Cell], role: str, before: int, now: int) -> float:
+    """Of one side's output tokens/s from one concurrency to another, by the medians over the rounds."""
+    speeds = [
+        statistics.median(cell.figures["output_throughput"] for cell in cells if (cell.role, cell.concurrency) == at)
+        for at in ((role, before), (role, now))
+    ]
+    return speeds[1] / speeds[0] - 1 if speeds[0] else math.inf
+
+
+def saturates_at(cells: Sequence[Cell], role: str) -> int | None:
+    """The least concurrency to which one side gained no more than SATURATED; None where it always gained more."""
+    levels = sorted({cell.concurrency for cell in cells if cell.role == role and cell.concurrency})
+    return next((now for before, now in pairwise(levels) if growth(cells, role, before, now) <= SATURATED), None)
 
 
 def speed_of(cell: Cell) -> float | None:

@@ -18,6 +18,11 @@ SERVER, REQUEST = "output tokens/s", "output tokens/s of a request"
 # The two servers of a bench, by role.
 CANDIDATE, BASELINE = "candidate", "baseline"
 
+# How they share the machine: on different GPUs at the same time, on one device at the same time with half of its memory
+# each, one after the other with all of the memory, or as servers of someone else do.
+APART, TOGETHER, ALTERNATING, ATTACHED = "apart", "together", "alternating", "attached"
+WITH_ALL_OF_THE_MEMORY = (APART, ALTERNATING)
+
 # What `vllm bench serve` measured, by vLLM's own names. Whole numbers stay whole, as vLLM writes them.
 Figures = dict[str, int | float]
 
@@ -58,7 +63,8 @@ class Executable(Record):
 class Inputs(Record):
     """Everything that a measurement depends on and that can be named: if it changes, `bench` measures again.
 
-    `servers` holds the URLs of servers that someone else runs. A field is None where an older version did not name it.
+    `servers` holds the URLs of servers that someone else runs, `pairing` is that of Throughput. A field is None where
+    an older version did not name it.
     """
 
     checkpoint: str | None = None
@@ -69,6 +75,7 @@ class Inputs(Record):
     servers: dict[str, str | None] | None = None
     environment: dict[str, str] | None = None
     machine: Machine | None = None
+    pairing: str | None = None
 
 
 class ServerFacts(Record):
@@ -213,13 +220,23 @@ class Saturated(Record):
     left_out: list[int | None]
 
 
+class Capacity(Record):
+    """What one server with all of the memory has room for: tokens in its KV cache (None where it did not tell), and the
+    least concurrency to which it gained next to nothing from the one before (None where it still gained)."""
+
+    kv_cache_tokens: int | None
+    saturates_at: int | None
+
+
 class Throughput(StageResult):
     """The result of `bench`. Fields with a default are those that files of older versions lack.
 
-    `ended` says why a bench is incomplete. `answers` holds each side's first answer, `chat` all of them; `picture` is
-    None for a model that takes no images. `summary` is by the rules of the version that wrote it; who decides by it
-    sums up `cells` anew (quantpress.artifact.speed). `kernels` are None where nobody knows what was planned: servers of
-    someone else, a machine that the table of kernels does not know.
+    `pairing` is how the servers shared the machine (APART, TOGETHER, ALTERNATING, ATTACHED), `pairing_reason` why;
+    `capacity` is by role, of servers that had all of the memory. `ended` says why a bench is incomplete. `answers`
+    holds each side's first answer, `chat` all of them; `picture` is None for a model that takes no images. `summary` is
+    by the rules of the version that wrote it; who decides by it sums up `cells` anew (quantpress.artifact.speed).
+    `kernels` are None where nobody knows what was planned: servers of someone else, a machine that the table of kernels
+    does not know.
     """
 
     STAGE: ClassVar[str] = "throughput"
@@ -246,6 +263,15 @@ class Throughput(StageResult):
     machine: Machine
     served: Served | None = None
     kernels: list[KernelUse] | None = None
+    pairing: str | None = None
+    pairing_reason: str | None = None
+    capacity: dict[str, Capacity] = Field(default_factory=dict)
+
+    @property
+    def paired(self) -> str:
+        """The pairing; older versions served ours together and named none."""
+        foreign = any(server.startup_s is None for server in self.servers.values())
+        return self.pairing or (ATTACHED if foreign else TOGETHER)
 
     @property
     def other_kernels(self) -> list[str]:

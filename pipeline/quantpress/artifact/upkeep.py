@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest, own
+from quantpress.artifact import manifest, online, own
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
@@ -124,6 +124,7 @@ def _folders_below(model: Path) -> list[Path]:
 def _keeping_scores(model: Path) -> list[Path]:
     """The artifacts' folders and the one of the model itself."""
     folders = [artifact.folder for artifact in manifest.artifacts_of(model)]
+    folders += [online.folder_of(model, method) for method in online.methods_in(model)]
     return [path for path in (*folders, model / "baseline") if ownership.is_folder(path)]
 
 
@@ -135,11 +136,10 @@ def _lockable(model: Path) -> list[Path]:
 
 def _named(model: Path) -> set[str]:
     """The names of the score folders that an accuracy.json of this model refers to."""
-    named: set[str] = set()
-    for artifact in manifest.artifacts_of(model):
-        for path in results_of(artifact, Accuracy).files():
-            named |= {run.folder for run in Accuracy.load(path).runs.values()}
-    return named
+    results = [results_of(artifact, Accuracy) for artifact in manifest.artifacts_of(model)]
+    results += [online.results_of(model, "", method, Accuracy) for method in online.methods_in(model)]
+    paths = [path for one in results for path in one.files()]
+    return {run.folder for path in paths for run in Accuracy.load(path).runs.values()}
 
 
 def remove(out: Path, listed: Collection[Path]) -> list[Path]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantpress.artifact.manifest import artifact_of
+from quantpress.artifact.throughput import BASELINE, CANDIDATE
 from quantpress.cli import installation
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model.config import positions, text_config
-from quantpress.runtime import disk, environment
+from quantpress.runtime import disk
+from quantpress_serve.bench.pairing import AUTO, decide
+from quantpress_serve.bench.servers import kv_spaces
 from quantpress_serve.probes import asking
-from quantpress_serve.server import fit, memory
+from quantpress_serve.server import fit
 
 if TYPE_CHECKING:
     from quantpress.model.source import Model
@@ -40,9 +43,12 @@ def _not_made(out: Path, model: Model, plans: Sequence[Plan]) -> list[Plan]:
     return [plan for plan in plans if artifact_of(out, model.name, plan.recipe.name).manifest() is None]
 
 
-def require_servers_here(vllm: Path, load: Workload, out: Path, model: Model, plans: Sequence[Plan]) -> None:
+def require_servers_here(
+    vllm: Path, load: Workload, out: Path, model: Model, plans: Sequence[Plan], asked: str = AUTO
+) -> None:
     """Raises InputError if the workload is longer than the model's context, CapabilityError if this vLLM cannot be
-    loaded, or the memory (of the GPUs, where there are any) does not hold two servers."""
+    loaded, or the memory (of the GPUs, where there are any) does not hold the servers in the pairing that is asked
+    for."""
     longest = positions(model.config)
     if longest and load.model_len > longest and not _may_be_longer(model):
         raise InputError(
@@ -52,10 +58,10 @@ def require_servers_here(vllm: Path, load: Workload, out: Path, model: Model, pl
         )
     if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
         asking.arguments(vllm)
-    fit.for_load(load, plans, model.config)
-    if not environment.gpus():
-        for plan in _not_made(out, model, plans):
-            memory.kv_space(model.config, load, plan.weight_bytes + plan.checkpoint_bytes, sides=2)
+    load = load.model_copy(update={"engine": fit.for_load(load, plans, model.config, asked).engine})
+    if new := _not_made(out, model, plans):
+        weights = {CANDIDATE: max(plan.checkpoint_bytes for plan in new), BASELINE: new[0].weight_bytes}
+        kv_spaces(model.config, load, weights, decide(asked, model.config, load, weights))
 
 
 def _may_be_longer(model: Model) -> bool:

@@ -38,11 +38,12 @@ def add(commands: Commands) -> None:
 
 def run(options: Options) -> None:
     from quantpress import report
+    from quantpress.artifact.online import name_of
     from quantpress.cli import prepare
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
-    from quantpress_serve.bench import stage
+    from quantpress_serve.bench import online, stage
 
     work, serving = options.work, options.serving
     recipe, load, sides = load_recipe(options.recipe, work.set), serving.load(), serving.sides()
@@ -50,24 +51,33 @@ def run(options: Options) -> None:
     if options.weights == "dummy" and serving.vllm_url:
         raise InputError("--weights dummy starts its own servers", hint="leave out --vllm-url, or --weights")
     stage.require_servers(load, sides)
+    if options.weights == "dummy" and serving.online:
+        raise InputError("--online measures the model's own weights", hint="leave out --weights dummy, or --online")
+    serving.require_online(sides.executable())
     if options.weights == "dummy":
         _bench_dummy(options, recipe, load)
         return
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     if not serving.vllm_url:
-        load = _fitted(load, planned.plan, model)
+        load = _fitted(load, planned.plan, model, serving.pairing)
     artifact = quantize(planned.plan, model, work.out).artifact
-    known = prepare.known_of_servers(work, serving, planned)
+    largest = planned.plan.weight_bytes if serving.online else 0
+    known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
-    show(result.as_saved(), report.throughput_table(recipe.name, result))
+    text, data = report.throughput_table(recipe.name, result), result.as_saved()
+    if serving.online:
+        beside = online.bench(serving.online, model, load, sides.paired_as(result), work.out, serving.fresh)
+        text += f"\n\n{report.throughput_table(name_of(serving.online), beside)}"
+        data |= {"online": beside.as_saved()}
+    show(data, text)
 
 
-def _fitted(load: Workload, plan: Plan, model: Model) -> Workload:
+def _fitted(load: Workload, plan: Plan, model: Model, pairing: str) -> Workload:
     """The workload with an engine that fits this machine. Raises CapabilityError if none does."""
     from quantpress_serve.server import fit
 
-    found = fit.for_load(load, [plan], model.config)
+    found = fit.for_load(load, [plan], model.config, pairing)
     fit.say(found)
     return load.model_copy(update={"engine": found.engine})
 
@@ -86,7 +96,7 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)
-    load = _fitted(load, plan, model)
+    load = _fitted(load, plan, model, serving.pairing)
     known = prepare.known_of_servers(work, serving, prepare.Planned(plan, inexact))
     result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh, known)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")

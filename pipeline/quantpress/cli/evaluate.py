@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from quantpress.cli.options import Commands, Work, add_engine, add_stage, add_vllm
 from quantpress.cli.scoring import Scoring, add_scoring
+from quantpress.cli.serving import add_online
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Options:
     work: Work
     scoring: Scoring
     seeds: int
+    online: str | None
     vllm: str | None
     engine: list[str]
     trust_workload: list[str]
@@ -35,6 +37,7 @@ def add(commands: Commands) -> None:
         help="make and score K calibrations of the recipe, each with a calibration.seed of its own: how far they are "
         "apart is the recipe's, one of them is a checkpoint's (%(default)s)",
     )
+    add_online(parser)
     add_vllm(parser)
     add_engine(parser)
 
@@ -42,11 +45,14 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress import report
     from quantpress.artifact import calibrations
+    from quantpress.artifact.online import name_of
     from quantpress.cli import prepare, scoring
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
-    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
+    from quantpress_serve.bench.online import require_method
+    from quantpress_serve.vllm import find_vllm
     from quantpress_serve.workload.engines import load_engine
 
     work = options.work
@@ -54,6 +60,8 @@ def run(options: Options) -> None:
     recipe = load_recipe(options.recipe, work.set)
     others = _other_calibrations(options, recipe)
     request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe], engine)
+    if options.online:
+        require_method(options.online, find_vllm(options.vllm))
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
     plans = [prepare.planned(work, one, model, vllm=options.vllm).plan for one in (recipe, *others.values())]
     request = request.for_model(model).for_plans(plans, model)
@@ -71,6 +79,10 @@ def run(options: Options) -> None:
             calibrations.keep(artifact, result.suite, scored)
         text += f"\n\n{recipe.name}: {calibrations.spread(scored)}"
         data |= {"calibrations": [one.dump() for one in scored]}
+    if options.online:
+        beside = evaluate_online(options.online, model, request.as_scored(result.settings), work.out)
+        text += f"\n\n{report.accuracy_table(name_of(options.online), beside)}"
+        data |= {"online": beside.as_saved()}
     show(data, text)
     require_gates({recipe.name: result.gates})
 

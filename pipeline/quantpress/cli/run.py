@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantpress.cli.options import Commands, Work, add_stage, add_vllm
@@ -37,7 +37,8 @@ def run(options: Options) -> None:
     from quantpress.cli.report import report_of_model
     from quantpress.quantize.stage import check_data, quantize
     from quantpress.recipe.loading import load_recipes
-    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
+    from quantpress_serve.bench import online
     from quantpress_serve.bench import stage as serving_stage
     from quantpress_serve.server import fit
     from quantpress_serve.workload import engines
@@ -50,13 +51,14 @@ def run(options: Options) -> None:
     sides.executable()
     serving.require_one(options.recipes)
     serving_stage.require_servers(load, sides)
+    serving.require_online(sides.executable())
     engine = engines.layered(serving.engine)  # what it may set was asked beside the workload
     request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes, engine)
 
     def check(model: Model, plans: list[Plan]) -> None:
         beforehand.require_room(work.out, model, plans)
         if not serving.vllm_url:
-            beforehand.require_servers_here(sides.executable(), load, work.out, model, plans)
+            beforehand.require_servers_here(sides.executable(), load, work.out, model, plans, serving.pairing)
 
     model = prepare.loaded_model(work, recipes, serving.target, serving.vllm, check)
     plans = prepare.all_planned(work, recipes, model, serving.target, serving.vllm)
@@ -66,18 +68,21 @@ def run(options: Options) -> None:
     request = request.for_model(model).for_plans(resolved, model)
     check(model, resolved)
     if not serving.vllm_url:
-        found = fit.for_load(load, resolved, model.config)
+        found = fit.for_load(load, resolved, model.config, serving.pairing)
         fit.say(found)
         load = load.model_copy(update={"engine": found.engine})
 
     # The stages.
-    artifacts = []
+    artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)
     for planned in plans:
         artifact = quantize(planned.plan, model, work.out).artifact
-        evaluate(artifact, model, request)
-        known = prepare.known_of_servers(work, serving, planned)
-        serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
+        scored = evaluate(artifact, model, request)
+        known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
+        measured = serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
+    if serving.online:
+        evaluate_online(serving.online, model, request.as_scored(scored.settings), work.out)
+        online.bench(serving.online, model, load, sides.paired_as(measured), work.out, serving.fresh)
     report_of_model(work.out, model)
 
     # Read anew: the bench may have found that the engine does not compute what was scored.

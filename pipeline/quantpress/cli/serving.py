@@ -10,6 +10,8 @@ from quantpress.cli.options import add_engine
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantpress_serve.bench.subject import Sides
     from quantpress_serve.workload.workload import Workload
 
@@ -30,6 +32,8 @@ class Serving:
     engine: list[str]
     trust_workload: list[str]
     require_kernels: bool
+    pairing: str
+    online: str | None
 
     @property
     def target(self) -> str:
@@ -63,7 +67,20 @@ class Serving:
             vllm_model=self.vllm_model,
             baseline_model=self.baseline_model,
             key=read_key(self.api_key_env) if self.vllm_url else None,
+            pairing=self.pairing,
         )
+
+    def require_online(self, vllm: Path) -> None:
+        """Raises InputError or CapabilityError for a method of --online by which nothing is quantized here."""
+        from quantpress_serve.bench import online
+
+        if self.online and self.vllm_url:
+            raise InputError(
+                f"--online {self.online} starts a server of our own, and --vllm-url names one that runs",
+                hint="leave one of them out",
+            )
+        if self.online:
+            online.require_method(self.online, vllm)
 
     def require_one(self, recipes: list[str]) -> None:
         """Raises InputError for several recipes where one server was named: it serves one checkpoint."""
@@ -80,10 +97,28 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
 
 
+def add_online(parser: argparse.ArgumentParser) -> None:
+    """--online."""
+    parser.add_argument(
+        "--online",
+        metavar="METHOD",
+        help="beside the recipe, the model itself as vLLM quantizes it while it loads (its --quantization METHOD)",
+    )
+
+
 def add_serving(parser: argparse.ArgumentParser) -> None:
     """The options of `Serving`, without --vllm."""
     add_workload(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
+    parser.add_argument(
+        "--pairing",
+        choices=("auto", "apart", "together", "alternating"),
+        default="auto",
+        help="how the servers share the machine: at the same time on different GPUs, at the same time on one device "
+        "with half of its memory each, or one after the other with all of it; auto: the first in which both fit "
+        "(%(default)s)",
+    )
+    add_online(parser)
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")
     parser.add_argument("--baseline-url", metavar="URL", help="a server that already serves the unquantized model")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from quantpress.artifact.throughput import EngineSettings, ServerFacts, Throughput
+from quantpress.artifact.throughput import WITH_ALL_OF_THE_MEMORY, ServerFacts, Throughput
 from quantpress.language import quoting
 from quantpress.package import texts
 
@@ -94,7 +94,7 @@ def _measured(throughput: Throughput) -> tuple[list[str], dict[str, str], list[s
     """Arguments, environment and notes of the candidate's server, less what only served the measurement."""
     command, variables = _started_with(throughput.servers["candidate"])
     whole = command[command.index("serve") + 2 :]
-    left_out = _only_for_measuring(throughput.workload.engine)
+    left_out = _only_for_measuring(throughput)
     machine = throughput.machine
     notes = [
         f"Measured with vLLM {throughput.vllm.version} on {', '.join(machine.gpus) or machine.processor} "
@@ -103,7 +103,7 @@ def _measured(throughput: Throughput) -> tuple[list[str], dict[str, str], list[s
         *(f"Left out: {name} ({why})." for name, why in left_out.items() if name in whole),
     ]
     kept = _without(whole, _OF_THE_RUN | left_out.keys())
-    if share := throughput.workload.engine.gpu_memory_utilization:
+    if (share := throughput.workload.engine.gpu_memory_utilization) and "--gpu-memory-utilization" in left_out:
         kept += ["--gpu-memory-utilization", f"{share:g}"]  # the whole of what the workload asks for
     return kept, variables, notes
 
@@ -117,12 +117,14 @@ def _started_with(server: ServerFacts) -> tuple[list[str], dict[str, str]]:
     return words[program:], dict(word.split("=", 1) for word in words[:program] if "=" in word)
 
 
-def _only_for_measuring(asked: EngineSettings) -> dict[str, str]:
-    """Arguments that quantpress added for the measurement's sake; `asked` is what the workload itself sets."""
+def _only_for_measuring(throughput: Throughput) -> dict[str, str]:
+    """Arguments that quantpress added for the measurement's sake, not because the workload asks for them."""
+    asked = throughput.workload.engine
     why = {"--no-enable-prefix-caching": "off while measuring, so that no round profits from the one before"}
     if not asked.max_model_len:
         why["--max-model-len"] = "while measuring, just what the workload needed"
-    why["--gpu-memory-utilization"] = "while measuring, shared with the unquantized model's server"
+    if throughput.paired not in WITH_ALL_OF_THE_MEMORY:
+        why["--gpu-memory-utilization"] = "while measuring, shared with the unquantized model's server"
     return why
 
 

@@ -36,6 +36,7 @@ class Speed(Record):
 
     recipe: str
     workload: str
+    pairing: str
     weights: str
     concurrency: int
     speedup: float
@@ -43,6 +44,11 @@ class Speed(Record):
     verdict: str
     machine: str
     file: str
+
+    @property
+    def load(self) -> tuple[int, str, str]:
+        """What two measurements must have in common to be compared."""
+        return self.concurrency, self.workload, self.pairing
 
     @property
     def slower(self) -> bool:
@@ -62,17 +68,17 @@ class Speed(Record):
 def speeds(model_folder: Path, target: str, under_load: bool) -> dict[str, Speed]:
     """By recipe, what was measured on `target` with one request at a time, or with several (`under_load`).
 
-    All of one workload and concurrency, because others do not compare: of those that most recipes were measured under,
-    the greatest concurrency. Benches that cannot be read are named on the screen.
+    All of one workload, pairing and concurrency, because others do not compare: of those that most recipes were
+    measured under, the greatest concurrency. Benches that cannot be read are named on the screen.
     """
     found = [one for result, file in _results(model_folder) for one in _usable(result, file, target, under_load)]
     if not found:
         return {}
-    recipes = Counter((one.workload, one.concurrency) for one in found)
-    chosen = max(recipes, key=lambda load: (recipes[load], load[1], load[0]))
+    recipes = Counter(one.load for one in found)
+    chosen = max(recipes, key=lambda load: (recipes[load], load))
     # Real weights come last, so that they replace dummy ones.
     ordered = sorted(found, key=lambda one: one.weights == "real")
-    return {one.recipe: one for one in ordered if (one.workload, one.concurrency) == chosen}
+    return {one.recipe: one for one in ordered if one.load == chosen}
 
 
 def _results(model_folder: Path) -> Iterator[tuple[Throughput, Path]]:
@@ -98,6 +104,7 @@ def _usable(result: Throughput, file: Path, target: str, under_load: bool) -> It
             yield Speed(
                 recipe=file.parent.name,
                 workload=result.workload.name,
+                pairing=result.paired,
                 weights=result.weights,
                 concurrency=row.concurrency,
                 speedup=row.speedup,

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from quantpress.language.validation import AtError, Line, Strict
 from quantpress.recipe.modifiers import Awq, Modifier, Quantizes
 
-RESERVED = ("baseline", "dummy", "logs", "report.md", "report.html", "report.json")
+RESERVED = ("baseline", "dummy", "logs", "online", "report.md", "report.html", "report.json")
 SHIPPED_DATASET = "quantpress-chat"
 OWN_DATASET = "self"  # chats that the model itself writes with vLLM
 

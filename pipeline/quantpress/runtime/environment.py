@@ -78,21 +78,42 @@ def other_accelerators() -> list[str]:
     return found
 
 
-def gpu_memory() -> list[int]:
-    """Bytes of each NVIDIA GPU that this process may use, by CUDA_VISIBLE_DEVICES (numbers, or beginnings of UUIDs).
+class Gpu(Record):
+    """A GPU, by the name that CUDA_VISIBLE_DEVICES gives it, and its memory in bytes."""
 
-    GPUs that have no memory of their own tell none, and are left out.
+    device: str
+    kind: str
+    memory: int
+    free: int
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES shows, in its order, as they are now; all where it is not set.
+
+    Of one that nvidia-smi does not list by that name (a part of a GPU, by MIG), or whose memory it does not tell (one
+    that shares the processor's), memory and free memory are 0.
     """
     if not gpus():
         return []
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    output = subprocess.run(query, capture_output=True, text=True, check=False)
-    rows = [line.split(", ") for line in output.stdout.splitlines() if line.strip()]
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    rows = [[word.strip() for word in line.split(",")] for line in output.splitlines() if line.strip()]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None and "MIG-" not in named:  # a slice of a GPU is in none of the rows
-        visible = [name.strip() for name in named.split(",")]
-        rows = [row for row in rows if any(row[0] == name or row[1].startswith(name) for name in visible)]
-    return [int(row[2]) * 2**20 for row in rows if row[2].isdecimal()]
+    devices = [row[0] for row in rows] if named is None else [name.strip() for name in named.split(",") if name.strip()]
+    return [_gpu(device, rows) for device in devices]
+
+
+def _gpu(device: str, rows: list[list[str]]) -> Gpu:
+    for index, uuid, kind, memory, free in rows:
+        if device == index or (device.startswith("GPU-") and uuid.startswith(device)):
+            sizes = [int(size) * 2**20 if size.isdecimal() else 0 for size in (memory, free)]
+            return Gpu(device=device, kind=kind, memory=sizes[0], free=sizes[1])
+    return Gpu(device=device, kind="", memory=0, free=0)
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of each GPU that this process may use; those whose memory is not told are left out."""
+    return [gpu.memory for gpu in visible_gpus() if gpu.memory]
 
 
 def compute_capabilities() -> list[str]:

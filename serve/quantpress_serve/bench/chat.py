@@ -29,26 +29,23 @@ MAX_TOKENS = 48
 _LOWEST = -9999.0  # vLLM writes this for a log-probability of minus infinity
 
 
-def sane_answers(servers: dict[str, Server], served: Served) -> dict[str, list[Answer]]:
-    """Every side's answers. Raises StageError if the candidate talks nonsense where the baseline does not, and the
-    likelihoods (`served`) do not say otherwise; it then says who is to blame.
+def answers_of(role: str, server: Server) -> list[Answer]:
+    """A server's answers to all questions, at once: a slow engine answers them together in little more time than one.
 
-    A baseline that talks nonsense itself (random weights) proves nothing about the candidate: that is a warning.
+    Raises StageError if it gives none.
     """
-    answers = {}
-    for role, server in servers.items():
-        with console.step(f"{len(QUESTIONS)} questions to the {role}"):
-            answers[role] = _answers_of(server)
-    for role, given in answers.items():
-        console.say(f"  {role}: {given[0].question} -> {' '.join(given[0].answer.split())}")
-    require_sense(answers, servers[CANDIDATE], served)
-    return answers
+    with console.step(f"{len(QUESTIONS)} questions to the {role}"), ThreadPoolExecutor(len(QUESTIONS)) as pool:
+        given = list(pool.map(lambda question: _answer_of(server, *question), QUESTIONS))
+    console.say(f"  {role}: {given[0].question} -> {' '.join(given[0].answer.split())}")
+    return given
 
 
 def require_sense(answers: dict[str, list[Answer]], candidate: Server, served: Served) -> None:
-    """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not.
+    """Raises StageError for an answer of the candidate's that is degenerate where the baseline's is not, and the
+    likelihoods (`served`) do not say otherwise; it then says who is to blame.
 
-    One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning.
+    One answer in a loop is no proof: where the likelihoods of a whole text are sound, it is a warning. A baseline that
+    talks nonsense itself (random weights) proves nothing about the candidate: that is one too.
     """
     baseline = answers.get(BASELINE, [])
     for number, own in enumerate(answers[CANDIDATE]):
@@ -79,12 +76,6 @@ def _blame(said: str, who: str | None, served: Served, candidate: Server) -> Non
         hint="try another scheme, or more calibration data",
         log=candidate.log,
     )
-
-
-def _answers_of(server: Server) -> list[Answer]:
-    """All questions at once: a slow engine answers them together in little more time than one."""
-    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
-        return list(pool.map(lambda question: _answer_of(server, *question), QUESTIONS))
 
 
 def _answer_of(server: Server, question: str, beginning: str) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress.artifact.throughput import Throughput
+from quantpress.artifact.throughput import BASELINE, CANDIDATE, Throughput
 from quantpress.errors import InputError
 from quantpress.model import source as models
 from quantpress.model.source import Model, find_model
@@ -73,7 +73,7 @@ def bench(
         candidate=checkpoint.resolve(),
         model=model,
         model_digest=shapes.model,
-        weight_bytes=plan.weight_bytes + plan.checkpoint_bytes,
+        weight_bytes={CANDIDATE: plan.checkpoint_bytes, BASELINE: plan.weight_bytes},
         weights="dummy",
         tokenizer=tokenizer_for(model),
         kernels=known.kernels,

@@ -102,9 +102,17 @@ def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) ->
     return {role: kept for role, kept in known.items() if kept is not None}
 
 
-def by_server(server: Server, windows: list[list[int]]) -> list[Row]:
-    """What the server computes for the same tokens. Raises OSError or ValueError if it does not give likelihoods."""
-    return [_of_window(server, tokens) for tokens in windows]
+def by_server(role: str, server: Server, scored: Likelihoods) -> list[Row] | str:
+    """What a server computes for the same tokens, or why it gives no likelihoods, which is no failure.
+
+    Raises ServerLost for one that went away over it.
+    """
+    with console.step(f"likelihoods of a fixed text by the {role}'s server"):
+        try:
+            return [_of_window(server, tokens) for tokens in scored.windows]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            server.require_healthy()
+            return f"the {role}'s server gave no likelihoods: {_why(error)}"
 
 
 def _of_window(server: Server, tokens: list[int]) -> Row:
@@ -114,22 +122,6 @@ def _of_window(server: Server, tokens: list[int]) -> Row:
     if len(row) != len(tokens) - 1 or not all(isinstance(value, int | float) for value in row):
         raise ValueError("it gives no likelihoods of prompts")
     return [float(value) for value in row]
-
-
-def compared_with_servers(servers: dict[str, Server], scored: dict[str, Likelihoods], cause: str | None) -> Served:
-    """Asks each server for the text and compares it with what transformers computed. `cause` is why they should differ.
-
-    A server that does not give likelihoods is no failure: the result then says why there is no comparison. Raises
-    ServerLost for a server that went away over it.
-    """
-    served: dict[str, list[Row]] = {}
-    for role, server in servers.items():
-        try:
-            served[role] = by_server(server, scored[role].windows)
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            server.require_healthy()
-            return unknown(f"the {role}'s server gave no likelihoods: {_why(error)}")
-    return compared({role: scored[role].likelihoods for role in served}, served, cause)
 
 
 def _why(error: Exception) -> str:

@@ -27,24 +27,21 @@ def takes_images(config: Config) -> bool:
     return any(config.get(name) is not None for name in _NAMED)
 
 
-def asked(servers: dict[str, Server], served: Served) -> Picture:
-    """Every side's answer, or why there is none: a server says whether it takes images.
+def asked(role: str, server: Server) -> Answer | str:
+    """A server's answer, or why it takes no images. Raises StageError if it says nothing."""
+    with console.step(f"a question with an image to the {role}"):
+        found = _answer_of(server)
+    if isinstance(found, Answer):
+        console.say(f"  {role}: {found.question} -> {' '.join(found.answer.split())}")
+    return found
 
-    Raises StageError if the candidate takes none where the baseline does, or talks nonsense where that does not (as
-    chat.require_sense has it).
-    """
-    answers: dict[str, Answer] = {}
-    refusals: dict[str, str] = {}
-    for role, server in servers.items():
-        with console.step(f"a question with an image to the {role}"):
-            found = _answer_of(server)
-        if isinstance(found, str):
-            refusals[role] = found
-        else:
-            answers[role] = found
-            console.say(f"  {role}: {found.question} -> {' '.join(found.answer.split())}")
+
+def judged(found: dict[str, Answer | str], candidate: Server, served: Served) -> Picture:
+    """What every side answered. Raises StageError if the candidate takes no image where the baseline does, or talks
+    nonsense where that does not (as chat.require_sense has it)."""
+    answers = {role: one for role, one in found.items() if isinstance(one, Answer)}
+    refusals = {role: one for role, one in found.items() if isinstance(one, str)}
     if BASELINE in answers and CANDIDATE in refusals:
-        candidate = servers[CANDIDATE]
         raise StageError(
             f"{candidate.name} takes no image, which the unquantized model takes: {refusals[CANDIDATE]}",
             hint="compare preprocessor_config.json and processor_config.json of the checkpoint with the model's",
@@ -54,7 +51,7 @@ def asked(servers: dict[str, Server], served: Served) -> Picture:
         reason = next(iter(refusals.values()))
         console.warn(f"no question with an image was asked: {reason}")
         return Picture(answers=answers, reason=reason)
-    chat.require_sense({role: [answer] for role, answer in answers.items()}, servers[CANDIDATE], served)
+    chat.require_sense({role: [answer] for role, answer in answers.items()}, candidate, served)
     return Picture(answers=answers, reason=None)
 
 

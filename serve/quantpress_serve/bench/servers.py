@@ -1,43 +1,54 @@
-"""The two servers of a bench: started, or reached at their URLs."""
+"""The servers of a bench: started, or reached at their URLs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.artifact.throughput import BASELINE, CANDIDATE
+from quantpress.artifact.throughput import ATTACHED, BASELINE, CANDIDATE, TOGETHER
 from quantpress.errors import InputError, StageError
-from quantpress.model.config import positions
+from quantpress.model.config import Config, positions
 from quantpress.model.source import Model
 from quantpress.runtime import console, environment
 from quantpress_serve.bench import likelihoods
+from quantpress_serve.bench.pairing import Pairing
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.server import memory, server
 from quantpress_serve.server.server import Launch, Server
-from quantpress_serve.workload.workload import Workload
+from quantpress_serve.workload.workload import Engine, Workload
+
+Spaces = dict[str, int | None]  # GiB of each side's KV cache on a CPU; None where vLLM sizes it
 
 
-def kv_space(subject: Subject, load: Workload, sides: Sides) -> int | None:
-    """GiB of each server's KV cache on a CPU: once for all starts, though the free memory may change between them."""
-    if sides.vllm_url or environment.gpus():
-        return None
-    return memory.kv_space(subject.model.config, load, subject.weight_bytes, 2)
+def kv_spaces(config: Config, load: Workload, weights: Mapping[str, int], pairing: Pairing) -> Spaces:
+    """Once for all starts, though the free memory may change between them. `weights` are bytes, by role.
+
+    Raises CapabilityError where the memory does not hold the servers.
+    """
+    if pairing.name == ATTACHED or environment.gpus():
+        return dict.fromkeys(weights)
+    if pairing.name == TOGETHER:
+        return dict.fromkeys(weights, memory.kv_space(config, load, sum(weights.values()), len(weights)))
+    return {role: memory.kv_space(config, load, size, 1) for role, size in weights.items()}
 
 
 @dataclass(frozen=True)
 class Start:
-    """How servers of our own are started: by which executable, with which KV cache, and for which time."""
+    """How servers of our own are started: by which executable, how paired, with which KV cache, for which time."""
 
     vllm: Path
-    kv_space_gib: int | None
+    pairing: Pairing
+    spaces: Spaces
     number: int
 
 
 @contextmanager
-def started(subject: Subject, load: Workload, sides: Sides, start: Start) -> Iterator[dict[str, Server]]:
-    """The candidate's server and, unless only a foreign candidate was named, the baseline's.
+def started(
+    subject: Subject, load: Workload, sides: Sides, start: Start, roles: Collection[str]
+) -> Iterator[dict[str, Server]]:
+    """The servers of these sides; of someone else's the candidate's alone, if no other was named.
 
     The one that is started first alternates from start to start.
     """
@@ -54,24 +65,32 @@ def started(subject: Subject, load: Workload, sides: Sides, start: Start) -> Ite
             return
         found = {}
         for role in paths if start.number % 2 == 0 else reversed(paths):
+            if role not in roles:
+                continue
             path, name = paths[role]
             launch = Launch(
                 vllm=start.vllm,
                 path=path.resolve(),
                 name=name,
-                engine=load.engine,
+                engine=_engine(subject, load) if role == CANDIDATE else load.engine,
                 model_len=_context(load, model),
                 prefix_caching=load.prefix_caching,
-                memory_share=1 / len(paths),
+                memory_share=start.pairing.memory_share,
+                devices=start.pairing.devices_of(role, start.number),
                 trust_remote_code=model.trust_remote_code,
                 tokenizer=subject.tokenizer,
                 load_format="dummy" if subject.weights == "dummy" else None,
-                kv_space_gib=start.kv_space_gib,
+                kv_space_gib=start.spaces[role],
             )
             log = subject.logs / f"{subject.name}.vllm-{role}.log"
             port = sides.port if role == CANDIDATE else None
             found[role] = stack.enter_context(server.serving(launch, log, port))
         yield found
+
+
+def _engine(subject: Subject, load: Workload) -> Engine:
+    """The candidate's: by its method, if vLLM quantizes it while it loads."""
+    return load.engine.model_copy(update={"quantization": subject.online}) if subject.online else load.engine
 
 
 def _context(load: Workload, model: Model) -> int:

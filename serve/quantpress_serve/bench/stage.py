@@ -1,4 +1,4 @@
-"""The bench stage: serves candidate and baseline side by side, loads them in turns, and compares them pair by pair."""
+"""The bench stage: serves candidate and baseline, loads them in turns, and compares them pair by pair."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from pathlib import Path
 
 from quantpress.artifact import manifest, speed, truth
 from quantpress.artifact.manifest import Artifact
-from quantpress.artifact.served import DIFFERS, Served
 from quantpress.artifact.throughput import (
+    ALTERNATING,
     BASELINE,
     CANDIDATE,
-    Answer,
+    WITH_ALL_OF_THE_MEMORY,
+    Capacity,
     Executable,
     Inputs,
-    KernelUse,
-    Picture,
     Said,
-    ServerFacts,
     Throughput,
 )
-from quantpress.errors import QuantpressError, StageError
+from quantpress.errors import StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import chat, interference, kernels, likelihoods, picture, servers
+from quantpress_serve.bench import interference, kernels, looks, servers
 from quantpress_serve.bench.load import Generator
-from quantpress_serve.bench.run import Run
+from quantpress_serve.bench.looks import Known
+from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
+from quantpress_serve.bench.run import Run, times_started
 from quantpress_serve.bench.servers import Start
 from quantpress_serve.bench.subject import Sides, Subject
-from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.probes import asking
-from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload import workload
 from quantpress_serve.workload.workload import Workload
@@ -50,12 +48,14 @@ def require_servers(load: Workload, sides: Sides) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Beforehand:
     """What is known before a server is asked: the type in which transformers computes (arithmetic), why the engine will
-    not compute the same, and the kernels that are planned (None where that is not known), or even required."""
+    not compute the same, and the kernels that are planned (None where that is not known), or even required. `largest`
+    are the bytes of the largest checkpoint that will be measured with this one."""
 
     compute_dtype: str = "auto"
     inexact: str | None = None
     kernels: Kernels | None = None
     require_kernels: bool = False
+    largest: int = 0
 
 
 def bench(
@@ -81,7 +81,8 @@ def bench(
         candidate=artifact.checkpoint.resolve(),
         model=model,
         model_digest=model.identity().digest,
-        weight_bytes=record.bytes.model + record.bytes.checkpoint,
+        largest=known.largest,
+        weight_bytes={CANDIDATE: record.bytes.checkpoint, BASELINE: record.bytes.model},
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
         untruthful=untruthful(record.recipe),
         inexact=known.inexact,
@@ -102,7 +103,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     # Nothing to do if it was measured before, and nothing has changed since.
     inputs = _inputs(subject, load, vllm, sides)
     known = subject.results.known(load.name)
-    changed = manifest.differences(known.inputs.dump(), inputs.dump()) if known else []
+    changed = _changed(known, inputs) if known else []
     if known and known.complete and not changed and not (fresh or sides.vllm_url) and _kernels_known(subject, known):
         with locks.lock(subject.folder):
             subject.results.to_front(load.name)
@@ -111,12 +112,14 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     if changed:
         console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
 
+    pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
+    console.say(f"  servers: {pairing.name} ({pairing.reason})")
     subject.folder.mkdir(parents=True, exist_ok=True)
     with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged:
-        run, known_of = _loaded(subject, load, sides, vllm, staged)
+        run, known_of = _loaded(subject, load, sides, vllm, staged, pairing)
         for files in subject.seen.values():
             digests.require_unchanged(files)
-        result = _result(subject, inputs, run, known_of)
+        result = _result(subject, inputs, run, known_of, pairing)
         path = written(subject, result)
     if run.lost:
         raise StageError(
@@ -136,82 +139,46 @@ def _kernels_known(subject: Subject, known: Throughput) -> bool:
     return known.kernels is not None
 
 
-@dataclass(frozen=True)
-class Known:
-    """What was found out of the servers before the first load: facts and answers by role, the kernels, and whether the
-    engine computes what was scored. `picture` is None for a model that takes no images."""
+def _loaded(
+    subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: Path, pairing: Pairing
+) -> tuple[Run, Known]:
+    """Starts the servers as often as the workload and the pairing say, and loads them in turns. The run holds what
+    ended it early.
 
-    servers: dict[str, ServerFacts]
-    served: Served
-    answers: dict[str, list[Answer]]
-    picture: Picture | None
-    kernels: list[KernelUse] | None = None
-
-
-def _loaded(subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
-    """Starts the servers as often as the workload says, and loads them in turns. The run holds what ended it early.
-
-    Raises StageError if there is not a single cell.
+    Raises StageError if not both sides were seen, or there is not a single cell.
     """
-    on_gpu, scored, space = interference.on_gpu(), _scored(subject), servers.kv_space(subject, load, sides)
+    spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
+    on_gpu, scored = interference.on_gpu(), looks.expected(subject)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
-    run, known = Run(load, starts=1 if sides.vllm_url else load.times_started), None
-    for start in range(run.starts):
+    run, known = Run(load, times_started(load, pairing.name)), None
+    seen: dict[str, looks.Look] = {}
+    for number in range(run.starts):
         try:
-            # Both servers first, then the load in turns: whatever else the machine does hits both sides alike.
-            with servers.started(subject, load, sides, Start(vllm, space, start)) as both:
-                known = known or _looked_at(subject, both, scored)
-                generator = Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu)
-                run.measure(generator, both, start)
+            # Side by side, whatever else the machine does hits both sides alike; alternating, it hits both in turn.
+            for roles in run.visits(pairing.name, number):
+                with servers.started(subject, load, sides, Start(vllm, pairing, spaces, number), roles) as up:
+                    seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up if role not in seen}
+                    if known is None and (pairing.name != ALTERNATING or len(seen) > 1):
+                        known = looks.judged(seen, subject, scored)
+                    run.measure(Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu), up, number)
         except StageError as error:
-            if not run.cells:
+            if known is None or not run.cells:
                 raise
             run.lost = error
             break
-    assert known  # of the first start, without which there is no cell
+    assert known  # of the first start, without which there is no pair
     return run, known
 
 
-def _looked_at(subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str) -> Known:
-    """Is it served by the planned kernels, does the engine compute what was scored, and does the checkpoint talk sense?
-
-    Raises CapabilityError for other kernels where the planned ones are required, StageError if it talks nonsense.
-    """
-    used = kernels.looked_at(subject, servers)
-    served = _served(subject, servers, scored)
-    answers = chat.sane_answers(servers, served) if subject.weights == "real" else {}
-    sees = subject.weights == "real" and picture.takes_images(subject.model.config)
-    seen = picture.asked(servers, served) if sees else None
-    return Known({role: _facts(one, subject) for role, one in servers.items()}, served, answers, seen, used)
+def _changed(known: Throughput, inputs: Inputs) -> list[str]:
+    """What a result depends on and is otherwise now. Where no pairing is asked for, the one that it has will do."""
+    before = known.inputs.model_copy(update={"pairing": known.paired})
+    now = inputs.model_copy(update={"pairing": inputs.pairing or known.paired})
+    return manifest.differences(before.dump(), now.dump())
 
 
-def _scored(subject: Subject) -> dict[str, Likelihoods] | str:
-    """Both sides' likelihoods of a fixed text by transformers, or why there are none; before a server takes memory."""
-    if subject.weights != "real":
-        return "the weights are random"
-    if subject.untruthful:
-        return subject.untruthful
-    log = subject.logs / f"{subject.name}.likelihoods.log"
-    log.unlink(missing_ok=True)
-    try:
-        return likelihoods.by_transformers(subject.scored, subject.compute_dtype, log)
-    except QuantpressError as error:
-        return f"transformers gave no likelihoods: {error.message}"
-
-
-def _served(subject: Subject, servers: dict[str, Server], scored: dict[str, Likelihoods] | str) -> Served:
-    """Whether the engine computes what transformers scored; it is said here, whichever it is."""
-    if isinstance(scored, str):
-        return likelihoods.unknown(scored)
-    with console.step("likelihoods of a fixed text by the servers"):
-        served = likelihoods.compared_with_servers(servers, scored, subject.inexact)
-    say = console.warn if served.verdict == DIFFERS else console.say
-    say(likelihoods.sentence(served))
-    return served
-
-
-def _result(subject: Subject, inputs: Inputs, run: Run, known: Known) -> Throughput:
+def _result(subject: Subject, inputs: Inputs, run: Run, known: Known, pairing: Pairing) -> Throughput:
     assert inputs.vllm  # `_inputs` names it
     first = {role: given[0] for role, given in known.answers.items()}
     return Throughput(
@@ -220,7 +187,7 @@ def _result(subject: Subject, inputs: Inputs, run: Run, known: Known) -> Through
         weight_bits=_weight_bits(subject.candidate),
         complete=run.lost is None,
         ended=run.lost.message if run.lost else None,
-        inputs=inputs,
+        inputs=inputs.model_copy(update={"pairing": pairing.name}),
         workload=workload.record(run.load),
         vllm=inputs.vllm,
         environment=serving_environment(),
@@ -235,7 +202,17 @@ def _result(subject: Subject, inputs: Inputs, run: Run, known: Known) -> Through
         machine=environment.machine(),
         served=known.served,
         kernels=known.kernels,
+        pairing=pairing.name,
+        pairing_reason=pairing.reason,
+        capacity=_capacity(run, known) if pairing.name in WITH_ALL_OF_THE_MEMORY else {},
     )
+
+
+def _capacity(run: Run, known: Known) -> dict[str, Capacity]:
+    return {
+        role: Capacity(kv_cache_tokens=facts.kv_cache_tokens, saturates_at=speed.saturates_at(run.cells, role))
+        for role, facts in known.servers.items()
+    }
 
 
 def _weight_bits(folder: Path) -> list[int]:
@@ -243,14 +220,6 @@ def _weight_bits(folder: Path) -> list[int]:
     config = atomic.read_json(folder / "config.json").get("quantization_config") or {}
     groups = (config.get("config_groups") or {}).values()
     return sorted({group["weights"]["num_bits"] for group in groups if group.get("weights")})
-
-
-def _facts(started: Server, subject: Subject) -> ServerFacts:
-    """What is known of a server, the size of its weights from their files where vLLM did not tell (on a CPU)."""
-    if started.facts.weights_gib is not None or started.running is None or subject.weights != "real":
-        return started.facts
-    size = sum(path.stat().st_size for path in started.path.glob("*.safetensors"))
-    return started.facts.model_copy(update={"weights_gib": round(size / 2**30, 3), "weights_gib_from": "files"})
 
 
 def written(subject: Subject, result: Throughput) -> Path:
@@ -266,7 +235,7 @@ def written(subject: Subject, result: Throughput) -> Path:
 
 
 def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Inputs:
-    """Everything that a measurement depends on and that can be named."""
+    """Everything that a measurement depends on and that can be named; no pairing where none is asked for."""
     return Inputs(
         checkpoint=subject.digest,
         model=subject.model_digest,
@@ -276,4 +245,5 @@ def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Input
         servers={CANDIDATE: sides.vllm_url, BASELINE: sides.baseline_url},
         environment=serving_environment(),
         machine=environment.machine(),
+        pairing=None if sides.pairing == AUTO else sides.pairing,
     )

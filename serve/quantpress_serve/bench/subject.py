@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantpress.artifact.results import Results
@@ -13,6 +13,7 @@ from quantpress.plan.kernels import Kernels
 from quantpress.runtime import console, digests
 from quantpress_serve import surroundings
 from quantpress_serve.bench.likelihoods import Scored
+from quantpress_serve.bench.pairing import AUTO
 from quantpress_serve.server import foreign, server
 from quantpress_serve.server.foreign import Address
 from quantpress_serve.server.server import Server
@@ -24,7 +25,8 @@ from quantpress_serve.workload.workload import Workload
 class Sides:
     """How to reach the two servers: an executable to start them with, or URLs of servers that run already.
 
-    `vllm_model` and `baseline_model` name what is asked for at these URLs, `key` is what they ask for.
+    `vllm_model` and `baseline_model` name what is asked for at these URLs, `key` is what they ask for. `pairing` is how
+    servers of our own share the machine (quantpress_serve.bench.pairing).
     """
 
     vllm: str | None = None
@@ -34,6 +36,11 @@ class Sides:
     vllm_model: str | None = None
     baseline_model: str | None = None
     key: str | None = field(default=None, repr=False)
+    pairing: str = AUTO
+
+    def paired_as(self, measured: Throughput) -> Sides:
+        """The same for what will stand beside this result: in its pairing, unless another one is asked for."""
+        return replace(self, pairing=measured.paired) if self.pairing == AUTO else self
 
     def executable(self) -> Path:
         """The vllm executable; it also generates the load for servers that run already.
@@ -70,6 +77,11 @@ class Sides:
         given = [name for name, value in without.items() if value and not self.vllm_url]
         if given:
             raise InputError(f"{given[0]} goes with --vllm-url", hint="name the candidate's server too")
+        if self.vllm_url and self.pairing != AUTO:
+            raise InputError(
+                f"--pairing {self.pairing} says how servers of our own are started, and --vllm-url names one that runs",
+                hint="leave one of them out",
+            )
         if self.baseline_model and not self.baseline_url:
             raise InputError("--baseline-model goes with --baseline-url", hint="name the baseline's server too")
         found = {}
@@ -85,11 +97,13 @@ class Sides:
 class Subject:
     """What is measured: two folders that vLLM serves, and where the result goes.
 
-    `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` those of both sides together.
+    `weights` is "real", or "dummy" for shapes without weights; `weight_bytes` are those of each side's,
+    and `largest` those of the largest checkpoint of this run: all that will be compared are paired alike.
     `compute_dtype` is the type in which transformers computes, `untruthful` says why its likelihoods are not the
     checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `kernels` are those
     that the plan counts on (None where that is not known), and `require_kernels` whether others are refused. `seen` are
     each side's files as they were before the digests were taken.
+    `online` is the method by which vLLM quantizes the candidate while it loads it; None for a checkpoint.
     """
 
     name: str
@@ -98,8 +112,10 @@ class Subject:
     candidate: Path
     model: Model
     model_digest: str
-    weight_bytes: int
+    weight_bytes: dict[str, int]
+    largest: int = 0
     weights: str = "real"
+    online: str | None = None
     tokenizer: Path | None = None
     compute_dtype: str = "stored"
     untruthful: str | None = None
@@ -111,6 +127,11 @@ class Subject:
     @property
     def logs(self) -> Path:
         return (self.folder.parent if self.weights == "real" else self.folder) / "logs"
+
+    @property
+    def to_be_paired(self) -> dict[str, int]:
+        """The bytes that decide how the servers share the machine."""
+        return self.weight_bytes | {CANDIDATE: max(self.weight_bytes[CANDIDATE], self.largest)}
 
     @property
     def scored(self) -> dict[str, Scored]:

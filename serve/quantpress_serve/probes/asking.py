@@ -38,6 +38,14 @@ class Platform(Record):
     platform: str | None
 
 
+class Online(Record):
+    """Of which layers a method quantizes the weights, and why this machine does not compute linear ones."""
+
+    linear: bool
+    moe: bool
+    reason: str | None
+
+
 class Architectures(Record):
     """What a vLLM does with each architecture, and why it serves some no more."""
 
@@ -82,6 +90,15 @@ def require_engine(engine: Engine, vllm: Path) -> None:
         console.warn(f"{error.message}; the engine settings go to it unchecked")
         return
     engines.require_taken(engine, known, vllm_version(vllm))
+
+
+def online(vllm: Path) -> dict[str, Online]:
+    """By which names this vLLM quantizes weights while it loads them, each tried on this machine; an older has none.
+
+    Raises CapabilityError if this vLLM cannot be asked.
+    """
+    answer = _answer(vllm, _script("online"), environment.gpus(), "what it quantizes while it loads")
+    return TypeAdapter(dict[str, Online]).validate_python(answer)
 
 
 def architectures(vllm: Path, *names: str) -> Architectures:

@@ -7,19 +7,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantpress.artifact.throughput import ALTERNATING, TOGETHER
 from quantpress.errors import CapabilityError
 from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.plan import sizes
 from quantpress.plan.resolve import Plan
 from quantpress.plan.summary import size_in_words
 from quantpress.runtime import console, environment
-from quantpress_serve.workload.engine import Engine
+from quantpress_serve.workload.engine import UTILIZATION, Engine
 from quantpress_serve.workload.workload import Workload
 
 # Bytes of each GPU for activations and CUDA graphs. An estimate: we had no GPU to measure it on. It decides only
-# whether one GPU more is taken, and refuses nothing.
+# whether one GPU more is taken, or two servers are put on one, and refuses nothing.
 BESIDE = 3 * 2**30
-UTILIZATION = 0.9  # vLLM's own choice
 _LARGEST = 1024  # GPUs that a hint speaks of
 _CONTEXT = 4096  # tokens, where neither engine nor model says
 
@@ -61,12 +61,14 @@ class Asked:
     share: float = 1.0
 
 
-def for_load(load: Workload, plans: Sequence[Plan], config: Config) -> Fitted:
-    """The workload's engine as it fits a bench: the unquantized model and a plan's checkpoint beside each other.
+def for_load(load: Workload, plans: Sequence[Plan], config: Config, pairing: str = ALTERNATING) -> Fitted:
+    """The workload's engine as it fits a bench of the unquantized model and the plans' checkpoints.
 
-    Raises as `fitted` does.
+    Each server is thought to have all of a GPU's memory, unless the pairing that was asked for halves it: how they are
+    paired then follows from the engine (quantpress_serve.bench.pairing). Raises as `fitted` does.
     """
-    asked = Asked(context=load.model_len, at_once=load.most_at_once, share=1 / 2)
+    share = 1 / 2 if pairing == TOGETHER else 1.0
+    asked = Asked(context=load.model_len, at_once=load.most_at_once, share=share)
     return fitted(load.engine, need_of(plans, config, load.engine, asked, largest(plans)))
 
 

@@ -24,42 +24,46 @@ def kv_space(config: dict[str, Any], workload: Workload, weight_bytes: int, side
     The variable VLLM_CPU_KVCACHE_SPACE overrides it. Raises CapabilityError if not even one GiB is left for each,
     InputError if that variable is no size.
     """
-    if named := _named_space():
+    if named := named_space():
         return named
-    needed, room = _needed(config, workload), _room(weight_bytes, sides, workload.engine.devices)
-    if room < 1:
+    needed = math.ceil(needed_space(config, workload))
+    space = room(weight_bytes, sides, workload.engine.devices)
+    if space < 1:
+        each, alone = (f" of each of {sides} servers", "--pairing alternating, ") if sides > 1 else ("", "")
         raise CapabilityError(
-            f"{room:.1f} GiB of memory would be left for the KV cache of each of {sides} servers with "
+            f"{space:.1f} GiB of memory would be left for the KV cache{each} with "
             f"{weight_bytes / GIB:.1f} GiB of weights in all",
-            hint="free memory, or set VLLM_CPU_KVCACHE_SPACE (GiB) to try all the same",
+            hint=f"{alone}free memory, or set VLLM_CPU_KVCACHE_SPACE (GiB) to try all the same",
         )
-    if needed > room:
+    if needed > space:
         console.warn(
-            f"the KV cache of each server gets {int(room)} GiB of the {needed} that the load fills; requests will wait"
+            f"the KV cache of each server gets {int(space)} GiB of the {needed} that the load fills; requests will wait"
         )
-    return min(needed, int(room))
+    return min(needed, int(space))
 
 
-def _needed(config: dict[str, Any], workload: Workload) -> int:
+def needed_space(config: dict[str, Any], workload: Workload) -> float:
     """GiB that hold the most requests that the workload has under way at once; 2 where the config does not say."""
     context = (math.ceil(workload.model_len / BLOCK) + 1) * BLOCK
     element = 1 if workload.engine.kv_cache_dtype.startswith("fp8") else 2
     needed = sizes.kv_cache_bytes(config, context, workload.most_at_once, element)
-    return math.ceil(needed / GIB) if needed else 2
+    return needed / GIB if needed else 2
 
 
-def _room(weight_bytes: int, sides: int, processes: int = 1) -> float:
-    """GiB of each server, whose further processes take memory too."""
+def room(weight_bytes: int, sides: int, processes: int = 1) -> float:
+    """GiB that are left on a CPU for the KV cache of each of so many servers with these weights in all; a server's
+    further processes take memory too."""
     beside = sides * (PER_SERVER + (processes - 1) * PER_PROCESS)
     return float(free_memory.available() - weight_bytes - beside) / sides / GIB
 
 
 def kv_space_alone(weight_bytes: int) -> int:
     """GiB for a server that stays up, whose load nobody knows: half of what is left, at most LARGEST."""
-    return _named_space() or max(1, min(LARGEST, int(_room(weight_bytes, 1) / 2)))
+    return named_space() or max(1, min(LARGEST, int(room(weight_bytes, 1) / 2)))
 
 
-def _named_space() -> int | None:
+def named_space() -> int | None:
+    """VLLM_CPU_KVCACHE_SPACE, if it is set. Raises InputError if it is no size."""
     named = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
     if not named:
         return None

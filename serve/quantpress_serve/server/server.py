@@ -18,7 +18,7 @@ from quantpress_serve import surroundings
 from quantpress_serve.server import causes, client, server_log
 from quantpress_serve.server.server_log import AtMetrics
 from quantpress_serve.vllm import serving_environment
-from quantpress_serve.workload.engine import Engine
+from quantpress_serve.workload.engine import UTILIZATION, Engine
 
 START_TIMEOUT_S = 1800.0
 HOST = "127.0.0.1"
@@ -92,7 +92,10 @@ class ServerLost(StageError):  # noqa: N818 -- what happened, not a fault of the
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What to serve and how: everything the command line of `vllm serve` needs."""
+    """What to serve and how: everything the command line of `vllm serve` needs.
+
+    `devices` are the GPUs that it may take, as CUDA_VISIBLE_DEVICES names them; none: all that are shown.
+    """
 
     vllm: Path
     path: Path
@@ -101,14 +104,18 @@ class Launch:
     model_len: int | None
     prefix_caching: bool = False
     memory_share: float = 1.0
+    devices: tuple[str, ...] = ()
     trust_remote_code: bool = False
     tokenizer: Path | None = None
     load_format: str | None = None
     kv_space_gib: int | None = 2
 
     def environment(self) -> dict[str, str]:
-        """What tunes the server; on a CPU it sizes the KV cache."""
-        return serving_environment(self.kv_space_gib, self.engine.devices)
+        """What tunes the server; on a CPU it sizes the KV cache. GPUs are numbered as nvidia-smi numbers them."""
+        settings = serving_environment(self.kv_space_gib, self.engine.devices)
+        if self.devices:
+            settings |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+        return settings
 
     def command(self, port: int) -> list[str]:
         eager = not environment.gpus() if self.engine.enforce_eager == "auto" else self.engine.enforce_eager
@@ -122,7 +129,7 @@ class Launch:
         command += ["--trust-remote-code"] if self.trust_remote_code else []
         command += [] if self.prefix_caching else ["--no-enable-prefix-caching"]
         if environment.gpus():
-            share = (self.engine.gpu_memory_utilization or 0.9) * self.memory_share
+            share = (self.engine.gpu_memory_utilization or UTILIZATION) * self.memory_share
             command += ["--gpu-memory-utilization", f"{share:.2f}"]
         return command
 

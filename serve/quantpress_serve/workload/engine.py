@@ -31,6 +31,7 @@ OURS = {
 
 # Fields that were extra arguments once.
 _ONCE_EXTRA = ("data_parallel_size", "enable_expert_parallel")
+UTILIZATION = 0.9  # of a GPU's memory, where the engine names no share of it; vLLM's own choice
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -55,7 +56,7 @@ class Engine(Strict):
         default=None, description="Experts are spread over all of these GPUs, whole, instead of each being split."
     )
     gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="Share of each GPU's memory, for both servers of a bench together; 0.9."
+        default=None, gt=0, le=1, description="Share of each GPU's memory, for all servers on it together; 0.9."
     )
     kv_cache_dtype: str = Field(default="auto", pattern=_WORD, description="`fp8` and what else vLLM takes.")
     quantization: str | None = Field(default=None, pattern=_WORD, description="vLLM's choice by the checkpoint.")

@@ -26,6 +26,11 @@ LOAD = Workload(
 )
 
 
+def fits_anywhere(load: Workload, *_: object) -> fit.Fitted:
+    """In place of fit.for_load, which is asked in tests/unit/serve/test_fit.py."""
+    return fit.Fitted(load.engine, None)
+
+
 def plan(name: str, weight_bytes: int = 100, checkpoint_bytes: int = 50) -> Plan:
     recipe = Recipe.model_validate({"name": name, "description": "d", "modifiers": [{"rtn": {"scheme": "W8A8"}}]})
     return Plan(recipe, (), None, "channel", 64, weight_bytes, checkpoint_bytes=checkpoint_bytes)
@@ -67,7 +72,9 @@ def test_a_load_longer_than_the_models_context_is_wrong_input(
     config: dict[str, object], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "gpus", lambda: ["one"])
-    monkeypatch.setattr(fit, "for_load", lambda *_: None)  # asked in tests/unit/serve/test_fit.py
+    gpu = environment.Gpu(device="0", kind="one", memory=2**36, free=2**36)
+    monkeypatch.setattr(environment, "visible_gpus", lambda: [gpu])
+    monkeypatch.setattr(fit, "for_load", fits_anywhere)
     arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path, **config), [plan("a")]
     if fits:
         beforehand.require_servers_here(*arguments)
@@ -85,10 +92,13 @@ def test_a_vllm_that_cannot_be_loaded_is_found(tmp_path: Path, monkeypatch: pyte
 
 def test_memory_for_two_servers_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpus", list)
-    monkeypatch.setattr(fit, "for_load", lambda *_: None)
+    monkeypatch.setattr(fit, "for_load", fits_anywhere)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    arguments = tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)]
     with pytest.raises(CapabilityError, match="for the KV cache of each of 2 servers"):
-        beforehand.require_servers_here(tmp_path / "vllm", LOAD, tmp_path, model(tmp_path), [plan("a", 2**50)])
+        beforehand.require_servers_here(*arguments, "together")
+    with pytest.raises(CapabilityError, match=r"for the KV cache with 1048576\.0 GiB of weights"):
+        beforehand.require_servers_here(*arguments)
 
 
 def test_questions_as_a_chat_need_a_chat_template_that_takes_them(

@@ -55,6 +55,14 @@ def test_what_was_measured_on_such_a_machine_is_taken(bench: Bench, tmp_path: Pa
     assert measured.speeds(tmp_path / "m", "cpu", under_load=True) == {}
 
 
+def test_measurements_of_another_pairing_are_not_mixed_in(bench: Bench, tmp_path: Path) -> None:
+    for name, speedup in (("w4afp8", 1.7), ("fp8-static", 0.8), ("fp8-block", 2.0)):
+        bench(name, speedup)
+    path = tmp_path / "m" / "dummy" / "fp8-block" / "throughput.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pairing": "alternating"}))
+    assert set(measured.speeds(tmp_path / "m", "sm_90", under_load=True)) == {"w4afp8", "fp8-static"}
+
+
 def small(make_model: Callable[..., Path]) -> Model:
     folder = make_model(hidden=128, intermediate=256)
     return Model("m", folder, str(folder), json.loads((folder / "config.json").read_text()))

@@ -113,5 +113,7 @@ def test_a_server_that_cannot_say_its_logprobs_has_none_that_are_finite() -> Non
     """As vLLM 0.32.0 does where a log-probability is NaN: starlette refuses it, vLLM makes a 400 of that."""
     said = {"message": "Out of range float values are not JSON compliant: nan", "type": "BadRequestError"}
     body = json.dumps({"error": said | {"param": None, "code": 400}}).encode()
-    with answering(400, body) as url, pytest.raises(StageError, match="log-probabilities are not finite"):
-        chat.sane_answers({"candidate": server_at(url)}, UNKNOWN)
+    with answering(400, body) as url:
+        given = {"candidate": chat.answers_of("candidate", server_at(url))}
+    with pytest.raises(StageError, match="log-probabilities are not finite"):
+        chat.require_sense(given, SERVER, UNKNOWN)

@@ -126,6 +126,7 @@ def test_a_bench_shares_the_gpus_among_two_servers(gpus: Callable[[int, int], No
     assert need.kv_cache == 8 * need.one_request
     assert need.splits == [1, 2]  # groups of 128 do not divide 11008 / 4
     gpus(4, 8)
+    assert fit.for_load(load, [plan], config, "together").engine.tensor_parallel_size == 2
     assert fit.for_load(load, [plan], config).engine.tensor_parallel_size == 2
     assert fit.alone(Engine(max_model_len=2000), plan, config).engine.tensor_parallel_size == 1
 
@@ -133,7 +134,8 @@ def test_a_bench_shares_the_gpus_among_two_servers(gpus: Callable[[int, int], No
 NVIDIA_SMI = """#!/bin/sh
 case "$*" in
   *index,uuid*)
-    for row in "0, GPU-aa, 81559" "1, GPU-ab, 81559" "2, GPU-bc, 23034" "3, GPU-cd, [N/A]"; do echo "$row"; done ;;
+    for row in "0, GPU-aa, H100, 81559" "1, GPU-ab, H100, 81559" "2, GPU-bc, L4, 23034" "3, GPU-cd, GB10, [N/A]"; do
+      echo "$row, 0"; done ;;
   *compute_cap*) for row in 9.0 9.0 9.0; do echo "$row"; done ;;
   *) for row in 0 1 2; do echo "NVIDIA H100 80GB HBM3, 81559 MiB"; done ;;
 esac
@@ -158,8 +160,8 @@ def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (None, [81559, 81559, 23034]),
         ("0,2", [81559, 23034]),
-        ("GPU-a", [81559, 81559]),
-        ("MIG-1", [81559, 81559, 23034]),
+        ("GPU-b,0", [23034, 81559]),
+        ("MIG-1", []),
         ("", []),
         ("3", []),
     ],

@@ -74,8 +74,8 @@ def test_a_gateway_needs_no_health(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 404, 501])
 def test_a_server_without_a_chat_is_asked_plain_prompts(status: int) -> None:
     with StandIn(refuses={"/v1/chat/completions": status}).up() as url:
-        answers = chat.sane_answers({"candidate": attached(url)}, UNKNOWN)
-    assert {given.answer for given in answers["candidate"]} == {"Paris, of course."}
+        answers = chat.answers_of("candidate", attached(url))
+    assert {given.answer for given in answers} == {"Paris, of course."}
 
 
 @pytest.mark.parametrize(
@@ -255,15 +255,13 @@ def test_the_key_goes_to_every_request_and_nowhere_else(
     with stand_in.up() as url:
         found = attached(url, key=key.read_key("MY_CREDENTIAL"))
         assert KEY not in repr(found)
-        chat.sane_answers({"candidate": found}, UNKNOWN)
-        scored = {"candidate": Likelihoods(windows=[[1, 2]], likelihoods=[[-1.0]])}
-        served = likelihoods.compared_with_servers({"candidate": found}, scored, None)
+        chat.answers_of("candidate", found)
+        rows = likelihoods.by_server("candidate", found, Likelihoods(windows=[[1, 2]], likelihoods=[[-1.0]]))
         load = load_workload("smoke")
         cell = Generator(vllm, load, tmp_path, tmp_path / "log").measure(found, Turn("candidate", load.levels[0], 0))
     assert {sent for _, sent, _ in stand_in.seen} == {f"Bearer {KEY}"}
     assert {"/v1/models", "/metrics", "/version"} <= {path for path, _, _ in stand_in.seen}
-    assert served.reason
-    assert "HTTP Error 500: Internal Server Error: no such thing, ***" in served.reason
+    assert "HTTP Error 500: Internal Server Error: no such thing, ***" in rows
     assert (tmp_path / "log").read_text() == "sent ***\n"
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert "127.0.0.1" in seen["no_proxy"].split(",")

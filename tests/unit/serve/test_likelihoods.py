@@ -4,6 +4,8 @@ import json
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support import answering
@@ -19,7 +21,7 @@ from quantpress.errors import GateError
 from quantpress.report.facts import collect, gates
 from quantpress.report.facts.accuracy import score_of
 from quantpress_evaluate import stage
-from quantpress_serve.bench import likelihoods
+from quantpress_serve.bench import likelihoods, looks
 from quantpress_serve.bench.workers import Likelihoods, Row
 from quantpress_serve.server.server import Server
 
@@ -92,11 +94,14 @@ def test_a_server_that_gives_no_likelihoods_is_not_a_failure() -> None:
     body = json.dumps({"choices": [{"logprobs": None}]}).encode()
     with answering(200, body) as url:
         server = Server(url=url, name="m", path=Path("/m"), facts=ServerFacts(command=""))
-        given = {"candidate": Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])}
-        found = likelihoods.compared_with_servers({"candidate": server}, given, None)
+        given = Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])
+        rows = likelihoods.by_server("candidate", server, given)
+    look = looks.Look(server=server, facts=server.facts, rows=rows, answers=[], seen=None)
+    subject: Any = SimpleNamespace(inexact=None)
+    found = looks.judged({"candidate": look}, subject, {"candidate": given}).served
     assert found.verdict is None
     assert found.reason
-    assert "gave no likelihoods" in found.reason
+    assert "the candidate's server gave no likelihoods" in found.reason
     assert likelihoods.to_blame(found) is None
 
 

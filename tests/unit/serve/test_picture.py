@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support import StandIn
 
-from quantpress.artifact.throughput import ServerFacts
+from quantpress.artifact.throughput import Picture, ServerFacts
 from quantpress.errors import StageError
 from quantpress_serve.bench import likelihoods, picture
 from quantpress_serve.server.server import Server
@@ -25,10 +25,15 @@ def server_at(url: str, name: str = "m") -> Server:
     return Server(url=url, name=name, path=Path("/m"), facts=ServerFacts(command=""))
 
 
+def judged(servers: dict[str, Server]) -> Picture:
+    found = {role: picture.asked(role, server) for role, server in servers.items()}
+    return picture.judged(found, servers["candidate"], UNKNOWN)
+
+
 def test_the_picture_goes_in_the_request_beside_the_question() -> None:
     stand_in = StandIn()
     with stand_in.up() as url:
-        seen = picture.asked({"candidate": server_at(url)}, UNKNOWN)
+        seen = judged({"candidate": server_at(url)})
     assert seen.reason is None
     assert seen.answers["candidate"].question == picture.QUESTION
     assert seen.answers["candidate"].answer == "Paris, of course."
@@ -47,7 +52,7 @@ def test_the_picture_goes_in_the_request_beside_the_question() -> None:
 @pytest.mark.parametrize("status", [400, 404, 501])
 def test_a_server_that_takes_no_image_is_a_reason(status: int, capsys: pytest.CaptureFixture[str]) -> None:
     with StandIn(refuses={"/v1/chat/completions": status}, said=TAKES_NONE).up() as url:
-        seen = picture.asked({"baseline": server_at(url), "candidate": server_at(url)}, UNKNOWN)
+        seen = judged({"baseline": server_at(url), "candidate": server_at(url)})
     assert seen.answers == {}
     assert seen.reason
     assert TAKES_NONE in seen.reason
@@ -59,7 +64,7 @@ def test_a_checkpoint_that_sees_nothing_where_its_model_sees_fails() -> None:
     with StandIn().up() as model, blind.up() as checkpoint:
         servers = {"baseline": server_at(model), "candidate": server_at(checkpoint, "mine")}
         with pytest.raises(StageError, match=r"mine takes no image, which the unquantized model takes: .*no processor"):
-            picture.asked(servers, UNKNOWN)
+            judged(servers)
 
 
 def test_nonsense_about_an_image_is_nonsense() -> None:
@@ -68,7 +73,7 @@ def test_nonsense_about_an_image_is_nonsense() -> None:
     with StandIn().up() as model, broken.up() as checkpoint:
         servers = {"baseline": server_at(model), "candidate": server_at(checkpoint, "mine")}
         with pytest.raises(StageError, match=r"mine answers 'Which two colours.*it repeats one or two words"):
-            picture.asked(servers, UNKNOWN)
+            judged(servers)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from quantpress.artifact.throughput import Cell, Saturated
+from quantpress.artifact import speed
+from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Cell, Saturated
 from quantpress.errors import StageError
-from quantpress_serve.bench import run, servers, stage
+from quantpress_serve.bench import looks, run, servers, stage
 from quantpress_serve.bench.load import Turn
+from quantpress_serve.bench.pairing import Pairing
 from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.subject import Sides
 from quantpress_serve.workload.workload import Workload, load_workload
@@ -53,10 +55,95 @@ def test_the_concurrency_stops_rising_at_saturation() -> None:
     assert measured[8][2] == "baseline"  # the side that goes first alternates
 
 
-def test_growth_is_that_of_the_side_that_gained_more() -> None:
-    speeds = {("candidate", 8): 100.0, ("baseline", 8): 100.0, ("candidate", 16): 104.0, ("baseline", 16): 109.0}
-    cells = [Cell(role=role, concurrency=at, figures={"output_throughput": x}) for (role, at), x in speeds.items()]
-    assert run.growth(cells, 8, 16) == pytest.approx(0.09)
+class SpeedsOfSides(Speeds):
+    """Output tokens/s by side and concurrency."""
+
+    def __init__(self, **speeds: dict[int, float]) -> None:
+        self.by_side = speeds
+
+    def measure(self, server: Any, turn: Turn, others: Any = ()) -> Cell:
+        self.speeds = self.by_side[turn.role]
+        return super().measure(server, turn)
+
+
+def alternated(load: Workload, generator: Any) -> tuple[Run, list[tuple[str, ...]]]:
+    """What alternating servers make of a workload, and whose servers were up one after the other."""
+    made, visits = Run(load, starts=run.times_started(load, ALTERNATING)), []
+    for start in range(made.starts):
+        for roles in made.visits(ALTERNATING, start):
+            visits.append(roles)
+            made.measure(generator, dict.fromkeys(roles, SERVERS["candidate"]), start)
+    return made, visits
+
+
+def test_side_by_side_the_side_that_gains_more_decides_on_saturation() -> None:
+    speeds = SpeedsOfSides(candidate={8: 100.0, 16: 104.0, 32: 105.0}, baseline={8: 100.0, 16: 109.0, 32: 110.0})
+    generator: Any = speeds
+    made = Run(workload(concurrency=[8, 16, 32], until_saturated=True, rounds=2), starts=1)
+    made.measure(generator, SERVERS, 0)
+    assert made.saturated == Saturated(concurrency=32, gained=105.0 / 104.0 - 1, left_out=[])
+
+
+def test_alternating_servers_take_turns_that_balance() -> None:
+    made, visits = alternated(workload(concurrency=[1, 2], rounds=4), Speeds({1: 10.0, 2: 19.0}))
+    c, b = ("candidate",), ("baseline",)
+    assert visits == [c, b, b, c, c, b, b, c]
+    seen = {role: [(x.start, x.round, x.concurrency) for x in made.cells if x.role == role] for role in SERVERS}
+    assert seen["candidate"] == seen["baseline"] == [(n, n, at) for n in range(4) for at in (1, 2)]
+    assert [len(ratios) for ratios in speed.pairs([x for x in made.cells if x.concurrency == 1])] == [1] * 4
+
+
+def test_alternating_servers_are_started_for_every_round() -> None:
+    once = workload(rounds=4, starts=1)
+    assert [run.times_started(once, name) for name in (ALTERNATING, TOGETHER, APART, ATTACHED)] == [4, 1, 1, 1]
+    assert run.times_started(workload(rounds=8, starts=4), ALTERNATING) == 4
+    assert run.times_started(workload(rounds=2), ALTERNATING) == 2
+
+
+def test_several_rounds_of_a_start_stay_paired_too() -> None:
+    load = workload(concurrency=[1, 2, 4, 8, 16], until_saturated=True, rounds=8, starts=4)
+    made, visits = alternated(load, SpeedsOfSides(candidate=STOPS_EARLY, baseline=RISES))
+    assert visits[:4] == [("candidate",), ("baseline",), ("candidate",), ("baseline",)]
+    seen = {role: {(x.start, x.round, x.concurrency) for x in made.cells if x.role == role} for role in SERVERS}
+    assert seen["candidate"] == seen["baseline"] == {(n // 2, n, at) for n in range(8) for at in (1, 2, 4, 8)}
+    assert len(made.cells) == 2 * 8 * 4
+
+
+RISES = {1: 10.0, 2: 20.0, 4: 40.0, 8: 41.0, 16: 80.0}
+STOPS_EARLY = {1: 10.0, 2: 10.2, 4: 10.3, 8: 20.0, 16: 40.0}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "comes_again"),
+    [(STOPS_EARLY, RISES, ["candidate"]), (RISES, STOPS_EARLY, ["candidate"]), (RISES, RISES, [])],
+    ids=["first side stops earlier", "second side gains again", "both stop at once"],
+)
+def test_alternating_servers_see_the_same_levels_until_both_are_saturated(
+    candidate: dict[int, float], baseline: dict[int, float], comes_again: list[str]
+) -> None:
+    load = workload(concurrency=[1, 2, 4, 8, 16], until_saturated=True, rounds=4)
+    made, visits = alternated(load, SpeedsOfSides(candidate=candidate, baseline=baseline))
+    later = STOPS_EARLY if candidate is RISES and baseline is STOPS_EARLY else RISES
+    furthest = 16 if later is STOPS_EARLY else 8
+    assert [role for (role,) in visits[2 : len(visits) - 6]] == comes_again
+    levels = {(x.role, x.round): [] for x in made.cells}
+    for x in made.cells:
+        levels[x.role, x.round].append(x.concurrency)
+    expected = [at for at in load.concurrency if at <= furthest]
+    assert all(own == expected for own in levels.values()), levels
+    assert len(levels) == 8
+    if furthest == 8:
+        assert made.saturated == Saturated(concurrency=8, gained=41.0 / 40.0 - 1, left_out=[16])
+    else:
+        assert made.saturated is None  # one side still gained at the last level
+
+
+def test_each_side_saturates_where_it_gains_no_more() -> None:
+    made, _ = alternated(
+        workload(concurrency=[1, 2, 4, 8], rounds=2), SpeedsOfSides(candidate=RISES, baseline=STOPS_EARLY)
+    )
+    assert [speed.saturates_at(made.cells, role) for role in ("candidate", "baseline")] == [8, 2]
+    assert speed.saturates_at([x for x in made.cells if x.concurrency in (1, 4)], "candidate") is None
 
 
 def test_rounds_are_shared_out_among_the_starts() -> None:
@@ -93,14 +180,15 @@ class Bench:
     """A bench whose servers are none; `started` notes them, and what happens in the given start is a failure."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_in: int | None = None, at: str = "load") -> None:
-        self.started: list[tuple[int, int | None]] = []
+        self.started: list[tuple[int, ...]] = []
+        self.judged: list[list[str]] = []
 
         @contextmanager
-        def started(subject: Any, load: Any, sides: Any, start: Any) -> Iterator[Any]:
-            self.started.append((start.number, start.kv_space_gib))
+        def started(subject: Any, load: Any, sides: Any, start: Any, roles: Any) -> Iterator[Any]:
+            self.started.append((start.number, *(start.spaces[role] for role in roles)))
             if at == "start" and start.number == fails_in:
                 raise StageError("vLLM stopped while starting")
-            yield SERVERS
+            yield dict.fromkeys(roles)
 
         class Failing(Speeds):
             def measure(self, server: Any, turn: Turn, others: Any = ()) -> Cell:
@@ -109,36 +197,54 @@ class Bench:
                 return super().measure(server, turn)
 
         monkeypatch.setattr(servers, "started", started)
-        monkeypatch.setattr(stage, "_scored", lambda subject: "no weights")
-        monkeypatch.setattr(servers, "kv_space", lambda *_: 3)
-        monkeypatch.setattr(stage, "_looked_at", lambda *_: stage.Known({}, None, {}, None))  # type: ignore[arg-type]
+
+        def judged(seen: Any, *_: Any) -> Any:
+            self.judged.append(sorted(seen))
+            return "what is known"
+
+        monkeypatch.setattr(looks, "expected", lambda subject: "no weights")
+        monkeypatch.setattr(looks, "look_at", lambda *_: None)
+        monkeypatch.setattr(looks, "judged", judged)
+        monkeypatch.setattr(servers, "kv_spaces", lambda *_: {"candidate": 4, "baseline": 3})
         monkeypatch.setattr(stage, "Generator", lambda *_: Failing({1: 10.0}))
 
-    def run(self, folder: Path, load: Workload, sides: Sides | None = None) -> Run:
-        subject: Any = SimpleNamespace(logs=folder, name="m")
-        return stage._loaded(subject, load, sides or Sides(), Path("vllm"), folder)[0]
+    def run(self, folder: Path, load: Workload, pairing: str = TOGETHER) -> Run:
+        subject: Any = SimpleNamespace(
+            logs=folder, name="m", model=SimpleNamespace(config={}), weight_bytes={"candidate": 1, "baseline": 2}
+        )
+        return stage._loaded(subject, load, Sides(), Path("vllm"), folder, Pairing(pairing, ""))[0]
 
 
 def test_servers_are_started_anew_with_the_same_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch)
     made = bench.run(tmp_path, workload(rounds=4))
-    assert bench.started == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert bench.started == [(0, 4, 3), (1, 4, 3), (2, 4, 3), (3, 4, 3)]
     assert [cell.start for cell in made.cells] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert bench.judged == [["baseline", "candidate"]]
+
+
+def test_alternating_servers_are_judged_once_both_were_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    made = bench.run(tmp_path, workload(rounds=4), ALTERNATING)
+    assert bench.started == [(0, 4), (0, 3), (1, 3), (1, 4), (2, 4), (2, 3), (3, 3), (3, 4)]
+    assert [cell.start for cell in made.cells] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert bench.judged == [["baseline", "candidate"]]
 
 
 def test_servers_of_someone_else_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch)
-    made = bench.run(tmp_path, workload(rounds=4), Sides(vllm_url="http://x"))
+    made = bench.run(tmp_path, workload(rounds=4), ATTACHED)
     assert len(bench.started) == 1
     assert len(made.cells) == 8
 
 
+@pytest.mark.parametrize("pairing", [TOGETHER, ALTERNATING])
 @pytest.mark.parametrize("at", ["load", "start"])
 def test_a_failure_in_a_later_start_keeps_what_was_measured(
-    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: str, pairing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Bench(monkeypatch, fails_in=2, at=at).run(tmp_path, workload(rounds=4))
+    made = Bench(monkeypatch, fails_in=2, at=at).run(tmp_path, workload(rounds=4), pairing)
     assert made.lost is not None
     assert [cell.start for cell in made.cells] == [0, 0, 1, 1]
     with pytest.raises(StageError):
-        Bench(monkeypatch, fails_in=0, at=at).run(tmp_path, workload(rounds=4))
+        Bench(monkeypatch, fails_in=0, at=at).run(tmp_path, workload(rounds=4), pairing)

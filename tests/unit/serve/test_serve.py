@@ -282,10 +282,10 @@ def test_an_engine_that_dies_of_the_first_request_is_explained(tmp_path: Path) -
     dead.wait()
     with answering(500, b'{"error": {"message": "EngineCore encountered an issue."}}') as url:
         lost = server_at(url, log=log, running=dead)
-        scored = {"candidate": Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])}
+        scored = Likelihoods(windows=[[1, 2, 3]], likelihoods=[[-1.0, -1.0]])
         asked = (
-            lambda: likelihoods.compared_with_servers({"candidate": lost}, scored, None),
-            lambda: chat.sane_answers({"candidate": lost}, likelihoods.unknown("")),
+            lambda: likelihoods.by_server("candidate", lost, scored),
+            lambda: chat.answers_of("candidate", lost),
         )
         for ask in asked:
             with pytest.raises(server.ServerLost, match=r"lacks an operator .* no attribute 'cpu_gemm_wna16'"):
@@ -342,7 +342,7 @@ def test_a_server_that_was_started_anew_between_two_cells_is_found(started: floa
 def subject_in(folder: Path, digest: str = "d") -> Subject:
     model = Model("m", folder, "m", {})
     return Subject(
-        name="r", folder=folder, digest=digest, candidate=folder, model=model, model_digest="m", weight_bytes=1
+        name="r", folder=folder, digest=digest, candidate=folder, model=model, model_digest="m", weight_bytes={}
     )
 
 

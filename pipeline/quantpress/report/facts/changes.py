@@ -27,8 +27,8 @@ RULE = (
     "Moved: a figure with another value, where chance would hardly do that. Of those called better or worse, one in "
     "twenty at most is none, on average (Benjamini and Hochberg 1995). This is cautious: a small true change can stay "
     "unseen. Sizes are exact. Speed is compared as the ratio to the unquantized model that was served beside it, so "
-    "that two days of one machine can be compared. Figures of another model, suite, workload or machine are not "
-    "compared."
+    "that two days of one machine can be compared. Figures of another model, suite, workload, machine or pairing (how "
+    "both servers shared the machine) are not compared."
 )
 _SPEEDS = {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 
@@ -161,8 +161,10 @@ def _speed(old: Recipe, new: Recipe) -> Iterator[Row]:
         if before or after:
             yield _text(new, "speed", _whether_there(before), _whether_there(after), "not compared")
         return
-    was, now = (f"{speed.workload_name} on {speed.served_on}, vLLM {speed.vllm}" for speed in (before, after))
-    if before.workload != after.workload or before.served_on != after.served_on:
+    was, now = (
+        f"{speed.workload_name} on {speed.served_on}, {speed.pairing}, vLLM {speed.vllm}" for speed in (before, after)
+    )
+    if before.workload != after.workload or (before.served_on, before.pairing) != (after.served_on, after.pairing):
         yield _text(new, "speed", was, now, "not compared: measured otherwise")
         return
     if was != now:

@@ -13,6 +13,8 @@ from quantpress import __version__
 from quantpress.artifact import calibrations
 from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest, artifacts_of
+from quantpress.artifact.online import methods_in, name_of
+from quantpress.artifact.online import results_of as online_results
 from quantpress.artifact.results import Results, results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
@@ -21,6 +23,8 @@ from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import (
     Dummy,
     LeftOut,
+    Load,
+    Online,
     Recipe,
     Report,
     Score,
@@ -60,6 +64,7 @@ def collect(folder: Path, model: Identity | None) -> Report:
         raise InputError(f"{folder} holds no artifact to report on", hint="quantpress quantize RECIPE first")
     ranked = decide.ranked(comparable.aligned(recipes))
     numbered = [recipe.model_copy(update={"number": number}) for number, recipe in enumerate(ranked, 1)]
+    online = _online(folder, model.digest, left_out, comparable.compared_load(numbered))
     return Report(
         quantpress=__version__,
         model=model,
@@ -68,7 +73,8 @@ def collect(folder: Path, model: Identity | None) -> Report:
         unfinished=_unfinished(folder),
         left_out=left_out,
         moved=None,
-        decision=decide.decision_on(numbered),
+        decision=decide.decision_on(numbered, online),
+        online=online,
     )
 
 
@@ -102,6 +108,23 @@ def _dummy(folder: Path, left_out: list[LeftOut]) -> list[Dummy]:
         except StageError as error:
             left_out.append(LeftOut(recipe=f"{name} (dummy weights)", reason=error.message))
     return measured
+
+
+def _online(folder: Path, model_digest: str, left_out: list[LeftOut], load: Load | None) -> list[Online]:
+    """The model as vLLM quantizes it while it loads, under the load that is compared if it was measured under it."""
+    found = []
+    for method in methods_in(folder):
+        try:
+            speeds = [speed_of(one) for one in online_results(folder, model_digest, method, Throughput).all()]
+            scores = [score_of(one) for one in online_results(folder, model_digest, method, Accuracy).all()]
+        except StageError as error:
+            left_out.append(LeftOut(recipe=name_of(method), reason=error.message))
+            continue
+        speeds.sort(key=lambda speed: not comparable.is_under(speed, load))
+        if speeds or scores:  # none of another model of this name
+            front = {"throughput": next(iter(speeds), None), "accuracy": next(iter(scores), None)}
+            found.append(Online.model_validate({"method": method, **front}))
+    return found
 
 
 def _unfinished(folder: Path) -> list[Unfinished]:

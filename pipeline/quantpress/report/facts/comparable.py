@@ -38,7 +38,7 @@ def _shared(kinds: Iterable[list[T]]) -> T | None:
 
 
 def compared_load(recipes: list[Recipe]) -> Load | None:
-    """The workload and machine under which most recipes were measured: only those are compared with each other."""
+    """The workload, machine and pairing under which most recipes were measured: only those are compared."""
     measured = [(recipe, recipe.throughput) for recipe in recipes if recipe.throughput]
     measured = [(recipe, speed) for recipe, speed in measured if speed.concurrencies]
     shared = _shared([_load_of(speed)] for _, speed in measured)
@@ -48,9 +48,15 @@ def compared_load(recipes: list[Recipe]) -> Load | None:
     levels = [speed.concurrencies for _, speed in chosen]
     common = set.intersection(*levels) or set.union(*levels)
     names = [recipe.name for recipe, _ in chosen]
-    return Load(workload=shared[0], machine=shared[1], recipes=names, least=min(common), most=max(common))
+    workload, machine, pairing = shared
+    return Load(workload=workload, machine=machine, pairing=pairing, recipes=names, least=min(common), most=max(common))
 
 
-def _load_of(speed: Speed) -> tuple[str, str]:
+def is_under(speed: Speed, load: Load | None) -> bool:
+    """Whether a measurement can be compared with those under this load."""
+    return load is not None and _load_of(speed) == (load.workload, load.machine, load.pairing)
+
+
+def _load_of(speed: Speed) -> tuple[str, str, str]:
     """What two measurements must have in common to be compared."""
-    return speed.workload_name, speed.served_on
+    return speed.workload_name, speed.served_on, speed.pairing

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
+from quantpress.artifact.online import name_of
 from quantpress.artifact.served import Served
-from quantpress.artifact.throughput import KernelUse
+from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Capacity, KernelUse
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
@@ -242,8 +243,18 @@ class SpeedCommands(Record):
     load: list[LoadCommand]
 
 
+# How the servers of a measurement shared the machine, in words.
+PAIRINGS = {
+    APART: "side by side on different GPUs, each with all of the memory",
+    TOGETHER: "side by side on one device",
+    ALTERNATING: "one at a time, each with all of the memory",
+    ATTACHED: "on servers that ran already",
+}
+
+
 class Speed(Record):
-    """What bench found under one workload. `foreign` names the servers that someone else runs."""
+    """What bench found under one workload. `foreign` names the servers that someone else runs, `pairing` how they share
+    the machine; `capacity` is by side, of servers that had all of the memory."""
 
     workload: dict[str, Any]
     weights: str
@@ -258,6 +269,13 @@ class Speed(Record):
     servers: Servers
     commands: SpeedCommands
     kernels: list[KernelUse] = Field(default_factory=list)
+    pairing: str = TOGETHER
+    capacity: dict[str, Capacity] = Field(default_factory=dict)
+
+    @property
+    def paired(self) -> str:
+        """How the servers shared the machine, in words."""
+        return PAIRINGS.get(self.pairing, self.pairing)
 
     @property
     def workload_name(self) -> str:
@@ -356,6 +374,18 @@ class Dummy(Record):
     throughput: Speed
 
 
+class Online(Record):
+    """What costs nothing to make: the model itself, quantized by vLLM while it loads (`--quantization METHOD`)."""
+
+    method: str
+    throughput: Speed | None
+    accuracy: Score | None
+
+    @property
+    def name(self) -> str:
+        return name_of(self.method)
+
+
 class Unfinished(Record):
     recipe: str
     log: str
@@ -371,6 +401,7 @@ class Load(Record):
 
     workload: str
     machine: str
+    pairing: str = TOGETHER
     recipes: list[str]
     least: int
     most: int
@@ -464,3 +495,4 @@ class Report(Stored):
     left_out: list[LeftOut]
     moved: Moved | None
     decision: Decision
+    online: list[Online] = Field(default_factory=list)

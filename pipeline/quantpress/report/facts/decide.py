@@ -7,12 +7,14 @@ to be ahead of the unquantized model (quantpress.report.facts.winners).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.served import DIFFERS
 from quantpress.errors import enumerated
+from quantpress.report.facts import beaten
 from quantpress.report.facts.comparable import compared_load
-from quantpress.report.facts.data import Cell, Decision, Goal, Load, Point, Recipe, Score, Speed
+from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Online, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
 
@@ -21,8 +23,8 @@ SAME_SIZE = 0.02
 _BACKENDS = {"hf": "transformers", "vllm": "the vLLM that serves"}
 
 
-def decision_on(recipes: list[Recipe]) -> Decision:
-    """The first screen of the report."""
+def decision_on(recipes: list[Recipe], online: Sequence[Online] = ()) -> Decision:
+    """The first screen of the report. What costs nothing to make competes for nothing, but is held against who wins."""
     states = gate_states(recipes)
     gated = any(state in GATED for state in states.values())
     competing = [recipe for recipe in recipes if not gated or states[recipe.name] == "passed"]
@@ -36,6 +38,7 @@ def decision_on(recipes: list[Recipe]) -> Decision:
     caveats = [
         *_engine_caveats(recipes),
         *_speed_caveats(recipes, load),
+        *beaten.caveats(online, goals, load),
         *_several_caveats(recipes, states),
         *_gate_caveats(recipes, states, gated),
         *_accuracy_caveats(recipes),
@@ -250,12 +253,16 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
     measured = {recipe.name: recipe.throughput for recipe in recipes if recipe.throughput}
     several = len(load.recipes) < len(recipes)
     among = f"{len(load.recipes)} of {len(recipes)} recipes" if several else "every recipe"
-    caveats = [f"Speed was measured for {among} under workload {load.workload} on {load.machine}."]
+    how = PAIRINGS.get(load.pairing, load.pairing)
+    caveats = [f"Speed was measured for {among} under workload {load.workload} on {load.machine}, {how}."]
     if not any(speed.machine.gpus or speed.foreign for speed in measured.values()):
         caveats[0] += " What is faster on a CPU may not be faster on a GPU."
+    otherwise = {name: speed for name, speed in measured.items() if name not in load.recipes}
+    paired = [name for name, speed in otherwise.items() if _differs_in_pairing(speed, load)]
     lists = {
+        f"Measured in another pairing, so not compared (bench --pairing {load.pairing} makes them comparable)": paired,
         "Measured under another workload or on another machine, so not compared": [
-            name for name in measured if name not in load.recipes
+            name for name in otherwise if name not in paired
         ],
         "Also measured, shown under Speed and not compared here": sorted(
             {speed.workload_name for recipe in recipes for speed in recipe.other_workloads}
@@ -266,3 +273,8 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
         "Not measured in vLLM": [recipe.name for recipe in recipes if recipe.name not in measured],
     }
     return caveats + [f"{what}: {enumerated(names)}." for what, names in lists.items() if names]
+
+
+def _differs_in_pairing(speed: Speed, load: Load) -> bool:
+    """Whether nothing but the pairing keeps a measurement from being compared."""
+    return (speed.workload_name, speed.served_on) == (load.workload, load.machine) and speed.pairing != load.pairing

@@ -9,9 +9,11 @@ from typing import TypeGuard
 from quantpress.artifact.served import DIFFERS
 from quantpress.artifact.speed import ratio_of, summarize
 from quantpress.artifact.throughput import (
+    APART,
     BASELINE,
     CANDIDATE,
     REQUEST,
+    Capacity,
     Cell,
     Figures,
     Said,
@@ -20,6 +22,7 @@ from quantpress.artifact.throughput import (
     Throughput,
 )
 from quantpress.report.facts.data import (
+    PAIRINGS,
     Answer,
     LoadCommand,
     NoRatio,
@@ -64,14 +67,17 @@ def speed_of(result: Throughput) -> Speed:
         servers=Servers(baseline=_server(servers.get(BASELINE)), candidate=_server(servers.get(CANDIDATE))),
         commands=_commands(result),
         kernels=result.kernels or [],
+        pairing=result.paired,
+        capacity=result.capacity,
     )
 
 
 def notes(result: Throughput, rows: list[Summary]) -> list[str]:
     """What a person must know beside the figures of these levels of load."""
-    found = []
+    found = [f"measured {PAIRINGS.get(result.paired, result.paired)} ({result.paired})"]
     if not result.complete:
         found.append(f"incomplete: {result.ended or 'it ended early'}")
+    found += _room(result)
     if all(cell.start == 0 for cell in result.cells):
         foreign = any(server.startup_s is None for server in result.servers.values())
         cure = (
@@ -81,6 +87,8 @@ def notes(result: Throughput, rows: list[Summary]) -> list[str]:
             "each server was started once: that a server's speed differs from start to start is in the intervals as "
             f"assumed (by {START_SD:.0%}), not as measured; {cure}"
         )
+        if result.paired == APART:
+            found.append("the sides exchange GPUs from start to start, and there was one: a faster GPU counts too")
     if result.served and result.served.verdict == DIFFERS:
         lost = result.served.sides[CANDIDATE].difference if CANDIDATE in result.served.sides else None
         by = "likelihoods that are not finite" if lost is None else f"{lost:+.3f} nats a token"
@@ -105,6 +113,28 @@ def notes(result: Throughput, rows: list[Summary]) -> list[str]:
             "fewer bytes saves is spent on that. On this machine the scheme saves memory only"
         )
     return found
+
+
+def _room(result: Throughput) -> list[str]:
+    """What smaller weights buy, of servers that had all of the memory."""
+    own, base = result.capacity.get(CANDIDATE), result.capacity.get(BASELINE)
+    if own is None or base is None:
+        return []
+    found = []
+    if own.kv_cache_tokens and base.kv_cache_tokens:
+        found.append(
+            f"with all of the memory: room for {own.kv_cache_tokens:,} tokens of KV cache against the model's "
+            f"{base.kv_cache_tokens:,} ({own.kv_cache_tokens / base.kv_cache_tokens:.2f} times)"
+            + ("" if result.machine.gpus else "; on a CPU as much as the load needs, if the memory has it")
+        )
+    if len({cell.concurrency for cell in result.cells}) > 1:
+        sides = (_saturated(own), _saturated(base))
+        found.append(f"the checkpoint's server {sides[0]}, the model's {sides[1]}")
+    return found
+
+
+def _saturated(one: Capacity) -> str:
+    return f"saturates at concurrency {one.saturates_at}" if one.saturates_at else "is not saturated"
 
 
 def _point(row: Summary, result: Throughput) -> Point:

@@ -5,12 +5,17 @@ from __future__ import annotations
 SCOREBOARD = (
     "Recovery: accuracy over the unquantized model's, with its 95% interval; 1 is no loss, an arrow says that "
     "the whole interval shows one. TPOT (time per output token) and tokens/s: how many times as fast as the "
-    "unquantized model that was served beside it, with the interval; below 1 is slower. A question mark: shown to be "
+    "unquantized model that was measured beside it, with the interval; below 1 is slower. A question mark: shown to be "
     "neither faster nor slower."
 )
 DUMMY = (
     "Weights: dummy. Shapes and schemes are the model's and the recipe's, the numbers in them are random. Nothing can "
     "be said of accuracy, and these rows decide nothing."
+)
+ONLINE = (
+    "Nothing was made here: vLLM quantized the model itself while it loaded it (its --quantization, by the name in the "
+    "row). Scores are by that vLLM on both sides. It competes for nothing above; a recipe that does not beat it is not "
+    "worth making."
 )
 ABOUT = {
     "accuracy": (
@@ -38,7 +43,8 @@ ABOUT = {
         "Not compared: quantpress bench RECIPE.",
     ),
     "speed": (
-        "Model and checkpoint were up at the same time and loaded in turns; each figure is the median over rounds. "
+        "Model and checkpoint were loaded in turns; the notes say whether they were up at the same time, and with how "
+        "much of the memory. Each figure is the median over rounds. "
         "Speed-up is the ratio of output tokens/s pair by pair, with its 95% interval: Student's t over the starts of "
         "the servers, because one server differs from start to start. Where they were started once it is over the "
         "pairs, with what starts differ by as it is assumed. It is called faster or slower only if the whole interval "

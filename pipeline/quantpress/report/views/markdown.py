@@ -8,7 +8,7 @@ from quantpress.language.quoting import Verbatim, code, fenced
 from quantpress.language.quoting import markdown as escaped
 from quantpress.report.facts.data import Report
 from quantpress.report.views import tables
-from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
+from quantpress.report.views.captions import ABOUT, DUMMY, ONLINE, SCOREBOARD
 from quantpress.report.views.tables import Measured, Scored, Table
 
 PROVENANCE = "## How these figures were made"
@@ -45,6 +45,8 @@ def render(report: Report) -> str:
     parts += ["## Speed in vLLM", *speed(tables.all_speeds(report))]
     if dummy := tables.with_dummy_weights(report.dummy):
         parts += ["### With dummy weights", DUMMY, markdown_table(tables.speed(dummy)), notes(dummy)]
+    if report.online:
+        parts += ["## What costs nothing to make", ONLINE, *_tables_online(report)]
     warnings = [
         f"- **{escaped(recipe.name)}**: {escaped(text)}" for recipe in report.recipes for text in recipe.warnings
     ]
@@ -54,6 +56,12 @@ def render(report: Report) -> str:
     parts += ["## Not measured", *_section(tables.missing(report), "missing")]
     parts += [PROVENANCE, *_provenance(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tables_online(report: Report) -> list[str]:
+    scored, measured = tables.online_scores(report), tables.online_speeds(report)
+    parts = [markdown_table(tables.accuracy(scored))] if scored else []
+    return [*parts, *([markdown_table(tables.speed(measured)), notes(measured)] if measured else [])]
 
 
 def _section(made: Table, name: str) -> list[str]:

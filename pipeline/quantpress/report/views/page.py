@@ -9,7 +9,7 @@ from typing import Any
 
 from quantpress.report.facts.data import Report
 from quantpress.report.views import plots, tables
-from quantpress.report.views.captions import ABOUT, DUMMY, SCOREBOARD
+from quantpress.report.views.captions import ABOUT, DUMMY, ONLINE, SCOREBOARD
 
 _HERE = Path(__file__).parent
 _GOALS = {
@@ -68,6 +68,7 @@ def render(report: Report) -> str:
         "gate_words": _GATES,
         "chips": {*_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
         "dummy_words": DUMMY,
+        "online_words": ONLINE,
         "scoreboard_words": SCOREBOARD,
     }
     template = environment().get_template("report.html.jinja")
@@ -81,6 +82,8 @@ def _laid_out(report: Report) -> dict[str, Any]:
         "decision": report.decision,
         "recipes": {recipe.name: recipe for recipe in report.recipes},
         "dummy": tables.with_dummy_weights(report.dummy),
+        "online_scored": tables.online_scores(report),
+        "online_measured": tables.online_speeds(report),
         "scored": scored,
         "measured_speed": tables.all_speeds(report),
         "gates": tables.gates(scored),

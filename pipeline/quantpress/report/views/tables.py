@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
+from quantpress.artifact.throughput import ATTACHED, TOGETHER
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -64,8 +65,10 @@ def scoreboard(report: Report) -> Table:
 
 def _compared(recipe: Recipe, load: Load | None) -> list[str]:
     """TPOT and tokens/s under the workload that is compared; figures of another one do not belong into its columns."""
+    measured = recipe.throughput
     if load is None or recipe.name not in load.recipes:
-        return ["other workload" if recipe.throughput else NONE] * 2
+        same = load and measured and (measured.workload_name, measured.served_on) == (load.workload, load.machine)
+        return [("other pairing" if same else "other workload") if measured else NONE] * 2
     return [_times(recipe, load.least, "tpot_ms"), _times(recipe, load.most, "output_tokens_s")]
 
 
@@ -299,8 +302,13 @@ def size(report: Report) -> Table:
 
 def _kv_caches(recipe: Recipe) -> tuple[str, str]:
     """What the checkpoint's server and the model's hold."""
-    servers = recipe.throughput.servers if recipe.throughput else None
-    return (_kv(servers.candidate), _kv(servers.baseline)) if servers else (NONE, NONE)
+    measured = recipe.throughput
+    if measured is None:
+        return NONE, NONE
+    shared = ", of half the memory" if measured.pairing == TOGETHER and measured.machine.gpus else ""
+    sides = [_kv(server) for server in (measured.servers.candidate, measured.servers.baseline)]
+    own, base = (f"{side}{shared}" if side != NONE else side for side in sides)
+    return own, base
 
 
 def _kv(server: Server) -> str:
@@ -365,6 +373,15 @@ def _in_turns(by_recipe: Iterable[tuple[str, Sequence[T]]]) -> list[tuple[str, T
     recipes = list(by_recipe)
     most = max((len(results) for _, results in recipes), default=0)
     return [(name, results[turn]) for turn in range(most) for name, results in recipes if turn < len(results)]
+
+
+def online_speeds(report: Report) -> list[Measured]:
+    """Of each method by which vLLM quantizes the model while it loads."""
+    return [(one.name, one.throughput) for one in report.online if one.throughput]
+
+
+def online_scores(report: Report) -> list[Scored]:
+    return [(one.name, one.accuracy) for one in report.online if one.accuracy]
 
 
 def with_dummy_weights(dummy: list[Dummy]) -> list[Measured]:
@@ -472,7 +489,8 @@ def commands(report: Report) -> Table:
             by_hand = {f"accuracy by hand, {_role(side)}": text for side, text in score.commands.items()}
             rows += [[name, what, text] for what, text in by_hand.items() if text]
         for result in recipe.speeds:
-            ours = f"quantpress bench {name} --workload {result.workload_name} --model {model} --fresh"
+            paired = "" if result.pairing == ATTACHED else f" --pairing {result.pairing}"
+            ours = f"quantpress bench {name} --workload {result.workload_name} --model {model}{paired} --fresh"
             rows.append([name, "speed", ours])
             by_hand = {f"server by hand, {_role(side)}": text for side, text in result.commands.servers.items()}
             rows += [[name, what, text] for what, text in by_hand.items() if text]

@@ -1,0 +1,111 @@
+"""A first look at each server before it is loaded: is the checkpoint served by the planned kernels, does the engine
+compute what was scored, does the checkpoint talk sense? Servers that are never up at the same time are looked at one by
+one, and judged together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantpress.artifact.served import DIFFERS, Served
+from quantpress.artifact.throughput import CANDIDATE, Answer, KernelUse, Picture, ServerFacts
+from quantpress.errors import QuantpressError
+from quantpress.runtime import console
+from quantpress_serve.bench import chat, kernels, likelihoods, picture
+from quantpress_serve.bench.subject import Subject
+from quantpress_serve.bench.workers import Likelihoods, Row
+from quantpress_serve.server.server import Server
+
+# Both sides' likelihoods of a fixed text by transformers, by role, or why there are none.
+Expected = dict[str, Likelihoods] | str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one server said. `rows` are its likelihoods, `seen` is its answer to a question with an image; a text says
+    why there is none, and None that it was not asked. `used` are the candidate's kernels (kernels.looked_at)."""
+
+    server: Server
+    facts: ServerFacts
+    rows: list[Row] | str | None
+    answers: list[Answer]
+    seen: Answer | str | None
+    used: list[KernelUse] | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found out of the servers before the first load: facts and answers by role, the kernels, and whether the
+    engine computes what was scored. `picture` is None for a model that takes no images."""
+
+    servers: dict[str, ServerFacts]
+    served: Served
+    answers: dict[str, list[Answer]]
+    picture: Picture | None
+    kernels: list[KernelUse] | None = None
+
+
+def expected(subject: Subject) -> Expected:
+    """What transformers computes of both sides; before a server takes memory."""
+    if subject.weights != "real":
+        return "the weights are random"
+    if subject.untruthful:
+        return subject.untruthful
+    log = subject.logs / f"{subject.name}.likelihoods.log"
+    log.unlink(missing_ok=True)
+    try:
+        return likelihoods.by_transformers(subject.scored, subject.compute_dtype, log)
+    except QuantpressError as error:
+        return f"transformers gave no likelihoods: {error.message}"
+
+
+def look_at(role: str, server: Server, subject: Subject, scored: Expected) -> Look:
+    """Asks one server. Raises StageError if it does not answer, CapabilityError for other kernels than the planned ones
+    where these are required."""
+    used = kernels.looked_at(subject, {role: server}) if role == CANDIDATE else None
+    real = subject.weights == "real"
+    return Look(
+        server=server,
+        facts=_facts(server, subject),
+        rows=None if isinstance(scored, str) else likelihoods.by_server(role, server, scored[role]),
+        answers=chat.answers_of(role, server) if real else [],
+        seen=picture.asked(role, server) if real and picture.takes_images(subject.model.config) else None,
+        used=used,
+    )
+
+
+def judged(looks: dict[str, Look], subject: Subject, scored: Expected) -> Known:
+    """What the answers of all servers say together. Raises StageError for a checkpoint that talks nonsense."""
+    candidate = looks[CANDIDATE].server
+    served = _served(looks, subject, scored)
+    answers = {role: look.answers for role, look in looks.items() if look.answers}
+    if answers:
+        chat.require_sense(answers, candidate, served)
+    seen = {role: look.seen for role, look in looks.items() if look.seen is not None}
+    return Known(
+        servers={role: look.facts for role, look in looks.items()},
+        served=served,
+        answers=answers,
+        picture=picture.judged(seen, candidate, served) if seen else None,
+        kernels=looks[CANDIDATE].used,
+    )
+
+
+def _served(looks: dict[str, Look], subject: Subject, scored: Expected) -> Served:
+    """Whether the engine computes what transformers scored; it is said here, whichever it is."""
+    if isinstance(scored, str):
+        return likelihoods.unknown(scored)
+    if silent := [look.rows for look in looks.values() if isinstance(look.rows, str)]:
+        return likelihoods.unknown(silent[0])
+    rows = {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
+    served = likelihoods.compared({role: scored[role].likelihoods for role in rows}, rows, subject.inexact)
+    say = console.warn if served.verdict == DIFFERS else console.say
+    say(likelihoods.sentence(served))
+    return served
+
+
+def _facts(started: Server, subject: Subject) -> ServerFacts:
+    """What is known of a server, the size of its weights from their files where vLLM did not tell (on a CPU)."""
+    if started.facts.weights_gib is not None or started.running is None or subject.weights != "real":
+        return started.facts
+    size = sum(path.stat().st_size for path in started.path.glob("*.safetensors"))
+    return started.facts.model_copy(update={"weights_gib": round(size / 2**30, 3), "weights_gib_from": "files"})
