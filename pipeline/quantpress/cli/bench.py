@@ -57,7 +57,7 @@ def run(options: Options) -> None:
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     if not serving.vllm_url:
         load = _fitted(load, planned.plan, model)
-    artifact = quantize(planned.plan, model, work.out).artifact
+    artifact = quantize(planned.plan, model, work.out, work.offload).artifact
     known = prepare.known_of_servers(work, serving, planned)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
     show(result.as_saved(), report.throughput_table(recipe.name, result))

@@ -73,7 +73,7 @@ def run(options: Options) -> None:
     # The stages.
     artifacts = []
     for planned in plans:
-        artifact = quantize(planned.plan, model, work.out).artifact
+        artifact = quantize(planned.plan, model, work.out, work.offload).artifact
         evaluate(artifact, model, request)
         known = prepare.known_of_servers(work, serving, planned)
         serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
