@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import manifest, online, own
+from quantpress.artifact import kept_blocks, manifest, online, own
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
@@ -91,8 +91,9 @@ def verify(artifact: Artifact) -> list[str]:
 
 
 def garbage(out: Path) -> list[Path]:
-    """What nothing refers to: what killed runs left, scores that no accuracy.json names, and answered requests, which
-    finished scores hold too (without them `--extend` asks again). Only what carries our mark (quantpress.artifact.own).
+    """What nothing refers to: what killed runs left or kept, scores that no accuracy.json names, and answered requests,
+    which finished scores hold too (without them `--extend` asks again). Only what carries our mark
+    (quantpress.artifact.own).
 
     Nothing of a model is listed while a process works below its folder, and no link is followed.
     """
@@ -105,6 +106,7 @@ def _is_in_use(model: Path) -> bool:
 
 def _garbage_of(model: Path) -> list[Path]:
     found = [left for folder in (model, *_folders_below(model)) for left in atomic.leftovers(folder)]
+    found += kept_blocks.folders_below(model)
     named = _named(model)
     for keeps in _keeping_scores(model):
         found += own.requests_of(keeps)

@@ -61,7 +61,7 @@ def run(options: Options) -> None:
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     if not serving.vllm_url:
         load = _fitted(load, planned.plan, model, serving.pairing)
-    artifact = quantize(planned.plan, model, work.out).artifact
+    artifact = quantize(planned.plan, model, work.out, work.offload).artifact
     largest = planned.plan.weight_bytes if serving.online else 0
     known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)

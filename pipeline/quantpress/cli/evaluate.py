@@ -66,13 +66,13 @@ def run(options: Options) -> None:
     plans = [prepare.planned(work, one, model, vllm=options.vllm).plan for one in (recipe, *others.values())]
     request = request.for_model(model).for_plans(plans, model)
 
-    artifact = quantize(plans[0], model, work.out).artifact
+    artifact = quantize(plans[0], model, work.out, work.offload).artifact
     result = evaluate(artifact, model, request)
     text, data = report.accuracy_table(recipe.name, result), result.as_saved()
     if others and recipe.calibration:
         scored = [calibrations.calibrated(recipe.calibration.seed, artifact, result)]
         for seed, plan in zip(others, plans[1:], strict=True):
-            made = quantize(plan, model, work.out).artifact
+            made = quantize(plan, model, work.out, work.offload).artifact
             scored.append(
                 calibrations.calibrated(seed, made, evaluate(made, model, request.as_scored(result.settings)))
             )

@@ -1,4 +1,4 @@
-"""`quantpress gc`: remove what killed runs left and scores that nothing refers to."""
+"""`quantpress gc`: remove what killed runs left or kept, and scores that nothing refers to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Options:
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add_parser("gc", help="remove what killed runs left and scores that nothing refers to")
+    parser = commands.add_parser("gc", help="remove what killed runs left or kept, and scores that nothing refers to")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     add_out(parser)
     add_flags(parser)

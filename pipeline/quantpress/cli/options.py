@@ -33,6 +33,7 @@ class Work:
     set: list[str]
     target: str | None
     compute_dtype: str
+    offload: str
     trust_remote_code: bool
     dequantize: bool
 
@@ -61,6 +62,12 @@ def add_stage(commands: Commands, name: str, text: str, several: str | None = No
         choices=("auto", "stored", "float32"),
         default="auto",
         help="for calibration and scoring: float32 where a CPU multiplies the model's type slowly (%(default)s)",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=("auto", "never", "disk"),
+        default="auto",
+        help="leave the weights on the disk while they are quantized: auto where the memory is too small (%(default)s)",
     )
     parser.add_argument("--model", default="embedded", help=MODEL + " (%(default)s)")
     add_out(parser)

@@ -63,7 +63,7 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work)
     plan = prepare.planned(work, recipe, model, "any").plan
     build.require_possible(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
-    made = quantize(plan, model, work.out).artifact
+    made = quantize(plan, model, work.out, work.offload).artifact
     _warn_of_gaps(made)
     about = build.build(made, model, order)
     folder = build.folder_of(made, order)

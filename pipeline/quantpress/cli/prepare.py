@@ -60,17 +60,17 @@ def loaded_model(
             plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
             for plan in plans:
                 check_data(plan, light)
-            _require_room_for_weights(light, plans)
+            _require_room_for_weights(light, plans, work.offload)
             check(light, plans)
     return find_model(work.model, work.trust_remote_code, work.dequantize)
 
 
-def _require_room_for_weights(light: Model, plans: Sequence[Plan]) -> None:
+def _require_room_for_weights(light: Model, plans: Sequence[Plan], offload: str) -> None:
     """Raises CapabilityError if weights that are not fetched yet do not fit on the disk, or not into the memory."""
     if not hub.fetched(light.path):
         disk.require_space(hub.cache(), max(plan.weight_bytes for plan in plans))
         for plan in plans:
-            streaming.require_memory(plan, light)
+            streaming.stay_on_disk(plan, light, offload)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:

@@ -27,5 +27,5 @@ def run(options: Options) -> None:
     recipe = load_recipe(options.recipe, options.work.set)
     model = prepare.loaded_model(options.work, [recipe], "auto", options.vllm)
     plan = prepare.planned(options.work, recipe, model, vllm=options.vllm).plan
-    done = quantize(plan, model, options.work.out)
+    done = quantize(plan, model, options.work.out, options.work.offload)
     show(done.manifest.as_saved(), str(done.artifact.checkpoint))

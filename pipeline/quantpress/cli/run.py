@@ -75,7 +75,7 @@ def run(options: Options) -> None:
     # The stages.
     artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)
     for planned in plans:
-        artifact = quantize(planned.plan, model, work.out).artifact
+        artifact = quantize(planned.plan, model, work.out, work.offload).artifact
         scored = evaluate(artifact, model, request)
         known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
         measured = serving_stage.bench(artifact, model, load, sides, serving.fresh, known)

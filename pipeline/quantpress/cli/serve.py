@@ -44,5 +44,5 @@ def run(options: Options) -> None:
     plan = prepare.planned(work, recipe, model, vllm=options.vllm).plan
     found = fit.alone(engine, plan, model.config)
     fit.say(found)
-    artifact = quantize(plan, model, work.out).artifact
+    artifact = quantize(plan, model, work.out, work.offload).artifact
     serve(artifact, model, vllm, options.port, found.engine)

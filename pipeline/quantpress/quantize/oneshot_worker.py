@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError, listed
 from quantpress.model.whole_model_worker import keep_expert_names, loaded_model, remote_code_explained
 from quantpress.plan.products_worker import float32_products
-from quantpress.quantize import calibration_data, remarks
+from quantpress.quantize import calibration_data, remarks, weights_on_disk_worker
 from quantpress.quantize.expert_tokens import ExpertCounter
+from quantpress.quantize.going_on_worker import Keeper, origin_of
 from quantpress.quantize.image_inputs_worker import calibration_inputs, explained, loaded_processor
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import ONESHOT, OneshotJob, OneshotResult
@@ -84,7 +88,7 @@ def require_finite(model: Any, layers: Collection[str]) -> list[str]:
     """Raises InputError naming the layers to quantize whose weights hold NaN or infinity; warns of other tensors."""
     import torch
 
-    numbers = ((name, tensor) for name, tensor in model.named_parameters() if tensor.numel())
+    numbers = ((name, tensor) for name, tensor in weights_on_disk_worker.parameters(model) if tensor.numel())
     broken = [name for name, tensor in numbers if not torch.stack(tensor.aminmax()).isfinite().all()]
     return said_of_broken(broken, layers)
 
@@ -130,13 +134,13 @@ def quantize_and_hash(job: OneshotJob) -> OneshotResult:
     libraries and loads the weights a core has little to do.
     """
     with ThreadPoolExecutor(1) as hashing:
-        if job.digest_cache:
-            hashing.submit(digests.cached_sha256, job.deciding_files, job.digest_cache)
-        return quantize(job)
+        if job.digest_cache is None:
+            return quantize(job)
+        return quantize(job, hashing.submit(digests.cached_sha256, job.deciding_files, job.digest_cache))
 
 
-def quantize(job: OneshotJob) -> OneshotResult:
-    """Writes the checkpoint.
+def quantize(job: OneshotJob, hashed: Future[dict[Path, str]] | None = None) -> OneshotResult:
+    """Writes the checkpoint; `hashed` are the digests of the model's files, without which no block is kept.
 
     Raises InputError for a model that needs code of its own and may not run it, or for data that cannot be used;
     StageError if llmcompressor left something out.
@@ -159,8 +163,9 @@ def quantize(job: OneshotJob) -> OneshotResult:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer, job) if recipe.calibration else (None, None)
-    model, missing = loaded_model(source, trust, dtype="auto")
+    model, missing = loaded_model(source, trust, dtype="auto", **weights_on_disk_worker.loading(job.offload))
     require_all_loaded(model, missing)
+    weights_on_disk_worker.settle(model)
     keep_expert_names(model)
 
     # The work itself; what llmcompressor warns of meanwhile is kept.
@@ -172,7 +177,12 @@ def quantize(job: OneshotJob) -> OneshotResult:
     said: list[str] = []
     logger.add(said.append, level="DEBUG", format="{message}", filter=remarks.is_kept)
     with_images = bool(about and about.images)
-    with float32_products(job.compute_dtype == "float32"), explained(model, with_images):
+    keeper = None
+    if job.keep and hashed:
+        origin = partial(origin_of, job.keep, job.common.model, hashed)
+        keeper = Keeper(job.keep.folder, origin, said, {"seen": counter.seen, "routed": counter.routed})
+    keeping = keeper.installed() if keeper else nullcontext()
+    with float32_products(job.compute_dtype == "float32"), explained(model, with_images), keeping:
         oneshot(
             model=model,
             processor=tokenizer,
@@ -190,6 +200,8 @@ def quantize(job: OneshotJob) -> OneshotResult:
     note = f"{about.tokens} calibration tokens" if about else "no calibration data needed"
     if about and about.images:
         note += f", {about.images.tokens} of {about.images.images} images"
+    if keeper and keeper.left_out:
+        note += f"; {keeper.left_out}, and was made anew"
     warnings += remarks.of_fallbacks(recipe, said) + remarks.of_llmcompressor(said)
     if about:
         about = about.model_copy(update={"experts": counter.counted(all_experts)})

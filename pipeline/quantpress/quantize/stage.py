@@ -18,6 +18,7 @@ from quantpress.plan import arithmetic
 from quantpress.plan.preflight import poor_chats, too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity, own_chats, streaming
+from quantpress.quantize.keeping import keep_for
 from quantpress.quantize.workers import (
     CHATS,
     IMAGES,
@@ -26,6 +27,7 @@ from quantpress.quantize.workers import (
     ChatsJob,
     ImagesJob,
     ImagesResult,
+    Keep,
     OneshotJob,
     StreamJob,
     recipe_job,
@@ -124,12 +126,17 @@ def try_template(chats: list[Path], model: Model) -> None:
 
 def inputs_of(plan: Plan, model: Model) -> Inputs:
     """Everything that decides the checkpoint's bytes; its digest names the artifact."""
+    return _inputs_beside(plan, model).model_copy(update={"model": model.digests()})
+
+
+def _inputs_beside(plan: Plan, model: Model) -> Inputs:
+    """The same without the digests of the model's files, whose reading takes a second for 2 GB."""
     calibration = plan.recipe.calibration
     return Inputs(
         stage=STAGE,
         recipe=plan.recipe.model_dump(exclude_none=True, exclude={"description", "targets", "calibration"}),
         calibration=calibration_data.identity(calibration) if calibration else None,
-        model=model.digests(),
+        model={},
         versions=environment.versions(DECISIVE),
         # None where it is as usual: so both could be added without renaming the artifacts that there were.
         trust_remote_code=model.trust_remote_code or None,
@@ -137,9 +144,10 @@ def inputs_of(plan: Plan, model: Model) -> Inputs:
     )
 
 
-def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
+def quantize(plan: Plan, model: Model, out: Path, offload: str = "auto") -> Quantized:
     """Makes `out/<model>/<recipe>/checkpoint` of a prepared plan, unless the same inputs made what is there.
 
+    `offload` says whether the weights stay on the disk meanwhile (free_memory.stay_on_disk).
     Raises InputError before anything is written, CapabilityError for lack of space or a library, StageError if
     llmcompressor fails or its checkpoint is not what the recipe says.
     """
@@ -150,17 +158,23 @@ def quantize(plan: Plan, model: Model, out: Path) -> Quantized:
     if existing:
         return existing
     check_data(plan, model)
-    streaming.require_memory(plan, model)
-    disk.require_space(out, streaming.disk_bytes(plan, model))
+    on_disk = streaming.stay_on_disk(plan, model, offload)
+    if on_disk:
+        console.say(f"  the {plan.weight_bytes / 1e9:.1f} GB of weights stay on the disk while they are quantized")
+    needed = streaming.disk_bytes(plan, model, on_disk)
+    disk.require_space(out, needed)
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         log = artifact.folder.parent / "logs" / f"{artifact.name}.quantize.log"
+        keep = keep_for(artifact, plan, _inputs_beside(plan, model), lambda: inputs_of(plan, model).digest, needed)
         try:
-            made = make_checkpoint(plan, model, staged, log)
+            made = make_checkpoint(plan, model, staged, log, keep, on_disk)
         except StageError as error:
             error.log = error.log or log
             raise
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder, own.strangers)
+        if keep:
+            ownership.remove(keep.folder)
     return Quantized(artifact, made, reused=False)
 
 
@@ -200,11 +214,14 @@ def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
     return [name for name, file in known.files.items() if not is_whole(name, file.bytes)] if known.files else ["all"]
 
 
-def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manifest:
+def make_checkpoint(
+    plan: Plan, model: Model, staged: Path, log: Path, keep: Keep | None = None, on_disk: bool = False
+) -> Manifest:
     """Makes `staged/checkpoint` with recipe.resolved.yaml beside it, and returns the manifest, which it does not write.
 
-    What llmcompressor prints goes into `log`; wrong input, an InputError, leaves none. Raises StageError if
-    llmcompressor fails or its checkpoint is not what the recipe says, CapabilityError for lack of space or memory.
+    `keep` says where finished blocks are kept; `on_disk` leaves the weights on the disk meanwhile. What llmcompressor
+    prints goes into `log`; wrong input, an InputError, leaves none. Raises StageError if llmcompressor fails or its
+    checkpoint is not what the recipe says, CapabilityError for lack of space or memory.
     """
     started = time.time()
     checkpoint = staged / "checkpoint"
@@ -213,17 +230,21 @@ def make_checkpoint(plan: Plan, model: Model, staged: Path, log: Path) -> Manife
     # llmcompressor, in a process of its own.
     log.unlink(missing_ok=True)
     streamed = streaming.is_streamed(plan, model)
+    offload = staged.resolve() / "weights" if on_disk else None
     title = f"quantizing {model.name} with {plan.recipe.name} ({len(plan.layers)} layers)"
     try:
         with digests.unchanged(model.deciding_files()):
             if streamed:
                 result = STREAM.run(stream_job(plan, model, checkpoint), staged, title, log)
             else:
-                result = ONESHOT.run(oneshot_job(plan, model, checkpoint), staged, title, log)
+                job = oneshot_job(plan, model, checkpoint)
+                result = ONESHOT.run(job.model_copy(update={"keep": keep, "offload": offload}), staged, title, log)
     except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None
         raise
+    if offload:
+        ownership.remove(offload)
     warnings = [*too_long(plan.recipe, plan.structure, model.config), *poor_chats(plan.recipe, plan.parameters)]
     warnings = _warned([*warnings, *result.warnings])
 

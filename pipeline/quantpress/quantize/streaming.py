@@ -107,11 +107,13 @@ def processes(plan: Plan, model: Model, free: int) -> int:
     return 1 + max(0, min(free, 2 * largest + 1_500_000_000) - one) // (one - LIBRARIES)
 
 
-def require_memory(plan: Plan, model: Model) -> None:
-    """Raises CapabilityError if not even one process fits into the memory, or not the whole model where it is held."""
+def stay_on_disk(plan: Plan, model: Model, offload: str) -> bool:
+    """Whether the weights of a plan that takes the whole model stay on the disk meanwhile (free_memory.stay_on_disk).
+
+    Raises CapabilityError if not even one process fits into the memory, or not what is held of the model.
+    """
     if why := held_because(plan, model):
-        free_memory.require_for_model(plan.weight_bytes, why)
-        return
+        return free_memory.stay_on_disk(plan.weight_bytes, offload, why)
     free, needed = free_memory.available(), peak_bytes(plan, model)
     if free < needed:
         raise CapabilityError(
@@ -119,11 +121,15 @@ def require_memory(plan: Plan, model: Model) -> None:
             "free",
             hint="end other programs, or take a machine with more memory",
         )
+    return False
 
 
-def disk_bytes(plan: Plan, model: Model) -> int:
-    """What the checkpoint takes on the disk while it is made: with a margin for what is written beside it."""
-    return math.ceil(1.05 * plan.checkpoint_bytes if is_streamed(plan, model) else 1.5 * plan.weight_bytes)
+def disk_bytes(plan: Plan, model: Model, on_disk: bool = False) -> int:
+    """What the checkpoint takes on the disk while it is made: with a margin for what is written beside it, and with the
+    weights that change where those stay `on_disk`."""
+    if is_streamed(plan, model):
+        return math.ceil(1.05 * plan.checkpoint_bytes)
+    return math.ceil((2.6 if on_disk else 1.5) * plan.weight_bytes)
 
 
 def _tensors(model: Model) -> tuple[dict[str, Tensor], Structure]:

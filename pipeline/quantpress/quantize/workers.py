@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_serializer
 
-from quantpress.artifact.manifest import Calibrated, CalibrationImages
+from quantpress.artifact.manifest import Calibrated, CalibrationImages, Inputs
 from quantpress.model.source import Model
 from quantpress.plan.arithmetic import ComputeDtype
 from quantpress.plan.resolve import Plan
@@ -37,10 +37,20 @@ def recipe_job(plan: Plan, model: Model, output: Path) -> RecipeJob:
     )
 
 
+class Keep(Record):
+    """The folder in which finished blocks are kept, and the `inputs` that they come from, without the model's digests:
+    the worker reads those meanwhile."""
+
+    folder: Path
+    inputs: Inputs
+
+
 class OneshotJob(Job):
     """What to quantize: the names of the `layers`, with `largest_input`, the input features of the widest one.
 
     `deciding_files` are hashed meanwhile and remembered in the file `digest_cache`; None where nobody asks for them.
+    Without `keep` nothing is kept of a killed run. With `offload`, a folder for what changes, the weights stay on the
+    disk.
     """
 
     common: RecipeJob
@@ -49,6 +59,8 @@ class OneshotJob(Job):
     compute_dtype: ComputeDtype
     deciding_files: list[Path] = Field(default_factory=list)
     digest_cache: Path | None = None
+    keep: Keep | None = None
+    offload: Path | None = None
 
 
 class OneshotResult(Result):

@@ -53,6 +53,22 @@ def _folders(groups: Path, process: Path) -> Iterator[Path]:
                 yield folder
 
 
+def stay_on_disk(weight_bytes: int, offload: str, why: str | None = None) -> bool:
+    """Whether a model's weights stay on the disk while it is quantized; `offload` is disk, never, or auto: where they
+    do not fit into the memory. Raises CapabilityError where even one layer after the other would not, or all must."""
+    if offload == "never":
+        require_for_model(weight_bytes, why)
+        return False
+    free = available()
+    if free < BESIDE_THE_MODEL:
+        raise CapabilityError(
+            f"{free / 1e9:.1f} GB of memory are free, and to quantize takes {BESIDE_THE_MODEL / 1e9:.1f} GB beside the "
+            "weights",
+            hint="end other programs, or take a machine with more memory",
+        )
+    return offload == "disk" or free < weight_bytes + BESIDE_THE_MODEL
+
+
 def require_for_model(weight_bytes: int, why: str | None = None) -> None:
     """Raises CapabilityError for a model that is larger than the memory; `why` all of its weights are held there."""
     free, needed = available(), weight_bytes + BESIDE_THE_MODEL

@@ -99,7 +99,7 @@ def test_a_model_larger_than_the_memory_is_said_before_the_start(
     made = replace(plan_of(Recipe.model_validate(data), model), weight_bytes=140_000_000_000)
     monkeypatch.setattr(free_memory, "available", lambda: 21_400_000_000)
     with pytest.raises(CapabilityError, match=r"140.0 GB of weights.*141.4 GB are needed, 21.4 GB are free") as caught:
-        stage.quantize(made, model, tmp_path / "out")
+        stage.quantize(made, model, tmp_path / "out", "never")
     assert "up to 10.0 billion parameters in 16 bits fit here" in str(caught.value.hint)
     assert not list((tmp_path / "out").glob("*/*"))
 

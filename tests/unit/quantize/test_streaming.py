@@ -97,7 +97,7 @@ def test_as_many_processes_as_fit_into_the_memory_and_twice_the_largest_file(
     assert streaming.peak_bytes(plan, model, most) <= 2 * largest + 1_500_000_000
     monkeypatch.setattr(free_memory, "available", lambda: one - 1)
     with pytest.raises(CapabilityError, match=r"piece by piece takes 0\.9 GB of memory, 0\.9 GB are free"):
-        streaming.require_memory(plan, model)
+        streaming.stay_on_disk(plan, model, "never")
 
 
 def test_the_limits_of_all_groups_that_a_process_is_in_hold(tmp_path: Path) -> None:
