@@ -183,9 +183,10 @@ class Manifest(Stored):
     `recipe` is the resolved recipe (quantpress.recipe.recipe.Recipe validates it); `scales` says how far one scale
     reaches ("group of 64", "channel"); `modifiers` are llmcompressor's classes in their order; `threads` those that
     torch ran with, in each of its processes; `path` the part of llmcompressor that made it: `oneshot`, with the model
-    in memory, or `model_free`, from file to file; `note` what was shown beside the finished step; `files` the
-    checkpoint's, by relative name; `seconds` how long it took; `created` the time in UTC; `digest` that of `inputs`;
-    `account` where every tensor of the model went, which older manifests do not say.
+    in memory, or `model_free`, from file to file (None in older ones, when there was the first alone); `note` what was
+    shown beside the finished step; `files` the checkpoint's, by relative name; `seconds` how long it took; `created`
+    the time in UTC; `digest` that of `inputs`; `account` where every tensor of the model went, which older manifests do
+    not say.
     """
 
     SCHEMA_VERSION = SCHEMA_VERSION
@@ -199,7 +200,7 @@ class Manifest(Stored):
     calibration: Calibrated | None
     warnings: list[str]
     threads: int
-    path: Literal["oneshot", "model_free"] = "oneshot"
+    path: Literal["oneshot", "model_free"] | None = None
     note: str | None = None
     bytes: Sizes
     files: dict[str, File]

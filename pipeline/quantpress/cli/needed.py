@@ -34,6 +34,7 @@ class Stage(Record):
 
     name: str
     memory: int | None
+    how: str = ""
     free: int
     disk: int
     time: Time | None
@@ -46,7 +47,9 @@ class Stage(Record):
     @property
     def words(self) -> str:
         short = "" if self.fits else f", more than the {size_in_words(self.free)} that are free"
-        held = f"{size_in_words(self.memory)} of memory{short}" if self.memory else "memory as the engine is told"
+        held = "memory as the engine is told"
+        if self.memory:
+            held = f"{size_in_words(self.memory)} of memory{self.how}{short}"
         written = f"{size_in_words(self.disk)} of disk" if self.disk else "no disk to speak of"
         return f"{self.name:9} {held}; {written}; {self.time.words if self.time else self.note}"
 
@@ -83,18 +86,24 @@ def stages(plan: Plan, model: Model, out: Path, machine: Machine) -> list[Stage]
     return [stage(plan, model, out, machine) for stage in (_quantize, _evaluate, _bench)]
 
 
-def _quantizing_bytes(plan: Plan, model: Model) -> int:
-    """Of one process, where the model is taken piece by piece: more are started only where they fit."""
-    streamed = streaming.is_streamed(plan, model)
-    return streaming.peak_bytes(plan, model) if streamed else needs.quantizing_bytes(plan, model.config)
+def _quantizing_bytes(plan: Plan, model: Model, free: int) -> tuple[int, bool]:
+    """The memory, and whether the weights stay on the disk because they do not fit into what is free. Of one process,
+    where the model is taken piece by piece: more are started only where they fit."""
+    if streaming.is_streamed(plan, model):
+        return streaming.peak_bytes(plan, model), False
+    whole = needs.quantizing_bytes(plan, model.config)
+    on_disk = free < plan.weight_bytes + free_memory.BESIDE_THE_MODEL
+    return (needs.offloaded_bytes(plan, model.config), True) if on_disk else (whole, False)
 
 
 def _quantize(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
+    memory, on_disk = _quantizing_bytes(plan, model, machine.free)
     return Stage(
         name="quantize",
-        memory=_quantizing_bytes(plan, model),
+        memory=memory,
+        how=" (the weights stay on the disk)" if on_disk else "",
         free=machine.free,
-        disk=plan.checkpoint_bytes,
+        disk=plan.checkpoint_bytes + (plan.weight_bytes if on_disk else 0),
         time=pace.of_quantizing(plan, model.name, out) or _counted(needs.quantizing_work(plan), model, machine),
         note="time known after a first run",
     )
@@ -161,16 +170,19 @@ def _that_fit(plan: Plan, model: Model, free: int) -> list[str]:
         least = calibration.model_copy(update={"batch_size": 1})
         few = least.model_copy(update={"samples": max(1, calibration.samples // 4)})
         for settings, smaller in (("batch_size=1", least), (f"batch_size=1 and samples={few.samples}", few)):
-            needed = needs.quantizing_bytes(_with(plan, smaller), model.config)
+            needed = _least(_with(plan, smaller), model)
             if needed <= free:
                 found.append(f"calibration.{settings} would fit ({size_in_words(needed)})")
                 break
-        needed = needs.quantizing_bytes(_with(plan, None), model.config)
+        needed = _least(_with(plan, None), model)
         if needed <= free:
             found.append(f"a recipe without data would fit ({size_in_words(needed)}): recipes list")
-    largest = needs.largest_model(plan, free)
-    found.append(f"with this recipe a model of up to {largest / 1e9:.1f} billion parameters fits here")
-    return found
+    return found or ["a smaller model"]
+
+
+def _least(plan: Plan, model: Model) -> int:
+    """The memory that a plan takes whose model is held, or stays on the disk, whichever is less."""
+    return min(needs.quantizing_bytes(plan, model.config), needs.offloaded_bytes(plan, model.config))
 
 
 def _with(plan: Plan, calibration: object) -> Plan:

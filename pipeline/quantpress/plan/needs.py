@@ -35,15 +35,18 @@ class Work(Record):
 
 
 def quantizing_bytes(plan: Plan, config: Config) -> int:
-    """Memory of the quantize stage at its peak: all weights are held, and the checkpoint's as they come."""
+    """Memory of the quantize stage at its peak where all weights are held, and the checkpoint's come
+    beside them."""
     held = _LIBRARIES + plan.weight_bytes + int(_REPLACED * plan.checkpoint_bytes)
     return held + _calibrating_bytes(plan, config)
 
 
-def largest_model(plan: Plan, free: int) -> int:
-    """Parameters of the largest model of this kind that could be quantized in so many bytes, without calibration."""
-    of_one = (plan.weight_bytes + _REPLACED * plan.checkpoint_bytes) / plan.parameters
-    return max(0, int((free - _LIBRARIES) / of_one))
+def offloaded_bytes(plan: Plan, config: Config) -> int:
+    """The same where the weights stay on the disk: of the layers one at a time is held, and what becomes of it."""
+    text = text_config(config)
+    layers = number_in(text, "num_hidden_layers") or 1
+    embedding = number_in(text, "vocab_size") * number_in(text, "hidden_size") * _stored_bytes(config)
+    return _LIBRARIES + max(2 * plan.weight_bytes // layers, embedding) + _calibrating_bytes(plan, config)
 
 
 def _calibrating_bytes(plan: Plan, config: Config) -> int:

@@ -154,9 +154,9 @@ def test_a_file_that_cannot_be_read_does_not_count(tmp_path: Path, planned: Call
 @pytest.mark.parametrize(
     ("config", "free", "fits"),
     [
-        (SMOLLM, 1_190_000_000, "calibration.batch_size=1 would fit"),
-        (SMOLLM, 990_000_000, "a recipe without data would fit"),
-        (LARGE, 16_000_000_000, "with this recipe a model of up to 6"),
+        (SMOLLM, 900_000_000, "calibration.batch_size=1 would fit"),
+        (SMOLLM, 700_000_000, "a recipe without data would fit"),
+        (LARGE, 1_000_000_000, "a smaller model"),
     ],
     ids=["less at once", "no data", "a smaller model"],
 )
@@ -191,14 +191,14 @@ def test_on_a_gpu_only_earlier_runs_tell_the_time(
 def test_plan_says_it_beforehand_and_ends_with_4_for_this_machine_alone(quantpress: Run, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(json.dumps(LARGE | {"num_hidden_layers": 400}))
-    done = quantpress("plan", "gptq-w4a16", "--model", "m", env={"QUANTPRESS_TARGET": ""})
+    more = ("--set", "calibration.samples=1000000")  # which are held between two blocks
+    done = quantpress("plan", "gptq-w4a16", "--model", "m", *more, env={"QUANTPRESS_TARGET": ""})
     assert done.returncode == 4
     said = [line for line in done.stdout.splitlines() if re.search(r" (quantize|evaluate|bench) ", line)]
     assert len(said) == 3
-    assert re.search(
-        r"needs +quantize +\d+\.\d+ GB of memory, more than the .* of disk; .* (h|min) \(counted\)", said[0]
-    )
-    assert "a model of up to" in done.stderr
+    assert re.search(r"needs +quantize +\d+\.\d+ GB of memory \(the weights stay on the disk\), more than ", said[0])
+    assert re.search(r" of disk; .* h \(counted\)$", said[0])
+    assert "a recipe without data would fit" in done.stderr
     streamed = quantpress("plan", "rtn-w4a16", "--model", "m", "--target", "any", "--json")
     assert json.loads(streamed.stdout)["needs"][0]["memory"] < 10e9, "it goes from file to file"
     for words, env in ((["--target", "any"], {}), (["--target", "sm_90"], {}), ([], {"QUANTPRESS_TARGET": "any"})):
