@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def unknown(lock: str, report: str) -> dict[str, str]:
     """What pip installed (its `--report`) and the lock does not name, by URL: its sha256."""
     files = [one["download_info"] for one in json.loads(report)["install"]]
-    found = {file["url"]: file["archive_info"]["hashes"]["sha256"] for file in files}
+    found = {file["url"]: _sha256(file["archive_info"]) for file in files}
     return {url: digest for url, digest in found.items() if f"--hash=sha256:{digest}" not in lock}
+
+
+def _sha256(archive: dict[str, Any]) -> str:
+    """pip before 23.1 tells some in an older form alone: `hash`, "sha256=..."."""
+    return str(archive.get("hashes", {}).get("sha256") or archive["hash"].removeprefix("sha256="))
 
 
 def main() -> int:

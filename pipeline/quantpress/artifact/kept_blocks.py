@@ -45,7 +45,7 @@ class Mark(Record):
 
 
 class Block(Record):
-    """A finished block, and how far the run was then.
+    """A finished block, and how far the run was then, after so many `seconds`.
 
     `said` are llmcompressor's warnings up to here, `counted` the experts' tokens, `modifiers` what a modifier remembers
     of its blocks until its end, by epoch.
@@ -54,6 +54,7 @@ class Block(Record):
     epoch: int
     block: int
     blocks: int
+    seconds: float = 0.0
     said: list[str] = Field(default_factory=list)
     counted: dict[str, dict[str, int]] = Field(default_factory=dict)
     modifiers: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -79,7 +80,8 @@ def folder_of(artifact: Path) -> Path:
 
 def folders_below(model: Path) -> list[Path]:
     """Those of all artifacts of a model that hold nothing but what we wrote."""
-    return [path for path in ownership.folders_in(model) if path.name.endswith(".blocks") and not strangers(path)]
+    found = [path for path in ownership.folders_in(model) if path.name.startswith(".") and path.suffix == ".blocks"]
+    return [path for path in found if mark_of(path) and not strangers(path)]
 
 
 def strangers(folder: Path) -> list[str]:

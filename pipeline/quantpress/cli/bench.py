@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress import report
     from quantpress.artifact.online import name_of
-    from quantpress.cli import prepare
+    from quantpress.cli import beforehand, prepare
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
@@ -60,17 +60,20 @@ def run(options: Options) -> None:
     model = prepare.loaded_model(work, [recipe], serving.target, serving.vllm)
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     if not serving.vllm_url:
+        beforehand.require_servers_here(sides.executable(), load, work.out, model, [planned.plan], serving.pairing)
         load = _fitted(load, planned.plan, model, serving.pairing)
-    artifact = quantize(planned.plan, model, work.out, work.offload).artifact
     largest = planned.plan.weight_bytes if serving.online else 0
     known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
+    artifact = quantize(planned.plan, model, work.out, work.offload).artifact
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)
     text, data = report.throughput_table(recipe.name, result), result.as_saved()
-    if serving.online:
-        beside = online.bench(serving.online, model, load, sides.paired_as(result), work.out, serving.fresh)
-        text += f"\n\n{report.throughput_table(name_of(serving.online), beside)}"
-        data |= {"online": beside.as_saved()}
-    show(data, text)
+    try:
+        if serving.online:
+            beside = online.bench(serving.online, model, load, sides.paired_as(result), work.out, serving.fresh)
+            text += f"\n\n{report.throughput_table(name_of(serving.online), beside)}"
+            data |= {"online": beside.as_saved()}
+    finally:
+        show(data, text)
 
 
 def _fitted(load: Workload, plan: Plan, model: Model, pairing: str) -> Workload:

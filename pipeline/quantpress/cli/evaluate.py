@@ -79,11 +79,13 @@ def run(options: Options) -> None:
             calibrations.keep(artifact, result.suite, scored)
         text += f"\n\n{recipe.name}: {calibrations.spread(scored)}"
         data |= {"calibrations": [one.dump() for one in scored]}
-    if options.online:
-        beside = evaluate_online(options.online, model, request.as_scored(result.settings), work.out)
-        text += f"\n\n{report.accuracy_table(name_of(options.online), beside)}"
-        data |= {"online": beside.as_saved()}
-    show(data, text)
+    try:
+        if options.online:
+            beside = evaluate_online(options.online, model, request.as_scored(result.settings), work.out)
+            text += f"\n\n{report.accuracy_table(name_of(options.online), beside)}"
+            data |= {"online": beside.as_saved()}
+    finally:
+        show(data, text)
     require_gates({recipe.name: result.gates})
 
 

@@ -92,8 +92,7 @@ def _quantizing_bytes(plan: Plan, model: Model, free: int) -> tuple[int, bool]:
     if streaming.is_streamed(plan, model):
         return streaming.peak_bytes(plan, model), False
     whole = needs.quantizing_bytes(plan, model.config)
-    on_disk = free < plan.weight_bytes + free_memory.BESIDE_THE_MODEL
-    return (needs.offloaded_bytes(plan, model.config), True) if on_disk else (whole, False)
+    return (whole, False) if whole <= free else (needs.offloaded_bytes(plan, model.config), True)
 
 
 def _quantize(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
@@ -103,7 +102,7 @@ def _quantize(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
         memory=memory,
         how=" (the weights stay on the disk)" if on_disk else "",
         free=machine.free,
-        disk=plan.checkpoint_bytes + (plan.weight_bytes if on_disk else 0),
+        disk=streaming.disk_bytes(plan, model, on_disk),
         time=pace.of_quantizing(plan, model.name, out) or _counted(needs.quantizing_work(plan), model, machine),
         note="time known after a first run",
     )
@@ -125,11 +124,16 @@ def _evaluate(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
 
 
 def _bench(plan: Plan, model: Model, out: Path, machine: Machine) -> Stage:
-    """Two servers side by side, each with a GiB of KV cache at least; on a GPU the engine takes what it is told."""
-    on_cpu = int(plan.weight_bytes + plan.checkpoint_bytes + _SIDES * (memory.PER_SERVER + memory.GIB))
+    """Two servers side by side, or one at a time where both do not fit, each with a GiB of KV cache at least; on a GPU
+    the engine takes what it is told."""
+    each = int(memory.PER_SERVER + memory.GIB)
+    both = plan.weight_bytes + plan.checkpoint_bytes + _SIDES * each
+    alternating = both > machine.free
+    on_cpu = max(plan.weight_bytes, plan.checkpoint_bytes) + each if alternating else both
     return Stage(
         name="bench",
         memory=None if environment.gpus() else on_cpu,
+        how=" (one server at a time)" if alternating else "",
         free=machine.free,
         disk=0,
         time=pace.of_measuring(model.name, out),
@@ -158,7 +162,7 @@ def require_fits(plan: Plan, model: Model, machine: Machine, found: list[Stage])
         )
     if quantize.disk > machine.disk:
         raise CapabilityError(
-            f"the checkpoint takes {size_in_words(quantize.disk)} of disk, and {size_in_words(machine.disk)} are free",
+            f"quantizing takes {size_in_words(quantize.disk)} of disk, and {size_in_words(machine.disk)} are free",
             hint="free some space, or write elsewhere with --out; --target any plans for another machine",
         )
 

@@ -74,16 +74,18 @@ def run(options: Options) -> None:
 
     # The stages.
     artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)
-    for planned in plans:
+    of_servers = [replace(prepare.known_of_servers(work, serving, planned), largest=largest) for planned in plans]
+    for planned, known in zip(plans, of_servers, strict=True):
         artifact = quantize(planned.plan, model, work.out, work.offload).artifact
         scored = evaluate(artifact, model, request)
-        known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
         measured = serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)
-    if serving.online:
-        evaluate_online(serving.online, model, request.as_scored(scored.settings), work.out)
-        online.bench(serving.online, model, load, sides.paired_as(measured), work.out, serving.fresh)
-    report_of_model(work.out, model)
+    try:
+        if serving.online:
+            evaluate_online(serving.online, model, request.as_scored(scored.settings), work.out)
+            online.bench(serving.online, model, load, sides.paired_as(measured), work.out, serving.fresh)
+    finally:
+        report_of_model(work.out, model)
 
     # Read anew: the bench may have found that the engine does not compute what was scored.
     newest = {artifact.name: results_of(artifact, Accuracy).newest() for artifact in artifacts}

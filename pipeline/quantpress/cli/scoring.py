@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantpress.errors import CapabilityError, InputError
+from quantpress.runtime import console
 
 if TYPE_CHECKING:
     from quantpress.recipe.recipe import Recipe
@@ -119,9 +120,11 @@ def checked_request(
     from quantpress_serve.probes import asking
 
     request = checked(requested(scoring, vllm, compute_dtype, engine))
-    for recipe in recipes:
-        if request.for_recipe(recipe.dump())[0].backend == "vllm":
-            asking.require_engine(engine, _vllm_to_score(request))
+    by_vllm = [recipe for recipe in recipes if request.for_recipe(recipe.dump())[0].backend == "vllm"]
+    for _ in by_vllm[:1]:
+        asking.require_engine(engine, _vllm_to_score(request))
+    if engine.deciding() and not by_vllm:
+        console.warn("transformers scores here, and knows nothing of --engine: --backend vllm scores with it")
     return request
 
 

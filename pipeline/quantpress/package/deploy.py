@@ -258,8 +258,9 @@ def _claim(storage: str, name: str) -> tuple[str, str]:
 def _resources(made: Engine, weight_bytes: int) -> dict[str, Any]:
     if not made.cpu:
         return {"limits": {"nvidia.com/gpu": str(made.gpus)}, "requests": {"nvidia.com/gpu": str(made.gpus)}}
-    # Weights, KV cache, and 4 GiB for vLLM itself.
-    memory = weight_bytes / 2**30 + float(made.environment["VLLM_CPU_KVCACHE_SPACE"]) + 4
+    # Weights, the KV cache of each process, 4 GiB for vLLM itself, and one more for each further process.
+    processes = math.prod(_number(made.arguments, f"--{kind}-parallel-size") for kind in _PARALLEL)
+    memory = weight_bytes / 2**30 + processes * float(made.environment["VLLM_CPU_KVCACHE_SPACE"]) + 3 + processes
     return {"requests": {"memory": f"{int(memory) + 1}Gi"} | ({"cpu": str(made.cores)} if made.cores else {})}
 
 

@@ -290,7 +290,7 @@ def this_machine(platform: str | None = None) -> str:
     tell, and then the devices of this machine do. Raises CapabilityError for what the table does not know.
     """
     if not environment.gpus():
-        if platform not in (None, cpu.THIS):
+        if platform not in (None, cpu.THIS, "cuda"):  # vLLM sees GPUs that CUDA_VISIBLE_DEVICES hides
             found = f"vLLM serves on {platform} here"
         elif platform is None and (others := environment.other_accelerators()):
             found = f"this machine has {' and '.join(others)}"

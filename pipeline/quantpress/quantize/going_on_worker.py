@@ -35,8 +35,8 @@ _SHA256 = "sha256"
 class Keeper:
     """The kept blocks of one run. `said` and `counted` are what the run gathers meanwhile, and goes on with as well.
 
-    `origin` is asked for what the blocks come from. `at` is where the run goes on, and `left_out` says why not at the
-    last kept block, if so.
+    `origin` is asked for what the blocks come from. `at` is where the run goes on, `seconds_before` what it took to get
+    there, and `left_out` says why not at the last kept block, if so.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Keeper:
         self._kept = self._usable()
         self.at = kept_blocks.standing(self._kept)
         self._last = max(self._kept, key=lambda block: (block.epoch, block.block), default=None)
+        self._started, self.seconds_before = time.monotonic(), self._last.seconds if self._last else 0.0
         self._changed = {name for block in self._kept for name in _names_in(self._file_of(block))}
 
     @contextmanager
@@ -119,6 +120,7 @@ class Keeper:
         self._modifiers = dict(self._last.modifiers)
         for name, value in self._modifiers.get(str(epoch), {}).items():
             setattr(_modifier(), name, value)
+        self._seen = _states(model)  # what was put back lies in the kept files already
 
     def _keep(self, model: Any, at: Standing, modules: set[Any]) -> None:
         """Writes a finished block: what of its tensors was ever changed, and what else was changed since the last one.
@@ -139,6 +141,7 @@ class Keeper:
             epoch=at.epoch,
             block=at.block,
             blocks=at.blocks,
+            seconds=self.seconds_before + time.monotonic() - self._started,
             said=list(self._said),
             counted={name: dict(numbers) for name, numbers in self._counted.items()},
             modifiers=self._modifiers,

@@ -29,18 +29,27 @@ def keep_for(
         if plan.recipe.calibration is None or origin.digest != digest() or origin.machine != kept_blocks.machine():
             console.say(f"  blocks kept since {mark.since} are removed: they come from other inputs or another machine")
             ownership.remove(folder)
+            mark = None
         else:
             at = kept_blocks.standing(kept_blocks.read_all(folder))
             console.say(f"  goes on at {at}: what is finished is kept since {mark.since}")
-    if plan.recipe.calibration is None or not _has_room(folder, needed + int(plan.weight_bytes * 1.1)):
+    if plan.recipe.calibration is None:
+        return None
+    if mark is None and not _has_room(folder, needed + int(plan.weight_bytes * 1.1)):
         return None
     return Keep(folder=folder.resolve(), inputs=beside_the_model)
 
 
+def forget(artifact: Artifact) -> None:
+    """Removes what was kept of an artifact whose checkpoint is there, unless somebody put a file beside it."""
+    folder = kept_blocks.folder_of(artifact.folder)
+    if folder.is_dir() and not kept_blocks.strangers(folder):
+        ownership.remove(folder)
+
+
 def _has_room(folder: Path, needed: int) -> bool:
-    """Whether so many bytes are free or taken by kept blocks already; says so where they are not."""
-    kept = sum((folder / name).stat().st_size for name in ownership.entries(folder)) if folder.is_dir() else 0
-    free = disk.free_space(folder) + kept
+    """Whether so many bytes are free; says so where they are not."""
+    free = disk.free_space(folder)
     if free < needed:
         console.warn(
             f"{free / 1e9:.2f} GB are free at {folder.parent}, and to keep finished blocks too {needed / 1e9:.2f} GB "

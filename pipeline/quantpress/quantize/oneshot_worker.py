@@ -211,6 +211,7 @@ def quantize(job: OneshotJob, hashed: Future[dict[Path, str]] | None = None) -> 
         calibration=about,
         warnings=warnings,
         threads=torch.get_num_threads(),
+        seconds_before=keeper.seconds_before if keeper else 0.0,
         note=note,
     )
 

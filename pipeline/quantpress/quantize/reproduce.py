@@ -12,7 +12,7 @@ from quantpress.errors import InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import find_model
 from quantpress.plan.resolve import plan_of
-from quantpress.quantize import own_chats
+from quantpress.quantize import own_chats, streaming
 from quantpress.quantize import stage as quantizing
 from quantpress.quantize.workers import DISTANCE, Distance, DistanceJob
 from quantpress.recipe.recipe import Recipe
@@ -70,9 +70,10 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
     # The checkpoint again.
     log = artifact.folder.parent / "logs" / f"{artifact.name}.reproduce.log"
     target = artifact.folder.with_name(f"{artifact.name}.reproduced")
-    disk.require_space(artifact.folder, int(plan.weight_bytes * 1.5))
+    on_disk = streaming.stay_on_disk(plan, model, "auto")
+    disk.require_space(artifact.folder, streaming.disk_bytes(plan, model, on_disk))
     with locks.lock(target), atomic.staging(target) as staged:
-        made = quantizing.make_checkpoint(plan, model, staged, log)
+        made = quantizing.make_checkpoint(plan, model, staged, log, on_disk=on_disk)
         differing = differing_tensors(artifact.checkpoint, staged / "checkpoint")
         far = _too_far(artifact.checkpoint, staged, log) if differing else {}
     return Rebuilt(

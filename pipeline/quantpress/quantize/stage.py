@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from quantpress.artifact import manifest, own
+from quantpress.artifact import kept_blocks, manifest, own
 from quantpress.artifact.manifest import Artifact, Inputs, Manifest, Sizes, artifact_of
 from quantpress.errors import InputError, StageError
 from quantpress.model import headers
@@ -18,7 +18,7 @@ from quantpress.plan import arithmetic
 from quantpress.plan.preflight import poor_chats, too_long
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import account, calibration_data, integrity, own_chats, streaming
-from quantpress.quantize.keeping import keep_for
+from quantpress.quantize.keeping import forget, keep_for
 from quantpress.quantize.workers import (
     CHATS,
     IMAGES,
@@ -156,6 +156,9 @@ def quantize(plan: Plan, model: Model, out: Path, offload: str = "auto") -> Quan
     require_replaceable(artifact)
     existing = _existing(artifact, plan, model)
     if existing:
+        if kept_blocks.folder_of(artifact.folder).is_dir():
+            with locks.lock(artifact.folder):
+                forget(artifact)
         return existing
     check_data(plan, model)
     on_disk = streaming.stay_on_disk(plan, model, offload)
@@ -173,8 +176,7 @@ def quantize(plan: Plan, model: Model, out: Path, offload: str = "auto") -> Quan
             raise
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder, own.strangers)
-        if keep:
-            ownership.remove(keep.folder)
+        forget(artifact)
     return Quantized(artifact, made, reused=False)
 
 
@@ -283,7 +285,7 @@ def make_checkpoint(
         bytes=Sizes(model=plan.weight_bytes, checkpoint=size),
         files=manifest.file_table(checkpoint),
         machine=environment.machine(),
-        seconds=round(time.time() - started, 2),
+        seconds=round(time.time() - started + result.seconds_before, 2),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         digest=inputs.digest,
         inputs=inputs,

@@ -15,6 +15,7 @@ from quantpress.model.config import dtype_of
 from quantpress.model.headers import Tensor
 from quantpress.model.source import Model
 from quantpress.model.structure import Structure, described_tensors, structure_of
+from quantpress.plan import needs
 from quantpress.plan.resolve import Plan
 from quantpress.recipe.modifiers import Group, Rtn
 from quantpress.runtime import free_memory
@@ -50,6 +51,8 @@ def held_because(plan: Plan, model: Model) -> str | None:
         return "experts that share a tensor are taken apart in memory"
     if structure.renamed:
         return "transformers saves its tensors under other names"
+    if plan.structure.tied and f"{plan.structure.stored_name(plan.structure.tied)}.weight" not in tensors:
+        return "the embedding is stored as the output head alone"
     return _unfit_layers(plan, tensors, structure, _DTYPES[dtype_of(model.config)])
 
 
@@ -113,7 +116,11 @@ def stay_on_disk(plan: Plan, model: Model, offload: str) -> bool:
     Raises CapabilityError if not even one process fits into the memory, or not what is held of the model.
     """
     if why := held_because(plan, model):
-        return free_memory.stay_on_disk(plan.weight_bytes, offload, why)
+        if offload == "never":
+            free_memory.require_for_model(plan.weight_bytes, why)
+            return False
+        whole, layer_by_layer = (of(plan, model.config) for of in (needs.quantizing_bytes, needs.offloaded_bytes))
+        return free_memory.stay_on_disk(whole, layer_by_layer, offload)
     free, needed = free_memory.available(), peak_bytes(plan, model)
     if free < needed:
         raise CapabilityError(

@@ -65,12 +65,13 @@ class OneshotJob(Job):
 
 class OneshotResult(Result):
     """What the manifest says of it: llmcompressor's modifiers in their order, the data, what is wrong with the data,
-    and torch's threads."""
+    and torch's threads. `seconds_before` were spent on kept blocks by a run that was killed."""
 
     modifiers: list[str]
     calibration: Calibrated | None
     warnings: list[str]
     threads: int
+    seconds_before: float = 0.0
 
 
 class StreamJob(Job):

@@ -53,20 +53,20 @@ def _folders(groups: Path, process: Path) -> Iterator[Path]:
                 yield folder
 
 
-def stay_on_disk(weight_bytes: int, offload: str, why: str | None = None) -> bool:
-    """Whether a model's weights stay on the disk while it is quantized; `offload` is disk, never, or auto: where they
-    do not fit into the memory. Raises CapabilityError where even one layer after the other would not, or all must."""
-    if offload == "never":
-        require_for_model(weight_bytes, why)
-        return False
+def stay_on_disk(whole: int, layer_by_layer: int, offload: str) -> bool:
+    """Whether a model's weights stay on the disk while it is quantized; `offload` is disk, or auto: where the `whole`
+    (bytes) does not fit into the memory. Raises CapabilityError where one layer after the other does not either."""
     free = available()
-    if free < BESIDE_THE_MODEL:
+    if offload == "auto" and whole <= free:
+        return False
+    if layer_by_layer > free:
         raise CapabilityError(
-            f"{free / 1e9:.1f} GB of memory are free, and to quantize takes {BESIDE_THE_MODEL / 1e9:.1f} GB beside the "
-            "weights",
-            hint="end other programs, or take a machine with more memory",
+            f"quantizing takes {layer_by_layer / 1e9:.1f} GB of memory although the weights stay on the disk, and "
+            f"{free / 1e9:.1f} GB are free",
+            hint="lower calibration.batch_size or calibration.samples, end other programs, or take a machine with more "
+            "memory",
         )
-    return offload == "disk" or free < weight_bytes + BESIDE_THE_MODEL
+    return True
 
 
 def require_for_model(weight_bytes: int, why: str | None = None) -> None:

@@ -113,8 +113,8 @@ def facts_here(config: Config, load: Workload, weights: list[int]) -> Facts:
         # In whole GiB, as vLLM takes it.
         return Facts(
             needed=math.ceil(needed),
-            together=memory.room(sum(weights), len(weights)),
-            alone=memory.room(max(weights), 1),
+            together=memory.room(sum(weights), len(weights), load.engine.devices),
+            alone=memory.room(max(weights), 1, load.engine.devices),
         )
     return facts_on(environment.visible_gpus(), load.engine, memory.needed_space(config, load), weights)
 
@@ -125,7 +125,8 @@ def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int
     share = engine.gpu_memory_utilization or UTILIZATION
     first = gpus[:each]
     whole = min((gpu.memory for gpu in first), default=0) * share * each / GIB
-    largest = max(weights) / GIB
+    copies = 1 if engine.enable_expert_parallel else engine.data_parallel_size or 1
+    largest = copies * max(weights) / GIB
     return Facts(
         needed=kv_cache + BESIDE / GIB * each,
         together=whole / len(weights) - largest,

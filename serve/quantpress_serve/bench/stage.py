@@ -163,8 +163,9 @@ def _loaded(
                         known = looks.judged(seen, subject, scored)
                     run.measure(Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu), up, number)
         except StageError as error:
-            if known is None or not run.cells:
+            if not run.cells or CANDIDATE not in seen:
                 raise
+            known = known or looks.judged(seen, subject, scored)  # of one side alone, if the other was never up
             run.lost = error
             break
     assert known  # of the first start, without which there is no pair

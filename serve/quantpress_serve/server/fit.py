@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,8 +123,8 @@ def _kv_heads(config: Config) -> int:
 def fitted(engine: Engine, need: Need) -> Fitted:
     """The engine with as few GPUs of this machine as the need fits, where its tensor-parallel size is `auto`.
 
-    Raises CapabilityError where not even the weights and one request fit, or the machine has fewer GPUs, or cores, than
-    the engine names.
+    Raises CapabilityError where not even the weights fit, or the machine has fewer GPUs, or cores, than the engine
+    names. By the KV cache nothing is refused: what is known of it is an upper bound (plan.sizes.kv_cache_bytes).
     """
     memory = environment.gpu_memory()
     if not memory:
@@ -146,13 +145,12 @@ def fitted(engine: Engine, need: Need) -> Fitted:
             return Fitted(
                 _with(engine, size), f"tensor parallel {size}: {_contents(need, need.kv_cache)} {fits} {where}"
             )
-    if _on_each(engine, largest, need, need.one_request) <= room:
+    if _on_each(engine, largest, need, 0) <= room:
         why = f"tensor parallel {largest}: {size_in_words(need.weights)} of weights fit, and less than the "
         why += f"{size_in_words(need.kv_cache)} of KV cache that the load fills; requests will wait"
         return Fitted(_with(engine, largest), why, tight=True)
     raise CapabilityError(
-        f"{_contents(need, need.one_request)} for one request do not fit {_gpus(largest * engine.devices, memory)}"
-        f"{_of_which(room)}",
+        f"{_contents(need, 0)} do not fit {_gpus(largest * engine.devices, memory)}{_of_which(room)}",
         hint=_what_would(engine, need, room),
     )
 
@@ -200,8 +198,6 @@ def _of_which(room: float) -> str:
 
 
 def _what_would(engine: Engine, need: Need, room: float) -> str:
-    """Which number of such GPUs would do, or what else makes it smaller."""
-    enough = (size for size in need.splits if _on_each(engine, size, need, need.one_request) <= room)
-    size = next(enough, math.inf)
-    more = f"{size * engine.devices} such GPUs would hold them; or " if size < math.inf else ""
-    return f"{more}lower max_model_len (--engine max_model_len=4096), or name --engine kv-fp8"
+    """Which number of such GPUs would do."""
+    size = next((size for size in need.splits if _on_each(engine, size, need, 0) <= room), None)
+    return f"{size * engine.devices} such GPUs would hold them" if size else "take larger GPUs, or fewer bits a weight"

@@ -79,9 +79,9 @@ class Engine(Strict):
         if not isinstance(extra, dict):
             return data
         fields = {given: canonical(str(given)).replace("-", "_") for given in extra}
-        moved = {given: name for given, name in fields.items() if name in _ONCE_EXTRA and name not in data}
+        moved = {given: name for given, name in fields.items() if name in _ONCE_EXTRA}
         kept = {given: value for given, value in extra.items() if given not in moved}
-        return {**data, "extra_args": kept, **{name: extra[given] for given, name in moved.items()}}
+        return {**{name: extra[given] for given, name in moved.items()}, **data, "extra_args": kept}
 
     @property
     def devices(self) -> int:
@@ -113,10 +113,16 @@ class Engine(Strict):
         return [word for name, value in self.options().items() for word in words(name, value)]
 
     def command_line(self) -> list[str]:
-        """All that it sets as words behind `vllm serve MODEL`, for a server that has its GPUs to itself."""
+        """All that was named of it as words behind `vllm serve MODEL`, for a server that has its GPUs to itself."""
+        named, options = self.model_fields_set, self.options()
+        if "kv_cache_dtype" not in named:
+            options.pop("kv-cache-dtype")
+        one = [name for name in ("pipeline_parallel_size", "data_parallel_size") if name in named]
+        options |= {name.replace("_", "-"): getattr(self, name) or 1 for name in one}
         memory = {"max-model-len": self.max_model_len, "gpu-memory-utilization": self.gpu_memory_utilization}
         given = [word for name, value in memory.items() if value is not None for word in (f"--{name}", str(value))]
-        return [*self.arguments(), *given, *(["--enforce-eager"] if self.enforce_eager is True else [])]
+        ours = [word for name, value in options.items() for word in words(name, value)]
+        return [*ours, *given, *(["--enforce-eager"] if self.enforce_eager is True else [])]
 
 
 class Argument(Record):

@@ -45,6 +45,7 @@ def test_gc_removes_kept_blocks_that_are_ours(tmp_path: Path) -> None:
     (edited / "notes.txt").write_text("mine")
     foreign.mkdir()
     kept_blocks.file_of(foreign, 0).write_bytes(b"")
+    (tmp_path / "model" / "notes.blocks").mkdir()  # empty, and somebody's
     assert kept_blocks.strangers(edited) == ["notes.txt"]
     assert kept_blocks.strangers(foreign) == ["00000.safetensors"]
     assert upkeep.garbage(tmp_path) == [ours]

@@ -223,4 +223,5 @@ def test_without_vllm_the_devices_tell(on: Callable[[str], None], monkeypatch: p
     monkeypatch.setattr(environment, "other_accelerators", lambda: ["an AMD GPU (ROCm)"])
     with pytest.raises(CapabilityError, match=r"this machine has an AMD GPU \(ROCm\), of which the table"):
         hardware.this_machine()
+    assert hardware.this_machine("cuda") == "cpu"  # vLLM sees GPUs that CUDA_VISIBLE_DEVICES hides
     assert hardware.this_machine("cpu") == "cpu"  # a vLLM for CPUs serves on nothing else

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import BaseModel, PrivateAttr
@@ -37,7 +38,7 @@ def kept(tmp_path: Path) -> Path:
     kept_blocks.begin(folder, Mark(blocks_of=HERE, since="2026-11-27T12:00:00Z"))
     for number in range(2):
         tensors = {f"{number}.weight": torch.full((2, 3), number, dtype=torch.bfloat16), "scale": torch.tensor(1.0)}
-        block = Block(epoch=0, block=number, blocks=3, said=["a warning"])
+        block = Block(epoch=0, block=number, blocks=3, seconds=30.0 * (number + 1), said=["a warning"])
         going_on_worker._write(kept_blocks.file_of(folder, number), tensors, block)
     return folder
 
@@ -72,6 +73,25 @@ def test_blocks_of_other_threads_are_not_used(kept: Path) -> None:
     assert found.at == Standing()
     assert "other threads" in found.left_out
     assert not kept.exists()
+
+
+def test_a_block_s_file_holds_what_is_new_in_it_alone(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the first block after a run went on: what was put back lies in the kept files already."""
+    import torch
+
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, 2, bias=False, dtype=torch.bfloat16) for _ in range(3)))
+    model.register_buffer("scale", torch.tensor(0.0))
+    monkeypatch.setattr(going_on_worker, "_modifier", Remembering)
+    found = keeper(kept)
+    traced = [SimpleNamespace(input_names=[], consumed_names=[]) for _ in range(3)]
+    blocks = found._traced(lambda *_: traced, model)
+    for block in blocks[:2]:
+        block.submodules(model)
+    with torch.no_grad():
+        model[2].weight.add_(1)
+    found._keep(model, Standing(0, 2, 3), {model[2]})
+    assert going_on_worker._names_in(kept_blocks.file_of(kept, 2)) == ["2.weight"]
+    assert found.seconds_before == 60
 
 
 class Remembering(BaseModel):

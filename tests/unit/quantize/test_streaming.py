@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from quantpress.cli import needed
+from quantpress.cli.needed import Machine
 from quantpress.errors import CapabilityError
 from quantpress.model import headers
 from quantpress.model.source import Model, find_model
+from quantpress.plan import needs
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import streaming
 from quantpress.recipe.recipe import Recipe
@@ -60,6 +63,41 @@ def test_a_layer_that_is_loaded_in_another_type_than_it_is_stored_in_is_not_stre
     other = Model(model.name, model.path, model.source, config)
     plan = planned(other, {"rtn": {"scheme": "W8A8"}})
     assert "is stored as BF16, and loaded as F32" in str(streaming.held_because(plan, other))
+
+
+def test_an_embedding_that_is_stored_as_the_output_head_alone_is_not_left_out(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As safetensors' save_model writes tied weights: under one of their names."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model("tied")
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors.pop("model.embed_tokens.weight")
+    tensors.pop("lm_head.weight", None)
+    alone = "the embedding is stored as the output head alone"
+    for name, because in (("model.embed_tokens", "None"), ("lm_head", alone)):
+        save_file({**tensors, f"{name}.weight": embedding}, file, {"format": "pt"})
+        found = find_model(str(folder))
+        assert str(streaming.held_because(planned(found, {"rtn": {"scheme": "W8A8"}}), found)) == because
+
+
+def test_what_calibration_holds_decides_whether_weights_stay_on_the_disk(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `plan` counts it: so that both say the same."""
+    data = {"calibration": {"samples": 1000, "max_sequence_length": 512}}
+    plan = planned(model, {"gptq": {"scheme": "W8A8"}}, **data)
+    whole = needs.quantizing_bytes(plan, model.config)
+    assert needs.offloaded_bytes(plan, model.config) < whole - 1000
+    for free, stay in ((whole, False), (whole - 1, True)):
+        monkeypatch.setattr(free_memory, "available", lambda free=free: free)
+        assert streaming.stay_on_disk(plan, model, "auto") is stay
+        machine = Machine(free=free, disk=10**13, speeds=None, compute="stored")
+        assert ("on the disk" in needed.stages(plan, model, model.path, machine)[0].words) is stay
 
 
 def test_experts_share_a_scale_in_a_model_that_the_names_of_their_files_do_not_tell(tmp_path: Path) -> None:

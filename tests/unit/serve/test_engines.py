@@ -128,6 +128,19 @@ def test_what_of_an_engine_may_change_a_number(items: list[str], deciding: dict[
     assert load_engine(items).deciding() == deciding
 
 
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        (["max_num_seqs=64"], ["--max-num-seqs=64"]),
+        (["kv_cache_dtype=auto"], ["--kv-cache-dtype=auto"]),
+        (["pipeline_parallel_size=1"], ["--pipeline-parallel-size=1"]),
+        (["data_parallel_size=1"], ["--data-parallel-size=1"]),
+    ],
+)
+def test_only_what_was_named_takes_the_place_of_what_was_measured(items: list[str], words: list[str]) -> None:
+    assert sorted(engines.layered(items).command_line()) == sorted(words)
+
+
 def test_processes_on_a_cpu_share_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from quantpress_serve import vllm
 

@@ -80,19 +80,26 @@ def test_less_kv_cache_than_the_load_fills_makes_requests_wait(gpus: Callable[[i
     assert "requests will wait" in str(found.why)
 
 
+def test_by_the_kv_cache_nothing_is_refused(gpus: Callable[[int, int], None]) -> None:
+    """What is known of it is an upper bound: layers with a sliding window need far less."""
+    gpus(1, 48)
+    found = fitted(Engine(), replace(NEED, weights=8 * GB, kv_cache=51 * GB, one_request=51 * GB))
+    assert (found.engine.tensor_parallel_size, found.tight) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("number", "need", "hint"),
     [
         (1, NEED, "2 such GPUs would hold them"),
         (4, replace(NEED, weights=1000 * GB), "16 such GPUs would hold them"),
-        (4, replace(NEED, splits=[1]), "lower max_model_len"),
+        (4, replace(NEED, splits=[1]), "take larger GPUs"),
     ],
 )
 def test_what_fits_no_number_of_gpus_is_refused(
     number: int, need: Need, hint: str, gpus: Callable[[int, int], None]
 ) -> None:
     gpus(number, 80)
-    with pytest.raises(CapabilityError, match="for one request do not fit") as caught:
+    with pytest.raises(CapabilityError, match=r"\d+\.\d+ GB of weights do not fit") as caught:
         fitted(Engine(), need)
     assert hint in str(caught.value.hint)
 

@@ -152,6 +152,26 @@ def test_a_cpu_gives_each_server_what_the_load_needs(monkeypatch: pytest.MonkeyP
     assert servers.kv_spaces(config, load, weights, alternating) == {"candidate": 2, "baseline": 2}
 
 
+def test_further_processes_of_a_server_take_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen is what can be given: the same count decides both."""
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(environment, "gpus", list)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=int(8.5 * GIB)))
+    weights = {"candidate": GIB // 4, "baseline": GIB // 4}
+    two = load_workload("smoke").model_copy(update={"engine": Engine(tensor_parallel_size=2)})
+    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 64}
+    chosen = pairing.decide("auto", config, two, weights)
+    assert chosen.name == "alternating"
+    assert servers.kv_spaces(config, two, weights, chosen) == {"candidate": 1, "baseline": 1}
+
+
+def test_each_copy_of_a_model_has_all_of_its_weights() -> None:
+    two = Engine(tensor_parallel_size=1, data_parallel_size=2)
+    facts = pairing.facts_on(gpus(H100, H100), two, 1.0, [50 * GIB] * 2)
+    assert facts.together == pytest.approx(72 - 100)
+    assert facts.alone == pytest.approx(144 - 100)
+
+
 def test_servers_that_run_already_are_not_paired() -> None:
     with pytest.raises(InputError, match="--pairing alternating says how servers of our own are started"):
         Sides(vllm_url="http://x", pairing="alternating").attached({}, load_workload("smoke"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
 from quantpress.artifact.online import name_of
@@ -271,6 +271,13 @@ class Speed(Record):
     kernels: list[KernelUse] = Field(default_factory=list)
     pairing: str = TOGETHER
     capacity: dict[str, Capacity] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_there_were_pairings(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("foreign") and "pairing" not in data:
+            return {**data, "pairing": ATTACHED}
+        return data
 
     @property
     def paired(self) -> str:

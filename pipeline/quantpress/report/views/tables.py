@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
 from quantpress.artifact.throughput import ATTACHED, TOGETHER
@@ -490,13 +492,30 @@ def commands(report: Report) -> Table:
             rows += [[name, what, text] for what, text in by_hand.items() if text]
         for result in recipe.speeds:
             paired = "" if result.pairing == ATTACHED else f" --pairing {result.pairing}"
-            ours = f"quantpress bench {name} --workload {result.workload_name} --model {model}{paired} --fresh"
-            rows.append([name, "speed", ours])
+            asked = f"--workload {result.workload_name} --model {model}{paired}{_engine(result)}"
+            rows.append([name, "speed", f"quantpress bench {name} {asked} --fresh"])
             by_hand = {f"server by hand, {_role(side)}": text for side, text in result.commands.servers.items()}
             rows += [[name, what, text] for what, text in by_hand.items() if text]
             for load in result.commands.load:
                 rows.append([name, f"load by hand, {_role(load.side)}, {load.load}", load.command])
+    for one in report.online:
+        asked = f"{report.recipes[0].name} --online {one.method} --model {model}"
+        if one.accuracy:
+            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} --suite {one.accuracy.suite}"])
+        if one.throughput:
+            workload = f"--workload {one.throughput.workload_name}{_engine(one.throughput)}"
+            rows.append([one.name, "speed", f"quantpress bench {asked} {workload} --fresh"])
     return Table(["recipe", "figure", "command"], rows, 3)
+
+
+_USUAL: tuple[Any, ...] = (None, "auto", 1, False, {})  # values of engine settings that say nothing
+
+
+def _engine(result: Speed) -> str:
+    """The engine that a result was measured with as options: what is not left to quantpress or vLLM."""
+    named = result.workload.get("engine") or {}
+    told = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is True or value not in _USUAL]
+    return "".join(f" --engine {shlex.quote(one)}" for one in told)
 
 
 def _role(side: str) -> str:
