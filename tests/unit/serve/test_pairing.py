@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,12 @@ import psutil
 import pytest
 
 from quantpress.artifact.throughput import Inputs, ServerFacts, Throughput
-from quantpress.errors import CapabilityError, InputError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
-from quantpress_serve.bench import pairing, servers, stage
+from quantpress_serve.bench import looks, pairing, servers, stage
 from quantpress_serve.bench.pairing import Facts, Pairing
+from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.subject import Sides
 from quantpress_serve.server.memory import GIB
 from quantpress_serve.server.server import Launch
@@ -192,3 +195,30 @@ def test_another_pairing_is_measured_anew() -> None:
     foreign = result.model_copy(update={"servers": {"candidate": ServerFacts(command="http://x")}})
     assert foreign.paired == "attached"
     assert Inputs().pairing is None
+
+
+def test_a_side_that_does_not_start_costs_no_finished_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alternating, the candidate may have been loaded for an hour by then."""
+
+    @contextmanager
+    def started(*given: Any) -> Iterator[dict[str, str]]:
+        roles = given[-1]
+        if "baseline" in roles:
+            raise StageError("vLLM stopped while starting", hint="read the log's end")
+        yield dict.fromkeys(roles, "a server")
+
+    def judged(seen: dict[str, Any], *_: Any) -> dict[str, Any]:
+        return dict(seen)
+
+    monkeypatch.setattr(servers, "started", started)
+    monkeypatch.setattr(servers, "kv_spaces", lambda *_: {})
+    monkeypatch.setattr(looks, "expected", lambda _: "nothing is scored")
+    monkeypatch.setattr(looks, "look_at", lambda role, *_: role)
+    monkeypatch.setattr(looks, "judged", judged)
+    monkeypatch.setattr(Run, "measure", lambda run, *_: run.cells.append("a cell"))
+    subject: Any = SimpleNamespace(name="a", logs=tmp_path, weight_bytes={}, model=SimpleNamespace(config={}))
+    run, known = stage._loaded(
+        subject, load_workload("smoke"), Sides(), tmp_path / "vllm", tmp_path, Pairing("alternating", "")
+    )
+    assert (run.cells, known) == (["a cell"], {"candidate": "candidate"})
+    assert run.lost and run.lost.message == "vLLM stopped while starting"
