@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_while_the_checkpoint_is_written(bash: Faulty) -> N
 
 @needs_mounts
 def test_a_disk_that_is_too_small_is_seen_before_the_start(bash: Faulty) -> None:
-    done = bash("mount -t tmpfs -o size=20m none $out; make_32", *MOUNTS)
+    done = bash("mount -t tmpfs -o size=8m none $out; make_32", *MOUNTS)
     assert done.returncode == 4
     assert "GB needed" in done.stderr
 

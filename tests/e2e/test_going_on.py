@@ -117,6 +117,7 @@ def test_what_is_stopped_and_left_on_the_disk_gives_the_same_bytes(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "done.json").read_text())
+    assert all(whole.pop("seconds_before") == 0 < stopped.pop("seconds_before") for whole, stopped in results.values())
     assert [name for name, (whole, stopped) in results.items() if whole != stopped] == []
     folders = {name: Path(job["common"]["output"]) for name, (job, _) in jobs.items()}
     whole = {name: headers.digests(at / "whole") for name, at in folders.items()}
