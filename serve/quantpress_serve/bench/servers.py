@@ -17,7 +17,7 @@ from quantpress_serve.bench.pairing import Pairing
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.server import memory, server
 from quantpress_serve.server.server import Launch, Server
-from quantpress_serve.workload.workload import Engine, Workload
+from quantpress_serve.workload.workload import Workload
 
 Spaces = dict[str, int | None]  # GiB of each side's KV cache on a CPU; None where vLLM sizes it
 
@@ -72,7 +72,7 @@ def started(
                 vllm=start.vllm,
                 path=path.resolve(),
                 name=name,
-                engine=_engine(subject, load) if role == CANDIDATE else load.engine,
+                engine=load.engine.online(subject.online if role == CANDIDATE else None),
                 model_len=_context(load, model),
                 prefix_caching=load.prefix_caching,
                 memory_share=start.pairing.memory_share,
@@ -86,11 +86,6 @@ def started(
             port = sides.port if role == CANDIDATE else None
             found[role] = stack.enter_context(server.serving(launch, log, port))
         yield found
-
-
-def _engine(subject: Subject, load: Workload) -> Engine:
-    """The candidate's: by its method, if vLLM quantizes it while it loads."""
-    return load.engine.model_copy(update={"quantization": subject.online}) if subject.online else load.engine
 
 
 def _context(load: Workload, model: Model) -> int:

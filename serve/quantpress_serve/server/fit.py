@@ -71,6 +71,13 @@ def for_load(load: Workload, plans: Sequence[Plan], config: Config, pairing: str
     return fitted(load.engine, need_of(plans, config, load.engine, asked, largest(plans)))
 
 
+def with_engine_for(load: Workload, plans: Sequence[Plan], config: Config, pairing: str) -> Workload:
+    """The workload with its engine as `for_load` fits it, which is said. Raises as `fitted` does."""
+    found = for_load(load, plans, config, pairing)
+    say(found)
+    return load.model_copy(update={"engine": found.engine})
+
+
 def alone(engine: Engine, plan: Plan, config: Config) -> Fitted:
     """The engine as it fits a server of the plan's checkpoint alone, whose load nobody knows: one long request.
 

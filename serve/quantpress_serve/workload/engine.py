@@ -89,6 +89,10 @@ class Engine(Strict):
         shared = 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
         return shared * self.pipeline_parallel_size * (self.data_parallel_size or 1)
 
+    def online(self, method: str | None) -> Engine:
+        """The same for a model that vLLM quantizes by this method while it loads it; None: as it is."""
+        return self.model_copy(update={"quantization": method}) if method else self
+
     def options(self) -> dict[str, Value]:
         """Every argument that is not left to quantpress or vLLM, by its name on vLLM's command line."""
         fields = self.model_dump(exclude={"extra_args", "enforce_eager", "gpu_memory_utilization", "max_model_len"})

@@ -4,10 +4,9 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import planned_from
+from support import SMALL_LLAMA, planned_from
 
 from quantpress.cli import main, prepare
 from quantpress.errors import CapabilityError
@@ -20,17 +19,6 @@ from quantpress.runtime import console, cpu, environment
 from quantpress.runtime.console import Console
 from quantpress_serve.probes import asking
 
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 512,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-    "dtype": "bfloat16",
-}
 # The flags that matter, as /proc/cpuinfo has them.
 MACHINES = {
     "AMD Zen 3": {"avx2", "fma"},
@@ -63,7 +51,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def _planned(name: str) -> plan.Plan:
-    return planned_from(load_recipe(name), CONFIG)
+    return planned_from(load_recipe(name), SMALL_LLAMA)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -118,7 +106,7 @@ _FOLDERS = tempfile.TemporaryDirectory()
 
 def _model(dtype: str = "bfloat16") -> Model:
     """A model of which only the config is there."""
-    folder, config = Path(_FOLDERS.name, dtype), CONFIG | {"dtype": dtype}
+    folder, config = Path(_FOLDERS.name, dtype), SMALL_LLAMA | {"dtype": dtype}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return Model("m", folder, "m", config)

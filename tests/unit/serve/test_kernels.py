@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import planned_from
+from support import SMALL_LLAMA, planned_from
 
 from quantpress.artifact.throughput import KernelUse, ServerFacts, Throughput
 from quantpress.errors import CapabilityError
@@ -20,17 +20,6 @@ from quantpress_serve.bench import kernels as kernels_of_a_bench
 from quantpress_serve.bench import stage
 from quantpress_serve.server import server_log
 
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 512,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-    "dtype": "bfloat16",
-}
 # As vLLM 0.32.0 printed them on a CPU, for these recipes.
 ON_A_CPU = {
     "rtn-w4a16": """
@@ -67,7 +56,7 @@ backends: ['FLASHINFER_CUTLASS'].
 
 
 def planned(recipe: str, target: str) -> kernels.Kernels:
-    return kernels.planned(planned_from(load_recipe(recipe), CONFIG), target)
+    return kernels.planned(planned_from(load_recipe(recipe), SMALL_LLAMA), target)
 
 
 @pytest.mark.parametrize("recipe", ON_A_CPU)
@@ -108,7 +97,7 @@ def test_kinds_for_which_vllm_says_the_same_share_their_kernels() -> None:
 
 
 def test_the_kernels_of_experts_are_not_those_of_other_layers() -> None:
-    config = CONFIG | {
+    config = SMALL_LLAMA | {
         "model_type": "mixtral",
         "architectures": ["MixtralForCausalLM"],
         "num_local_experts": 2,

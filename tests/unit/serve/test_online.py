@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantpress.errors import CapabilityError, InputError
-from quantpress_serve.bench import online, servers
+from quantpress_serve.bench import online
 from quantpress_serve.bench.subject import Sides
 from quantpress_serve.probes import asking
 from quantpress_serve.probes.asking import Online
@@ -48,12 +48,9 @@ def test_another_is_refused_with_the_reason(
 
 
 def test_only_the_candidate_is_quantized_while_it_loads() -> None:
-    load, subject = load_workload("smoke"), SimpleNamespace(online="fp8_per_channel")
-    assert servers._engine(subject, load).arguments() == [  # type: ignore[arg-type]
-        *load.engine.arguments(),
-        "--quantization=fp8_per_channel",
-    ]
-    assert servers._engine(SimpleNamespace(online=None), load) == load.engine  # type: ignore[arg-type]
+    engine = load_workload("smoke").engine
+    assert engine.online("fp8_per_channel").arguments() == [*engine.arguments(), "--quantization=fp8_per_channel"]
+    assert engine.online(None) == engine
 
 
 def test_it_is_a_result_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
