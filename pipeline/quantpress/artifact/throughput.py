@@ -23,6 +23,9 @@ CANDIDATE, BASELINE = "candidate", "baseline"
 APART, TOGETHER, ALTERNATING, ATTACHED = "apart", "together", "alternating", "attached"
 WITH_ALL_OF_THE_MEMORY = (APART, ALTERNATING)
 
+# In an artifact's folder: the finished starts of a bench that was stopped.
+UNFINISHED = "throughput-unfinished.json"
+
 # What `vllm bench serve` measured, by vLLM's own names. Whole numbers stay whole, as vLLM writes them.
 Figures = dict[str, int | float]
 
@@ -232,11 +235,11 @@ class Throughput(StageResult):
     """The result of `bench`. Fields with a default are those that files of older versions lack.
 
     `pairing` is how the servers shared the machine (APART, TOGETHER, ALTERNATING, ATTACHED), `pairing_reason` why;
-    `capacity` is by role, of servers that had all of the memory. `ended` says why a bench is incomplete. `answers`
-    holds each side's first answer, `chat` all of them; `picture` is None for a model that takes no images. `summary` is
-    by the rules of the version that wrote it; who decides by it sums up `cells` anew (quantpress.artifact.speed).
-    `kernels` are None where nobody knows what was planned: servers of someone else, a machine that the table of kernels
-    does not know.
+    `capacity` is by role, of servers that had all of the memory. `ended` says why a bench is incomplete, `sittings` how
+    often it was begun and gone on with. `answers` holds each side's first answer, `chat` all of them; `picture` is None
+    for a model that takes no images. `summary` is by the rules of the version that wrote it; who decides by it sums up
+    `cells` anew (quantpress.artifact.speed). `kernels` are None where nobody knows what was planned: servers of someone
+    else, a machine that the table of kernels does not know.
     """
 
     STAGE: ClassVar[str] = "throughput"
@@ -266,6 +269,7 @@ class Throughput(StageResult):
     pairing: str | None = None
     pairing_reason: str | None = None
     capacity: dict[str, Capacity] = Field(default_factory=dict)
+    sittings: int = 1
 
     @property
     def paired(self) -> str:

@@ -12,7 +12,7 @@ from quantpress.artifact import kept_blocks, manifest, online, own
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
-from quantpress.artifact.throughput import Throughput
+from quantpress.artifact.throughput import UNFINISHED, Throughput
 from quantpress.errors import StageError
 from quantpress.runtime import atomic, locks, ownership
 
@@ -110,6 +110,7 @@ def _garbage_of(model: Path) -> list[Path]:
     named = _named(model)
     for keeps in _keeping_scores(model):
         found += own.requests_of(keeps)
+        found += [keeps / UNFINISHED] if (keeps / UNFINISHED).is_file() else []
         found += [path for path in own.scores_of(keeps) if path.name not in named]
     return found
 

@@ -21,7 +21,8 @@ ROLES = (CANDIDATE, BASELINE)
 class Run:
     """The cells of one bench, and what ended it early: a failure (`lost`), or a load that was enough (`saturated`).
 
-    Every server is started `starts` times, and the rounds are shared out evenly among the starts.
+    Every server is started `starts` times, and the rounds are shared out evenly among the starts. A run that was
+    stopped and went on has so many `sittings`.
     """
 
     load: Workload
@@ -30,7 +31,20 @@ class Run:
     lost: StageError | None = None
     saturated: Saturated | None = None
     base: int = field(default_factory=lambda: secrets.randbelow(2**31))
+    sittings: int = 1
     _settled: set[str] = field(default_factory=set)  # sides that gained next to nothing from a step
+
+    @property
+    def started(self) -> int:
+        """How many starts it has cells of."""
+        return max((cell.start + 1 for cell in self.cells), default=0)
+
+    @property
+    def ended(self) -> str | None:
+        """Why it is incomplete; None if it is not."""
+        if self.lost:
+            return self.lost.message
+        return None if self.started == self.starts else f"it was stopped after start {self.started} of {self.starts}"
 
     def visits(self, pairing: str, start: int) -> Iterator[tuple[str, ...]]:
         """The sides whose servers are up at the same time, one visit after the other; the next one is known only when

@@ -24,7 +24,7 @@ from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
-from quantpress_serve.bench import interference, kernels, looks, servers
+from quantpress_serve.bench import interference, kernels, looks, servers, unfinished
 from quantpress_serve.bench.load import Generator
 from quantpress_serve.bench.looks import Known
 from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
@@ -116,11 +116,16 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     console.say(f"  servers: {pairing.name} ({pairing.reason})")
     subject.folder.mkdir(parents=True, exist_ok=True)
     with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged:
-        run, known_of = _loaded(subject, load, sides, vllm, staged, pairing)
+        if fresh:
+            unfinished.drop(subject)
+        asked = _Asked(subject, load, inputs, pairing)
+        run, known_of = _loaded(asked, sides, vllm, staged)
         for files in subject.seen.values():
             digests.require_unchanged(files)
-        result = _result(subject, inputs, run, known_of, pairing)
+        result = _result(asked, run, known_of)
         path = written(subject, result)
+        if not run.lost:
+            unfinished.drop(subject)
     if run.lost:
         raise StageError(
             f"{run.lost.message}; {len(run.cells)} finished cells are in {path}, marked as incomplete",
@@ -139,36 +144,66 @@ def _kernels_known(subject: Subject, known: Throughput) -> bool:
     return known.kernels is not None
 
 
-def _loaded(
-    subject: Subject, load: Workload, sides: Sides, vllm: Path, staged: Path, pairing: Pairing
-) -> tuple[Run, Known]:
-    """Starts the servers as often as the workload and the pairing say, and loads them in turns. The run holds what
-    ended it early.
+@dataclass(frozen=True)
+class _Asked:
+    """What one bench measures, under which load, with servers that are paired how."""
+
+    subject: Subject
+    load: Workload
+    inputs: Inputs
+    pairing: Pairing
+
+
+def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
+    """Starts the servers as often as the workload and the pairing say, and loads them in turns. A run that was stopped
+    goes on at the start that it did not finish. The run holds what ended it early.
 
     Raises StageError if not both sides were seen, or there is not a single cell.
     """
+    subject, load, pairing = asked.subject, asked.load, asked.pairing
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
     on_gpu, scored = interference.on_gpu(), looks.expected(subject)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
-    run, known = Run(load, times_started(load, pairing.name)), None
+    run, known = _so_far(asked)
     seen: dict[str, looks.Look] = {}
-    for number in range(run.starts):
+    for number in range(run.started, run.starts):
         try:
             # Side by side, whatever else the machine does hits both sides alike; alternating, it hits both in turn.
             for roles in run.visits(pairing.name, number):
                 with servers.started(subject, load, sides, Start(vllm, pairing, spaces, number), roles) as up:
-                    seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up if role not in seen}
-                    if known is None and (pairing.name != ALTERNATING or len(seen) > 1):
-                        known = looks.judged(seen, subject, scored)
+                    if known is None:
+                        seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
+                        if pairing.name != ALTERNATING or len(seen) > 1:
+                            known = looks.judged(seen, subject, scored)
                     run.measure(Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu), up, number)
         except StageError as error:
-            if not run.cells or CANDIDATE not in seen:
+            if not run.cells or not (known or CANDIDATE in seen):
                 raise
             known = known or looks.judged(seen, subject, scored)  # of one side alone, if the other was never up
             run.lost = error
             break
+        assert known  # both sides were seen in the first start
+        if number + 1 < run.starts:
+            unfinished.keep(subject, _result(asked, run, known))
     assert known  # of the first start, without which there is no pair
+    return run, known
+
+
+def _so_far(asked: _Asked) -> tuple[Run, Known | None]:
+    """The run, from its beginning or from where it was stopped, and what is known of its servers then."""
+    starts = times_started(asked.load, asked.pairing.name)
+    before = unfinished.kept(asked.subject, asked.load.name)
+    if (
+        before is None
+        or before.pairing != asked.pairing.name
+        or _changed(before, asked.inputs)
+        or not _kernels_known(asked.subject, before)
+        or (known := unfinished.known_from(before)) is None
+    ):
+        return Run(asked.load, starts), None
+    run = unfinished.run_from(before, asked.load, starts)
+    console.say(f"  going on: {run.started} of {starts} starts of the servers were measured before it was stopped")
     return run, known
 
 
@@ -179,15 +214,17 @@ def _changed(known: Throughput, inputs: Inputs) -> list[str]:
     return manifest.differences(before.dump(), now.dump())
 
 
-def _result(subject: Subject, inputs: Inputs, run: Run, known: Known, pairing: Pairing) -> Throughput:
+def _result(asked: _Asked, run: Run, known: Known) -> Throughput:
+    subject, inputs, pairing = asked.subject, asked.inputs, asked.pairing
     assert inputs.vllm  # `_inputs` names it
     first = {role: given[0] for role, given in known.answers.items()}
     return Throughput(
         checkpoint_digest=subject.digest,
         weights=subject.weights,
         weight_bits=_weight_bits(subject.candidate),
-        complete=run.lost is None,
-        ended=run.lost.message if run.lost else None,
+        complete=run.ended is None,
+        ended=run.ended,
+        sittings=run.sittings,
         inputs=inputs.model_copy(update={"pairing": pairing.name}),
         workload=workload.record(run.load),
         vllm=inputs.vllm,

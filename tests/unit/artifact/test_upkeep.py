@@ -93,16 +93,19 @@ def test_gc_asks_and_removes_only_what_nothing_refers_to(
         put_scores(folder)
     stray = unused.parent / "notes.txt"
     stray.write_text("")
+    kept = artifact.folder / "throughput-unfinished.json"
+    kept.write_text("{}")
     put_accuracy(runs={"candidate": {"folder": used.name}})
     (used.parent / f".{used.name}.lock").write_text("")
     with locks.lock(unused):
         assert upkeep.garbage(artifact.folder.parents[1]) == []
-    assert upkeep.garbage(artifact.folder.parents[1]) == [left, unused]
+    assert upkeep.garbage(artifact.folder.parents[1]) == [left, kept, unused]
     refused = quantpress("gc")
     assert refused.returncode == 2
     assert left.exists()
     assert quantpress("gc", "--yes").returncode == 0
     assert not left.exists()
+    assert not kept.exists()
     assert not unused.exists()
     assert stray.exists()
     assert used.exists()

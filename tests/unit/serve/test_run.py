@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +13,13 @@ from pydantic import ValidationError
 from quantpress.artifact import speed
 from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Cell, Saturated
 from quantpress.errors import StageError
-from quantpress_serve.bench import looks, run, servers, stage
+from quantpress.model.source import Model
+from quantpress_serve.bench import likelihoods, looks, run, servers, stage
 from quantpress_serve.bench.load import Turn
+from quantpress_serve.bench.looks import Known
 from quantpress_serve.bench.pairing import Pairing
 from quantpress_serve.bench.run import Run
-from quantpress_serve.bench.subject import Sides
+from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload, load_workload
 
 SERVERS: Any = {"baseline": None, "candidate": None}
@@ -200,7 +201,7 @@ class Bench:
 
         def judged(seen: Any, *_: Any) -> Any:
             self.judged.append(sorted(seen))
-            return "what is known"
+            return Known(servers={}, served=likelihoods.unknown("no weights"), answers={}, picture=None)
 
         monkeypatch.setattr(looks, "expected", lambda subject: "no weights")
         monkeypatch.setattr(looks, "look_at", lambda *_: None)
@@ -209,10 +210,20 @@ class Bench:
         monkeypatch.setattr(stage, "Generator", lambda *_: Failing({1: 10.0}))
 
     def run(self, folder: Path, load: Workload, pairing: str = TOGETHER) -> Run:
-        subject: Any = SimpleNamespace(
-            logs=folder, name="m", model=SimpleNamespace(config={}), weight_bytes={"candidate": 1, "baseline": 2}
+        (folder / "config.json").write_text("{}")
+        subject = Subject(
+            name="m",
+            folder=folder,
+            digest="d",
+            candidate=folder,
+            model=Model("m", folder, "m", {}),
+            model_digest="m",
+            weight_bytes={"candidate": 1, "baseline": 2},
         )
-        return stage._loaded(subject, load, Sides(), Path("vllm"), folder, Pairing(pairing, ""))[0]
+        (folder.parent / "logs").mkdir(exist_ok=True)
+        inputs = stage._inputs(subject, load, Path("vllm"), Sides())
+        asked = stage._Asked(subject, load, inputs, Pairing(pairing, ""))
+        return stage._loaded(asked, Sides(), Path("vllm"), folder)[0]
 
 
 def test_servers_are_started_anew_with_the_same_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,5 +257,32 @@ def test_a_failure_in_a_later_start_keeps_what_was_measured(
     made = Bench(monkeypatch, fails_in=2, at=at).run(tmp_path, workload(rounds=4), pairing)
     assert made.lost is not None
     assert [cell.start for cell in made.cells] == [0, 0, 1, 1]
+    other = tmp_path / "other"
+    other.mkdir()
     with pytest.raises(StageError):
-        Bench(monkeypatch, fails_in=0, at=at).run(tmp_path, workload(rounds=4), pairing)
+        Bench(monkeypatch, fails_in=0, at=at).run(other, workload(rounds=4), pairing)
+
+
+@pytest.mark.parametrize("pairing", [TOGETHER, ALTERNATING])
+def test_a_bench_that_was_stopped_goes_on_at_the_start_that_it_did_not_finish(
+    pairing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = workload(rounds=4)
+    stopped = Bench(monkeypatch, fails_in=2).run(tmp_path, load, pairing)
+    bench = Bench(monkeypatch)
+    made = bench.run(tmp_path, load, pairing)
+    assert {number for number, *_ in bench.started} == {2, 3}
+    assert [cell.start for cell in made.cells] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert made.cells[:4] == stopped.cells
+    assert (made.base, made.sittings, made.ended, bench.judged) == (stopped.base, 2, None, [])
+
+
+def test_what_was_kept_of_another_bench_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Bench(monkeypatch, fails_in=2).run(tmp_path, workload(rounds=4))
+    for other in (workload(rounds=4, output_len=2), workload(rounds=4, name="another")):
+        bench = Bench(monkeypatch, fails_in=1)
+        bench.run(tmp_path, other)
+        assert [number for number, *_ in bench.started] == [0, 1]
+    bench = Bench(monkeypatch)
+    bench.run(tmp_path, workload(rounds=4), ALTERNATING)
+    assert len(bench.started) == 8

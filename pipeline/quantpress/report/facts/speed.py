@@ -75,8 +75,7 @@ def speed_of(result: Throughput) -> Speed:
 def notes(result: Throughput, rows: list[Summary]) -> list[str]:
     """What a person must know beside the figures of these levels of load."""
     found = [f"measured {PAIRINGS.get(result.paired, result.paired)} ({result.paired})"]
-    if not result.complete:
-        found.append(f"incomplete: {result.ended or 'it ended early'}")
+    found += _interruptions(result)
     found += _room(result)
     if all(cell.start == 0 for cell in result.cells):
         foreign = any(server.startup_s is None for server in result.servers.values())
@@ -112,6 +111,14 @@ def notes(result: Throughput, rows: list[Summary]) -> list[str]:
             "no speed-up: on a CPU, vLLM unpacks weights of fewer than 8 bits to 16 while it multiplies; what reading "
             "fewer bytes saves is spent on that. On this machine the scheme saves memory only"
         )
+    return found
+
+
+def _interruptions(result: Throughput) -> list[str]:
+    """That it ended early, or was stopped and gone on with."""
+    found = [] if result.complete else [f"incomplete: {result.ended or 'it ended early'}"]
+    if result.sittings > 1:
+        found.append(f"measured in {result.sittings} sittings: stopped, and gone on with at the next start")
     return found
 
 
