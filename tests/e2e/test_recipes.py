@@ -21,7 +21,7 @@ from quantpress.plan import hardware, kernels, servable, sizes
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import streaming
 from quantpress.quantize.stage import stream_job
-from quantpress.quantize.workers import OneshotJob, recipe_job
+from quantpress.quantize.workers import DISTANCE, DistanceJob, OneshotJob, recipe_job
 from quantpress.recipe import presets as schemes
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
@@ -34,6 +34,8 @@ HERE = Path(__file__).parent
 SMALL = ["calibration.samples=2", "calibration.max_sequence_length=64"]
 # Goes through the command itself, and is made twice: what it learns from data must not change.
 REPRODUCED = "smoothquant-gptq-w8a8"
+# Its samples are shared out among two processes.
+SHARED = "smoothquant-w8a8-static"
 FEWER = {  # modifiers that no shipped recipe uses
     "autoround": {"autoround": {"scheme": "W4A16", "iters": 2, "batch_size": 2, "enable_torch_compile": False}},
     "spinquant": {"spinquant": {}},
@@ -120,6 +122,26 @@ def test_every_shipped_recipe_gives_the_same_bytes_again(even_widths: Path, chec
         name for name, (_, made) in again.items() if headers.digests(made) != headers.digests(checkpoints[name][1])
     ]
     assert differing == []
+
+
+def test_two_processes_see_together_what_one_sees(
+    even_widths: Path, checkpoints: Made, tmp_path: Path, real: Run
+) -> None:
+    """Over gloo on a CPU, where GPUs would use NCCL. The greatest values that all samples have together are the same to
+    the bit, and with them the scales of activations; other figures are as near as bits allow."""
+    settings = [word for one in (*SMALL, "calibration.processes=2") for word in ("--set", one)]
+    options = ("--model", str(even_widths), "--out", str(tmp_path))
+    done = json.loads(real("quantize", SHARED, *options, *settings, "--json").stdout)
+    assert done["inputs"]["calibration"]["processes"] == 2
+    made, alone = tmp_path / even_widths.name / SHARED / "checkpoint", checkpoints[SHARED][1]
+    assert _config(made) == _config(alone)
+    found, expected = headers.digests(made), headers.digests(alone)
+    assert found.keys() == expected.keys()
+    assert {name for name in found if name.endswith("input_scale") and found[name] != expected[name]} == set()
+    (tmp_path / "compared").mkdir()
+    job = DistanceJob(one=made, other=alone)
+    rows = DISTANCE.run(job, tmp_path / "compared", "comparing", tmp_path / "log").tensors
+    assert {name: row for name, row in rows.items() if not row.distance <= row.bound} == {}
 
 
 def test_the_config_for_dummy_weights_is_the_real_one(even_widths: Path, checkpoints: Made, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ class Data(Record):
     seed: int
     batch_size: int
     all_experts: bool | None = None
+    processes: int | None = None
     sources: list[DataSource]
 
 

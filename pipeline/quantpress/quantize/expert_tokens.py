@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from quantpress.artifact.manifest import ExpertTokens
+from quantpress.quantize import several_worker
 from quantpress.quantize.remarks import ENOUGH_EXPERT_TOKENS
 
 _EXPERT = re.compile(r"\.experts\.\d+$")
@@ -52,6 +53,7 @@ class ExpertCounter:
     def counted(self, all_experts: bool) -> ExpertTokens | None:
         """What was counted, and takes the hooks off; None for a model without experts, or that saw no data."""
         self._hooks.remove_hooks()
+        self.seen, self.routed = several_worker.summed(self.seen), several_worker.summed(self.routed)
         if not any(self.seen.values()):
             return None
         decisive = self.routed if all_experts and self.routed else self.seen

@@ -15,8 +15,8 @@ from quantpress.runtime import console, disk, ownership
 def keep_for(
     artifact: Artifact, plan: Plan, beside_the_model: Inputs, digest: Callable[[], str], needed: int
 ) -> Keep | None:
-    """Where a run keeps its finished blocks; None where it calibrates nothing, or the disk has no room for them beside
-    the `needed` bytes that it takes anyway.
+    """Where a run keeps its finished blocks; None where it calibrates nothing, or in several processes, or where the
+    disk has no room for them beside the `needed` bytes that it takes anyway.
 
     Says where the run goes on. What is kept of other inputs is removed; `digest`, that of this run's, is asked for only
     where something is kept. Raises InputError for a folder in its place that is not ours.
@@ -34,6 +34,9 @@ def keep_for(
             at = kept_blocks.standing(kept_blocks.read_all(folder))
             console.say(f"  goes on at {at}: what is finished is kept since {mark.since}")
     if plan.recipe.calibration is None:
+        return None
+    if plan.recipe.calibration.processes:
+        console.say("  several processes keep no finished blocks: if this run is killed, the next one begins anew")
         return None
     if mark is None and not _has_room(folder, needed + int(plan.weight_bytes * 1.1)):
         return None

@@ -15,14 +15,14 @@ from quantpress.artifact.manifest import Calibrated
 from quantpress.errors import InputError, StageError, listed
 from quantpress.model.whole_model_worker import keep_expert_names, loaded_model, remote_code_explained
 from quantpress.plan.products_worker import float32_products
-from quantpress.quantize import calibration_data, remarks, weights_on_disk_worker
+from quantpress.quantize import calibration_data, remarks, several_worker, weights_on_disk_worker
 from quantpress.quantize.expert_tokens import ExpertCounter
 from quantpress.quantize.going_on_worker import Keeper, origin_of
 from quantpress.quantize.image_inputs_worker import calibration_inputs, explained, loaded_processor
 from quantpress.quantize.to_llmcompressor import modifiers_of
 from quantpress.quantize.workers import ONESHOT, OneshotJob, OneshotResult
 from quantpress.recipe.recipe import Calibration, Recipe
-from quantpress.runtime import digests
+from quantpress.runtime import digests, worker
 
 
 def do_without_scikit_learn() -> None:
@@ -47,7 +47,7 @@ def pin_memory_only_with_an_accelerator() -> None:
 
 
 def calibration_loader(calibration: Calibration, tokenizer: Any, job: OneshotJob) -> tuple[Any, Calibrated]:
-    """A DataLoader over the packed sequences in fixed order, and what the manifest says of them.
+    """A DataLoader over this process's packed sequences in fixed order, and what the manifest says of all of them.
 
     Where files name images, it is over what the model's processor makes of the conversations, one by one.
     """
@@ -57,7 +57,7 @@ def calibration_loader(calibration: Calibration, tokenizer: Any, job: OneshotJob
     if where := calibration_data.first_image(calibration):
         processor = loaded_processor(job.common.model, job.common.trust_remote_code, where)
         batches, with_images = calibration_inputs(calibration, processor)
-        return DataLoader(batches, batch_size=None, shuffle=False), with_images
+        return DataLoader(several_worker.share(batches), batch_size=None, shuffle=False), with_images
 
     sequences, sources = calibration_data.packed(calibration, tokenizer)
     ids = torch.tensor(sequences)
@@ -70,7 +70,7 @@ def calibration_loader(calibration: Calibration, tokenizer: Any, job: OneshotJob
         tokens=ids.numel(),
         fingerprint=hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
     )
-    return DataLoader(items, batch_size=calibration.batch_size, shuffle=False), about
+    return DataLoader(several_worker.share(items), batch_size=calibration.batch_size, shuffle=False), about
 
 
 def require_all_loaded(model: Any, missing: list[str]) -> None:
@@ -133,8 +133,9 @@ def quantize_and_hash(job: OneshotJob) -> OneshotResult:
     Hashing 16 GB takes seconds that would otherwise be spent before the start; while this process imports its
     libraries and loads the weights a core has little to do.
     """
-    with ThreadPoolExecutor(1) as hashing:
-        if job.digest_cache is None:
+    do_without_scikit_learn()
+    with several_worker.joined(), ThreadPoolExecutor(1) as hashing:
+        if job.digest_cache is None or worker.rank():
             return quantize(job)
         return quantize(job, hashing.submit(digests.cached_sha256, job.deciding_files, job.digest_cache))
 
@@ -163,7 +164,8 @@ def quantize(job: OneshotJob, hashed: Future[dict[Path, str]] | None = None) -> 
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         AutoConfig.from_pretrained(source, trust_remote_code=trust)
     data, about = calibration_loader(recipe.calibration, tokenizer, job) if recipe.calibration else (None, None)
-    model, missing = loaded_model(source, trust, dtype="auto", **weights_on_disk_worker.loading(job.offload))
+    with several_worker.loading(weights_on_disk_worker.loading(job.offload)) as options:
+        model, missing = loaded_model(source, trust, dtype="auto", **options)
     require_all_loaded(model, missing)
     weights_on_disk_worker.settle(model)
     keep_expert_names(model)

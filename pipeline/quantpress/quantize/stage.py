@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import yaml
 
 from quantpress.artifact import kept_blocks, manifest, own
 from quantpress.artifact.manifest import Artifact, Inputs, Manifest, Sizes, artifact_of
-from quantpress.errors import InputError, StageError
+from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model import headers
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
@@ -57,14 +58,32 @@ class Quantized:
 def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
     """The plan with every hub data set at a commit, and the type for calibration if `compute_dtype` is auto.
 
-    Raises InputError for data that cannot be had, CapabilityError where the type cannot be chosen.
+    Raises InputError for data that cannot be had, CapabilityError where the type cannot be chosen, or there are fewer
+    GPUs (or cores) than processes that are to share the data.
     """
     calibration = plan.recipe.calibration
     if calibration is None:
         return plan
     calibration_data.check_sources(calibration)
+    _require_devices(processes_of(plan))
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
     return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
+
+
+def processes_of(plan: Plan) -> int:
+    """How many processes share the calibration data."""
+    calibration = plan.recipe.calibration
+    return (calibration.processes if calibration else None) or 1
+
+
+def _require_devices(processes: int) -> None:
+    gpus = len(environment.visible_gpus())
+    devices, kind = (gpus, "GPU") if gpus else (len(os.sched_getaffinity(0)), "core")
+    if processes > devices:
+        raise CapabilityError(
+            f"calibration.processes is {processes}, each takes a {kind} of its own, and {devices} can be used here",
+            hint=f"--set calibration.processes={devices}" if devices > 1 else "leave calibration.processes out",
+        )
 
 
 def check_data(plan: Plan, model: Model) -> ImagesResult | None:
@@ -240,7 +259,8 @@ def make_checkpoint(
                 result = STREAM.run(stream_job(plan, model, checkpoint), staged, title, log)
             else:
                 job = oneshot_job(plan, model, checkpoint)
-                result = ONESHOT.run(job.model_copy(update={"keep": keep, "offload": offload}), staged, title, log)
+                job = job.model_copy(update={"keep": keep, "offload": offload})
+                result = ONESHOT.run(job, staged, title, log, processes_of(plan))
     except InputError as error:
         log.unlink(missing_ok=True)  # wrong input leaves nothing behind
         error.log = None

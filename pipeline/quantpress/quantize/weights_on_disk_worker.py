@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from quantpress.runtime import worker
+
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE = 2**20  # bytes
 
@@ -29,10 +31,11 @@ def loading(folder: Path | None) -> dict[str, Any]:
 
 
 def settle(model: Any) -> None:
-    """Gives a model that was loaded so from accelerate's hands into those of compressed-tensors."""
+    """Gives a model that was loaded so from accelerate's hands into those of compressed-tensors, which also shares it
+    among several processes."""
     from compressed_tensors.offload import from_accelerate
 
-    if hasattr(model, "hf_device_map"):
+    if hasattr(model, "hf_device_map") or worker.processes() > 1:
         from_accelerate(model)
 
 

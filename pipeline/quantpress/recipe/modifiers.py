@@ -122,6 +122,8 @@ class Body(Strict):
     """What stands under a modifier's name."""
 
     ROLE: ClassVar[Role]
+    # Whether llmcompressor puts together what several processes saw of the data.
+    SHARES_DATA: ClassVar[bool] = False
 
     @property
     def role(self) -> Role:
@@ -327,9 +329,13 @@ class Quantizes(SchemeArgs, Body):
 class Rtn(Quantizes):
     """Round to nearest: plain quantization (llmcompressor's QuantizationModifier)."""
 
+    SHARES_DATA = True
+
 
 class Gptq(Quantizes):
     """GPTQ, arXiv 2210.17323 (llmcompressor's GPTQModifier)."""
+
+    SHARES_DATA = True
 
     block_size: int = Field(default=128, ge=1, le=65536, description="Columns that are corrected at a time.")
     dampening_frac: float = Field(
@@ -373,6 +379,8 @@ class Awq(Quantizes):
 
     Without a scheme it only rescales, for a modifier after it that quantizes.
     """
+
+    SHARES_DATA = True
 
     n_grid: int = Field(default=20, ge=1, le=200, description="Scales that are tried for each mapping.")
     duo_scaling: bool | Literal["both"] = Field(
@@ -424,6 +432,7 @@ class SmoothQuant(Body):
     """SmoothQuant, arXiv 2211.10438 (llmcompressor's SmoothQuantModifier): comes before the quantizing modifier."""
 
     ROLE = "prepares"
+    SHARES_DATA = True
 
     smoothing_strength: float = Field(default=0.5, ge=0, le=1, description="0 leaves activations as they are.")
     ignore: Names | None = Field(default=None, description="A mapping is left out if all its layers are ignored.")

@@ -62,6 +62,13 @@ class Calibration(Strict):
         description="Of a mixture of experts: whether each is calibrated on all tokens, or on those that its router "
         "sends it; llmcompressor's own: true.",
     )
+    processes: int | None = Field(
+        default=None,
+        ge=2,
+        le=64,
+        description="So many processes, each with a GPU of its own, share the samples. Sums are then taken in another "
+        "order, so this decides bits.",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Calibration:
@@ -73,6 +80,9 @@ class Calibration(Strict):
             problems.append("give either samples (a number of sequences) or tokens (a budget)")
         if self.tokens is not None and self.tokens < self.max_sequence_length:
             problems.append(f"{self.tokens} tokens do not fill one sequence of {self.max_sequence_length}")
+        samples = self.tokens // self.max_sequence_length if self.tokens else self.samples
+        if self.processes and samples < self.processes:
+            problems.append(f"{samples} samples cannot be shared out among {self.processes} processes")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -149,6 +159,17 @@ class Recipe(Strict):
     def _data_is_used(self) -> Recipe:
         if self.calibration and not self.needs_data:
             raise AtError("calibration", "calibration is given, but no modifier here uses data; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _data_can_be_shared(self) -> Recipe:
+        alone = [one.name for one in self.modifiers if one.body.needs_data and not one.body.SHARES_DATA]
+        if alone and self.calibration and self.calibration.processes:
+            raise AtError(
+                "calibration",
+                f"processes do not go with {alone[0]}: in llmcompressor, rtn, gptq, awq and smoothquant alone put "
+                "together what several processes saw",
+            )
         return self
 
     @property

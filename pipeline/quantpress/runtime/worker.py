@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ _ERRORS: dict[str, type[QuantpressError]] = {
 }
 
 _PROGRESS = "QUANTPRESS_PROGRESS"  # a worker's variable: the file in which it says what it is doing
+
+_PROCESSES = "QUANTPRESS_PROCESSES"  # a worker's variable where it is one of several: how many they are
+_PATIENCE_S = 30.0  # for what the first of them has to say
 
 _UNWRITABLE = 74  # a worker's exit code: not even its error could be written (sysexits.h: EX_IOERR)
 
@@ -52,12 +56,13 @@ class Worker(Generic[J, R]):
     job: type[J]
     result: type[R]
 
-    def run(self, job: J, folder: Path, title: str, log: Path) -> R:
-        """Runs it to its end, with its files in `folder` and what it prints in `log`.
+    def run(self, job: J, folder: Path, title: str, log: Path, processes: int = 1) -> R:
+        """Runs it to its end, with its files in `folder` and what it prints in `log`, in so many processes that work
+        together.
 
         Raises what the worker reported, or StageError with the last line of its log if it died.
         """
-        return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log))
+        return self.result.model_validate(call_worker(self.module, job.dump(), folder, title, log, processes))
 
     def answer(self, kept: Path, job: J, title: str) -> R:
         """The answer that the file `kept` holds; it is asked for where there is none yet, or a damaged one.
@@ -99,8 +104,9 @@ def without_log_of_wrong_input(log: Path) -> Iterator[None]:
         raise
 
 
-def call_worker(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
-    """Runs `python -m module JOB RESULT` in the quantize environment and returns the JSON that it wrote.
+def call_worker(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path, processes: int = 1) -> Any:
+    """Runs `python -m module JOB RESULT` in the quantize environment and returns the JSON that it wrote; by torchrun
+    where several processes are to work together, of which the first writes.
 
     Raises what the worker reported, or StageError with the last line of its log if it died.
     """
@@ -109,12 +115,36 @@ def call_worker(module: str, job: Mapping[str, Any], folder: Path, title: str, l
     progress = folder / f"{name}.progress"
     atomic.write_json(job_file, job)
     with console.step(title, log, lambda: _activity(progress, log)) as step:
-        env = worker_environment() | {_PROGRESS: str(progress)}
-        code = run([sys.executable, "-m", module, str(job_file), str(result_file)], log, env)
+        env = worker_environment() | {_PROGRESS: str(progress)} | _of_several(processes)
+        code = run([*_python(processes), module, str(job_file), str(result_file)], log, env)
         result = _result(result_file, code, name, log, step)
     for path in (job_file, result_file, progress):
         path.unlink(missing_ok=True)
     return result
+
+
+def _python(processes: int) -> list[str]:
+    """The words before the name of a module that is to run in so many processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module"]
+    return [sys.executable, *(torchrun if processes > 1 else ["-m"])]
+
+
+def _of_several(processes: int) -> dict[str, str]:
+    """The settings of each of several processes: where nothing is said, they share the cores."""
+    if processes == 1:
+        return {}
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {_PROCESSES: str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+
+
+def processes() -> int:
+    """How many processes do the work of this worker together."""
+    return int(os.environ.get(_PROCESSES, "1"))
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
 def report_progress(text: str) -> None:
@@ -179,8 +209,21 @@ def worker_main(work: Any) -> int:
             hint="read the log; its end holds the traceback",
         )
         result = {"error": type(known).__name__, "message": known.message, "hint": known.hint}
+    if rank():
+        return _behind_the_first(result, result_file)
     try:
         atomic.write_json(result_file, result)
     except OSError:
         return _UNWRITABLE
     return 0
+
+
+def _behind_the_first(result: dict[str, Any], result_file: Path) -> int:
+    """The exit code of a process that is not the first. torchrun ends all when one fails: if what failed here fails in
+    the first one too, that one has the word."""
+    if "error" not in result:
+        return 0
+    ends = time.monotonic() + _PATIENCE_S
+    while not result_file.exists() and time.monotonic() < ends:
+        time.sleep(0.1)
+    return 1

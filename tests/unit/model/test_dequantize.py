@@ -157,7 +157,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str
     """Runs the worker here, which is faster; returns the titles of its steps."""
     titles: list[str] = []
 
-    def call(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
+    def call(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path, processes: int) -> Any:
         titles.append(title)
         return dequantize(DequantizeJob.model_validate(job)).dump()
 

@@ -17,7 +17,7 @@ from quantpress.errors import InputError
 from quantpress.plan.resolve import Plan
 from quantpress.quantize import going_on_worker, keeping
 from quantpress.quantize.going_on_worker import Keeper
-from quantpress.recipe.recipe import Recipe
+from quantpress.recipe.recipe import Calibration, Recipe
 from quantpress.runtime import console, disk
 
 HERE = Origin(digest="d", machine=kept_blocks.machine(), threads=2, instructions="AVX512")
@@ -143,6 +143,13 @@ def test_nothing_is_kept_where_there_is_no_room(
     whole = replace(plan, weight_bytes=100)
     assert keeping.keep_for(Artifact(tmp_path / "recipe"), whole, INPUTS, lambda: "d", 150) is None
     assert "the next one begins anew" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_processes_keep_nothing(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = Calibration(processes=2)
+    several = replace(plan, recipe=plan.recipe.model_copy(update={"calibration": shared}))
+    assert keeping.keep_for(Artifact(tmp_path / "recipe"), several, INPUTS, lambda: "d", 150) is None
+    assert "several processes keep no finished blocks" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_of_somebody_else_is_refused(plan: Plan, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from quantpress.model.source import Model, find_model
 from quantpress.plan.resolve import Plan, plan_of
 from quantpress.quantize import stage
 from quantpress.quantize.workers import OneshotJob, OneshotResult, recipe_job
-from quantpress.recipe.recipe import Recipe
-from quantpress.runtime import free_memory, worker
+from quantpress.recipe.recipe import Calibration, Recipe
+from quantpress.runtime import environment, free_memory, worker
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def plan() -> Plan:
 def test_wrong_input_leaves_no_log_and_names_none(
     error: type[QuantpressError], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
+    def failing(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path, processes: int) -> Any:
         log.write_text("what the worker printed")
         raise error("it is wrong", log=log)
 
@@ -69,7 +69,7 @@ def test_every_warning_reaches_the_screen_and_the_manifest(
     data = {"name": "r", "description": "d", "modifiers": [{"gptq": {"scheme": "W8A8"}}], "calibration": {}}
     made = plan_of(Recipe.model_validate(data), model)
 
-    def working(module: str, job: Mapping[str, Any], where: Path, title: str, log: Path) -> Any:
+    def working(module: str, job: Mapping[str, Any], where: Path, title: str, log: Path, processes: int) -> Any:
         output, path = Path(job["common"]["output"]), Path(job["common"]["output"]) / "model.safetensors"
         kept = {name: tensor.shape for name, tensor in headers.read_folder(folder).items()}
         kept = {name: shape for name, shape in kept.items() if name.removesuffix(".weight") not in job["layers"]}
@@ -113,7 +113,7 @@ def test_a_model_that_is_replaced_while_it_is_quantized_names_no_checkpoint(
     weights = model.path / "model.safetensors"
     weights.write_bytes(b"old")
 
-    def replaced(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path) -> Any:
+    def replaced(module: str, job: Mapping[str, Any], folder: Path, title: str, log: Path, processes: int) -> Any:
         (tmp_path / "other").write_bytes(b"new")
         (tmp_path / "other").rename(weights)
         return OneshotResult(modifiers=[], calibration=None, threads=1, warnings=[]).dump()
@@ -122,3 +122,23 @@ def test_a_model_that_is_replaced_while_it_is_quantized_names_no_checkpoint(
     (tmp_path / "staged").mkdir()
     with pytest.raises(StageError, match="nobody knows what was loaded"):
         stage.make_checkpoint(plan, model, tmp_path / "staged", tmp_path / "log")
+
+
+@pytest.mark.parametrize(("gpus", "kind"), [(1, "GPU"), (0, "core")])
+def test_more_processes_than_devices_are_refused(
+    gpus: int, kind: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "visible_gpus", lambda: ["a GPU"] * gpus)
+    shared = plan.recipe.model_copy(update={"calibration": Calibration(processes=64)})
+    with pytest.raises(CapabilityError, match=rf"processes is 64, each takes a {kind} of its own"):
+        stage.prepared(replace(plan, recipe=shared), Model("m", tmp_path, "m", {}), "stored")
+
+
+def test_what_one_process_does_has_the_digest_that_it_had(plan: Plan, tmp_path: Path) -> None:
+    digests = {
+        number: stage._inputs_beside(replace(plan, recipe=shared), Model("m", tmp_path, "m", {})).digest
+        for number in (None, 2, 3)
+        for shared in [plan.recipe.model_copy(update={"calibration": Calibration(processes=number)})]
+    }
+    assert len(set(digests.values())) == 3
+    assert "processes" not in stage._inputs_beside(plan, Model("m", tmp_path, "m", {})).model_dump_json(exclude_none=True)

@@ -123,6 +123,16 @@ BAD = {
         "less than or equal to 1",
     ),
     "useless data": ("  - rtn: {scheme: W8A8}\ncalibration: {samples: 4}", ":5:1:", "no modifier here uses data"),
+    "more processes than samples": (
+        "  - gptq: {scheme: W4A16}\ncalibration: {samples: 4, processes: 8}",
+        ":5:1:",
+        "4 samples cannot be shared out among 8 processes",
+    ),
+    "processes that see apart": (
+        "  - sparsegpt: {sparsity: 0.5}\n  - rtn: {scheme: W8A8}\ncalibration: {processes: 2}",
+        ":6:1:",
+        "processes do not go with sparsegpt",
+    ),
     "duplicate": ("  - rtn: {scheme: W8A8}\nname: other", ":5:1:", "duplicate key 'name' (first on line 1)"),
     "alias": ("  - rtn: &a {scheme: W8A8}\n  - rtn: *a", ":5:", "aliases"),
 }

@@ -102,6 +102,26 @@ def test_a_worker_returns_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_of_several_workers_the_first_one_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTPRESS_PROCESSES", "2")
+    body = "raise SystemExit(worker_main(lambda job: {'y': 1}))"
+    monkeypatch.setenv("RANK", "0")
+    assert _worker(tmp_path, monkeypatch, body) == {"y": 1}
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(StageError, match="exit code 0"):
+        _worker(tmp_path, monkeypatch, body)
+
+
+def test_what_fails_in_all_of_several_workers_is_said_by_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for its word: torchrun ends all when one fails."""
+    (tmp_path / "result").write_text("{}")
+    assert worker._behind_the_first({"error": "InputError"}, tmp_path / "result") == 1
+    monkeypatch.setattr(worker, "_PATIENCE_S", 0.0)
+    assert worker._behind_the_first({"error": "InputError"}, tmp_path / "none") == 1
+
+
 def test_a_workers_own_error_keeps_its_class_and_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = "from quantpress.errors import InputError\ndef work(job): raise InputError('bad', hint='do this')\n"
     with pytest.raises(InputError, match="bad") as caught:
