@@ -34,8 +34,6 @@ HERE = Path(__file__).parent
 SMALL = ["calibration.samples=2", "calibration.max_sequence_length=64"]
 # Goes through the command itself, and is made twice: what it learns from data must not change.
 REPRODUCED = "smoothquant-gptq-w8a8"
-# Its samples are shared out among two processes.
-SHARED = "smoothquant-w8a8-static"
 FEWER = {  # modifiers that no shipped recipe uses
     "autoround": {"autoround": {"scheme": "W4A16", "iters": 2, "batch_size": 2, "enable_torch_compile": False}},
     "spinquant": {"spinquant": {}},
@@ -127,17 +125,15 @@ def test_every_shipped_recipe_gives_the_same_bytes_again(even_widths: Path, chec
 def test_two_processes_see_together_what_one_sees(
     even_widths: Path, checkpoints: Made, tmp_path: Path, real: Run
 ) -> None:
-    """Over gloo on a CPU, where GPUs would use NCCL. The greatest values that all samples have together are the same to
-    the bit, and with them the scales of activations; other figures are as near as bits allow."""
+    """Over gloo on a CPU, where GPUs would use NCCL. Sums are taken in another order: the weights are as near as bits
+    allow."""
     settings = [word for one in (*SMALL, "calibration.processes=2") for word in ("--set", one)]
     options = ("--model", str(even_widths), "--out", str(tmp_path))
-    done = json.loads(real("quantize", SHARED, *options, *settings, "--json").stdout)
+    done = json.loads(real("quantize", "gptq-w4a16", *options, *settings, "--json").stdout)
     assert done["inputs"]["calibration"]["processes"] == 2
-    made, alone = tmp_path / even_widths.name / SHARED / "checkpoint", checkpoints[SHARED][1]
+    made, alone = tmp_path / even_widths.name / "gptq-w4a16" / "checkpoint", checkpoints["gptq-w4a16"][1]
     assert _config(made) == _config(alone)
-    found, expected = headers.digests(made), headers.digests(alone)
-    assert found.keys() == expected.keys()
-    assert {name for name in found if name.endswith("input_scale") and found[name] != expected[name]} == set()
+    assert headers.digests(made).keys() == headers.digests(alone).keys()
     (tmp_path / "compared").mkdir()
     job = DistanceJob(one=made, other=alone)
     rows = DISTANCE.run(job, tmp_path / "compared", "comparing", tmp_path / "log").tensors

@@ -33,6 +33,7 @@ from quantpress.quantize.workers import (
     StreamJob,
     recipe_job,
 )
+from quantpress.recipe.modifiers import Awq, SmoothQuant
 from quantpress.recipe.recipe import Calibration
 from quantpress.runtime import atomic, console, digests, disk, environment, free_memory, locks, ownership
 from quantpress.runtime.cache import cache_folder, digest_cache
@@ -65,7 +66,7 @@ def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
     if calibration is None:
         return plan
     calibration_data.check_sources(calibration)
-    _require_devices(processes_of(plan))
+    _require_devices(plan)
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
     return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
 
@@ -76,13 +77,28 @@ def processes_of(plan: Plan) -> int:
     return (calibration.processes if calibration else None) or 1
 
 
-def _require_devices(processes: int) -> None:
-    gpus = len(environment.visible_gpus())
+def _require_devices(plan: Plan) -> None:
+    """Raises CapabilityError unless each of several processes has a GPU, or, to try it, a core. What rescales weights
+    needs GPUs: on a CPU every process would rescale the same memory once more."""
+    processes, gpus = processes_of(plan), len(environment.visible_gpus())
+    if processes == 1:
+        return
     devices, kind = (gpus, "GPU") if gpus else (len(os.sched_getaffinity(0)), "core")
     if processes > devices:
         raise CapabilityError(
             f"calibration.processes is {processes}, each takes a {kind} of its own, and {devices} can be used here",
             hint=f"--set calibration.processes={devices}" if devices > 1 else "leave calibration.processes out",
+        )
+    rescaling = [one.name for one in plan.recipe.modifiers if isinstance(one.body, Awq | SmoothQuant)]
+    if rescaling and not gpus:
+        raise CapabilityError(
+            f"{rescaling[0]} in several processes needs a GPU for each: on a CPU, all would rescale the same memory",
+            hint="leave calibration.processes out",
+        )
+    if gpus:
+        console.warn(
+            "several processes were tried on CPUs only, never yet on GPUs: compare a small model's checkpoint with "
+            "that of one process before you trust a large one's"
         )
 
 

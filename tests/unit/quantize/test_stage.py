@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_more_processes_than_devices_are_refused(
     shared = plan.recipe.model_copy(update={"calibration": Calibration(processes=64)})
     with pytest.raises(CapabilityError, match=rf"processes is 64, each takes a {kind} of its own"):
         stage.prepared(replace(plan, recipe=shared), Model("m", tmp_path, "m", {}), "stored")
+
+
+def test_weights_that_several_processes_share_in_memory_are_not_rescaled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen with llmcompressor 0.14: each process multiplies the same weights once more."""
+    monkeypatch.setattr(environment, "visible_gpus", list)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    modifiers = [{"smoothquant": {}}, {"gptq": {"scheme": "W8A8"}}]
+    data = {"name": "r", "description": "d", "modifiers": modifiers, "calibration": {"processes": 2}}
+    rescaled = Plan(Recipe.model_validate(data), ("a", "b"), None, "channel", 64, 100)
+    with pytest.raises(CapabilityError, match="smoothquant in several processes needs a GPU for each"):
+        stage.prepared(rescaled, Model("m", tmp_path, "m", {}), "stored")
 
 
 def test_what_one_process_does_has_the_digest_that_it_had(plan: Plan, tmp_path: Path) -> None:
