@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# Before anything in this process imports the hub's library: a hub that cannot be reached is asked again and again.
+os.environ["HF_HUB_OFFLINE"] = "1"
 CACHE = Path(os.environ["QUANTPRESS_CACHE"]).resolve()  # tests/conftest.py names it where nobody does
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -20,7 +22,7 @@ def command(*arguments: str) -> list[str]:
 
 def environ() -> dict[str, str]:
     """Offline, and making whatever a test asks for: tests that serve name a target themselves (--target auto)."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "QUANTPRESS_CACHE": str(CACHE), "QUANTPRESS_TARGET": "any"}
+    return {**os.environ, "QUANTPRESS_CACHE": str(CACHE), "QUANTPRESS_TARGET": "any"}
 
 
 @pytest.fixture(scope="session")

@@ -113,9 +113,13 @@ def checkpoints(even_widths: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return _make([*shipped.names("recipes"), *FEWER], even_widths, tmp_path_factory.mktemp("checkpoints"))
 
 
-def test_every_shipped_recipe_gives_the_same_bytes_again(even_widths: Path, checkpoints: Made, tmp_path: Path) -> None:
-    """In another process and in the opposite order, so that nothing may be left over from the recipe before."""
-    again = _make(shipped.names("recipes")[::-1], even_widths, tmp_path)
+def test_every_recipe_with_data_gives_the_same_bytes_again(
+    even_widths: Path, checkpoints: Made, tmp_path: Path
+) -> None:
+    """In another process and in the opposite order, so that nothing may be left over from the recipe before. Those
+    without data are made again by streaming, below."""
+    with_data = [name for name in shipped.names("recipes")[::-1] if checkpoints[name][0].recipe.calibration]
+    again = _make(with_data, even_widths, tmp_path)
     differing = [
         name for name, (_, made) in again.items() if headers.digests(made) != headers.digests(checkpoints[name][1])
     ]
