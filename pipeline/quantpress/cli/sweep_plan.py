@@ -1,0 +1,361 @@
+"""From the cells of a sweep to its stages: what each is asked, its digest, and what it needs of a node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.cli import beforehand, needed, prepare, scoring
+from quantpress.errors import CapabilityError, InputError, QuantpressError
+from quantpress.model.source import Model, described_model
+from quantpress.plan.resolve import Plan
+from quantpress.quantize.stage import check_data, inputs_of
+from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import console, digests
+from quantpress.sweep.file import HINT, Cell, Read
+from quantpress.sweep.placing import Node
+from quantpress.sweep.stages import Needs, Stage
+from quantpress_evaluate import backend
+from quantpress_evaluate.stage import baseline, is_scored
+from quantpress_serve.bench import stage as serving_stage
+from quantpress_serve.server import fit
+from quantpress_serve.server.fit import Asked
+from quantpress_serve.workload import engines, workload
+from quantpress_serve.writing import own_chats
+
+if TYPE_CHECKING:
+    from quantpress.cli.sweep import Options
+    from quantpress.recipe.recipe import Recipe
+    from quantpress_evaluate.request import Request
+    from quantpress_serve.workload.workload import Workload
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with all that it names: the recipe's plan on the model, requests by suite and loads by workload, each as
+    the file names it."""
+
+    cell: Cell
+    model: Model
+    source: str
+    recipe: str
+    plan: Plan
+    requests: dict[str, Request]
+    loads: dict[str, Workload]
+    located: dict[str, str]
+
+    def artifact(self, out: Path) -> Artifact:
+        return artifact_of(out, self.model.name, self.plan.recipe.name)
+
+
+def planned(options: Options, read: Read) -> list[PlannedCell]:
+    """Every cell, its files read and checked, its tasks and documents tried, its recipe planned on its model.
+
+    Raises InputError or CapabilityError, naming everything that is wrong with any cell; nothing was made.
+    """
+    engine = engines.layered(options.engine)
+    recipes = read.loaded("recipes", lambda name: load_recipe(name, options.set), lambda recipe: recipe.name)
+    requests = read.loaded(
+        "suites",
+        lambda name: scoring.requested(options.scoring(name), options.vllm, options.compute_dtype, engine),
+        lambda request: request.suite.name,
+    )
+    loads = read.loaded("workloads", lambda name: options.serving(name).load(), lambda load: load.name)
+    read.loaded(
+        "models",
+        lambda name: described_model(name, options.dequantize, options.trust_remote_code),
+        lambda model: model.name,
+    )
+    checked = {
+        name: scoring.checked_request(
+            options.scoring(read.located(name)), options.vllm, options.compute_dtype, list(recipes.values()), engine
+        )
+        for name in requests
+    }
+    if loads:
+        sides = options.serving("").sides()
+        for load in loads.values():
+            serving_stage.require_servers(load, sides)
+    cells, problems = [], list[QuantpressError]()
+    for model_name in read.sweep.models:
+        of_model = [cell for cell in read.cells if cell.model == model_name]
+        model = _model(options, read.located(model_name), [recipes[cell.recipe] for cell in of_model])
+        for cell in of_model:
+            try:
+                cells.append(_planned(options, read, cell, model, recipes[cell.recipe], checked, loads))
+            except (InputError, CapabilityError) as error:
+                error.message = f"{cell.model} with {cell.recipe}: {error.message}"
+                problems.append(error)
+    _raise_all(problems)
+    return cells
+
+
+def _raise_all(problems: Sequence[QuantpressError]) -> None:
+    if not problems:
+        return
+    kind = InputError if any(isinstance(one, InputError) for one in problems) else CapabilityError
+    first = next(one for one in problems if isinstance(one, kind))
+    lines = "\n       ".join(one.message for one in problems)
+    raise kind(lines, hint=f"{first.hint or HINT}; or leave the cell out: exclude: [{{model: ..., recipe: ...}}]")
+
+
+def _model(options: Options, source: str, recipes: Sequence[Recipe]) -> Model:
+    """The model, fetched once for all: the cache is shared. A hub model is pinned to its commit."""
+    return prepare.loaded_model(options.work(source), recipes, _target(options), options.vllm)
+
+
+def _target(options: Options) -> str:
+    """On a cluster each node knows what it serves."""
+    return "any" if options.elsewhere else "auto"
+
+
+def _planned(
+    options: Options,
+    read: Read,
+    cell: Cell,
+    model: Model,
+    recipe: Recipe,
+    requests: dict[str, Request],
+    loads: dict[str, Workload],
+) -> PlannedCell:
+    source = read.located(cell.model)
+    found = prepare.planned_before_chats(options.work(source), recipe, model, _target(options), options.vllm)
+    if found.inexact:
+        console.warn(found.inexact)
+    check_data(found.plan, model)
+    if not options.elsewhere:
+        beforehand.require_room(options.out, model, [found.plan])
+        for name in cell.workloads:
+            beforehand.require_servers_here(
+                options.serving("").sides().executable(), loads[name], options.out, model, [found.plan], options.pairing
+            )
+    return PlannedCell(
+        cell=cell,
+        model=model,
+        source=f"{source}@{model.revision}" if _is_unpinned(source, model) else source,
+        recipe=read.located(cell.recipe),
+        plan=found.plan,
+        requests={
+            name: requests[name].for_model(model).for_recipe(found.plan.recipe.dump())[0] for name in cell.suites
+        },
+        loads={name: loads[name] for name in cell.workloads},
+        located={name: read.located(name) for name in (*cell.suites, *cell.workloads)},
+    )
+
+
+def _is_unpinned(source: str, model: Model) -> bool:
+    """Whether a name on the hub could mean another commit on another node, or later."""
+    return bool(model.revision) and "@" not in source and not Path(source).exists()
+
+
+def stages(options: Options, cells: Sequence[PlannedCell], nodes: Sequence[Node]) -> list[Stage]:
+    """All stages in an order in which each comes after those that it waits for; the model itself is scored once for
+    all cells that score it alike."""
+    found: dict[str, Stage] = {}
+    for planned_cell in cells:
+        for stage in _of_cell(options, planned_cell, nodes):
+            found.setdefault(stage.key, stage)
+    return list(found.values())
+
+
+def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Iterator[Stage]:
+    """A cell's stages, one after the other: evaluate and bench of one artifact keep each other out."""
+    memory = _memory(options, one, nodes)
+    model, recipe = one.model.name, one.plan.recipe.name
+    folder = one.artifact(options.out.absolute()).folder
+    gpu = 1 if any(node.gpus for node in nodes) else 0
+    work = _words_of_work(options, one)
+    made = Stage(
+        key=_quantize_key(one),
+        verb="quantize",
+        model=model,
+        recipe=recipe,
+        arguments=["quantize", *work, *_words(vllm=options.vllm)],
+        results=["manifest.json"],
+        writes=folder,
+        needs=Needs(gpus=gpu, memory=memory["quantize"]),
+    )
+    yield made
+    last = made.key
+    for name, request in one.requests.items():
+        by = options.backend or request.suite.backend
+        gpus = _gpus_to_score(one, request, by, memory["evaluate"], nodes)
+        needs = Needs(gpus=gpus, memory=memory["evaluate"])
+        base = baseline(one.model, options.out.absolute() / one.model.name)
+        asked = ["evaluate", *work, "--suite", one.located[name], *_words_of_scoring(options)]
+        alone = Stage(
+            key=digests.sha256_json([one.model.name, base.key(request)]),
+            verb="baseline",
+            model=model,
+            of=request.suite.name,
+            arguments=[*asked, "--only-model"],
+            results=[f"scores/{request.suite.name}-*/score.json"],
+            writes=base.keeps,
+            needs=needs,
+        )
+        yield alone
+        scored = Stage(
+            key=digests.sha256_json([made.key, alone.key, [gate.text for gate in request.gates]]),
+            verb="evaluate",
+            model=model,
+            recipe=recipe,
+            of=request.suite.name,
+            arguments=[*asked, *_words(gate=options.gate)],
+            results=["accuracy.json", "accuracy/*.json"],
+            writes=folder,
+            needs=needs,
+            after=list(dict.fromkeys([made.key, alone.key, last])),
+            requires=[made.key, alone.key],
+        )
+        yield scored
+        last = scored.key
+    for name, load in one.loads.items():
+        benched = Stage(
+            key=digests.sha256_json([made.key, workload.record(load).dump(), options.pairing]),
+            verb="bench",
+            model=model,
+            recipe=recipe,
+            of=load.name,
+            arguments=["bench", *work, "--workload", one.located[name], *_words_of_serving(options)],
+            results=["throughput.json", "throughput/*.json"],
+            writes=folder,
+            needs=Needs(gpus=max(gpu, load.engine.devices if gpu else 0), memory=memory["bench"], alone=True),
+            after=list(dict.fromkeys([made.key, last])),
+            requires=[made.key],
+        )
+        yield benched
+        last = benched.key
+
+
+def _quantize_key(one: PlannedCell) -> str:
+    """The digest of the artifact; chats that are yet to be written have none, so there it is that of what is asked."""
+    if own_chats.to_be_written(one.plan.recipe.calibration):
+        return digests.sha256_json([one.model.identity().digest, one.plan.recipe.dump()])
+    return digests.sha256_json([one.model.name, one.plan.recipe.name, inputs_of(one.plan, one.model).digest])
+
+
+def _memory(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> dict[str, int]:
+    """Bytes at the peak of each stage, by the plan; 0 where the engine is told (on a GPU)."""
+    machine = needed.Machine(free=max(node.memory for node in nodes), disk=0, speeds=None, compute="stored")
+    found = needed.stages(one.plan, one.model, options.out, machine)
+    return {stage.name: stage.memory or 0 for stage in found}
+
+
+def _gpus_to_score(one: PlannedCell, request: Request, asked_backend: str, memory: int, nodes: Sequence[Node]) -> int:
+    """As many as the engine takes, or as transformers spreads the model over; 0 without GPUs."""
+    of_node = max((node.gpu_memory for node in nodes), key=len, default=[])
+    if not of_node:
+        return 1 if any(node.gpus for node in nodes) else 0
+    if asked_backend == "hf":  # auto is vLLM on GPUs
+        return min(len(of_node), -(-memory // min(of_node)))
+    context = backend.context(one.model.path, request.suite.max_length) + 2
+    asked = Asked(context=context, at_once=request.suite.batch_size)
+    need = fit.need_of([one.plan], one.model.config, request.engine, asked, fit.largest([one.plan]))
+    return fit.fitted(request.engine, need, of_node).engine.devices
+
+
+def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:
+    """The keys of those stages that would find on this machine that they have nothing to do."""
+    by_recipe = {(one.model.name, one.plan.recipe.name): one for one in cells}
+    by_model = {one.model.name: one for one in cells}
+    return {
+        stage.key
+        for stage in stages
+        if _is_there(options, by_recipe.get((stage.model, stage.recipe or ""), by_model[stage.model]), stage)
+    }
+
+
+def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
+    if stage.verb == "baseline":
+        return any((options.out / stage.model / "baseline").glob(stage.results[0]))
+    artifact = one.artifact(options.out)
+    known = artifact.manifest()
+    if known is None or own_chats.to_be_written(one.plan.recipe.calibration):
+        return False
+    if known.digest != inputs_of(one.plan, one.model).digest:
+        return False
+    if stage.verb == "evaluate":
+        request = next(request for request in one.requests.values() if request.suite.name == stage.of)
+        return is_scored(artifact, one.model, request)
+    if stage.verb == "bench":
+        load = next(load for load in one.loads.values() if load.name == stage.of)
+        load = load.model_copy(
+            update={"engine": fit.for_load(load, [one.plan], one.model.config, options.pairing).engine}
+        )
+        return serving_stage.is_measured(artifact, one.model, load, options.serving("").sides())
+    return True
+
+
+def words_of_all(options: Options) -> list[str]:
+    """The options of the sweep as words, for the one that a cluster is to run."""
+    return [
+        *_words_of_options(options),
+        *_words_of_scoring(options),
+        *_words(gate=options.gate, pairing=options.pairing, require_kernels=options.require_kernels),
+    ]
+
+
+def _words_of_work(options: Options, one: PlannedCell) -> list[str]:
+    return [one.recipe, "--model", one.source, *_words_of_options(options)]
+
+
+def _words_of_options(options: Options) -> list[str]:
+    return _words(
+        set=options.set,
+        target=options.target,
+        compute_dtype=options.compute_dtype,
+        offload=options.offload,
+        out=options.out.absolute(),
+        trust_remote_code=options.trust_remote_code,
+        dequantize=options.dequantize,
+    )
+
+
+def _words_of_scoring(options: Options) -> list[str]:
+    data = options.data or os.environ.get("QUANTPRESS_DATA") or None
+    return _words(
+        data=Path(data).absolute() if data else None,
+        backend=options.backend,
+        extend=options.extend,
+        count_no_signal=options.count_no_signal,
+        noise_floor=options.noise_floor,
+        limit=options.limit,
+        vllm=options.vllm,
+        engine=_located_engine(options.engine),
+        trust_workload=options.trust_workload,
+    )
+
+
+def _words_of_serving(options: Options) -> list[str]:
+    return _words(
+        vllm=options.vllm,
+        engine=_located_engine(options.engine),
+        trust_workload=options.trust_workload,
+        pairing=options.pairing,
+        require_kernels=options.require_kernels,
+    )
+
+
+def _located_engine(items: Sequence[str]) -> list[str]:
+    def is_file(item: str) -> bool:
+        return not engines.is_setting(item) and Path(item).is_file()
+
+    return [str(Path(item).absolute()) if is_file(item) else item for item in items]
+
+
+def _words(**options: object) -> list[str]:
+    """Options as words of a command line: flags that are set, lists repeated, nothing for what is not given."""
+    words = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif isinstance(value, list):
+            words += [f"{option}={one}" for one in value]
+        elif value is not None and value is not False:
+            words.append(f"{option}={value}")
+    return words
