@@ -130,10 +130,11 @@ def run(options: Options) -> None:
     if options.render:
         console.write(_rendered(options, read))
         return
+    named = sweep_plan.named(options, read)
     if not options.plan:
         cluster.require_ray()
         beforehand.require_place(options.out)
-    planned = sweep_plan.planned(options, read)
+    planned = sweep_plan.planned(options, read, named)
     if options.plan:
         stages = sweep_plan.stages(options, planned, [placing.this_machine()])
         there = sweep_plan.there(options, planned, stages)

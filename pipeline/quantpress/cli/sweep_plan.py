@@ -52,11 +52,17 @@ class PlannedCell:
         return artifact_of(out, self.model.name, self.plan.recipe.name)
 
 
-def planned(options: Options, read: Read) -> list[PlannedCell]:
-    """Every cell, its files read and checked, its tasks and documents tried, its recipe planned on its model.
+@dataclass(frozen=True)
+class Named:
+    """What a sweep's file names, by the values in it: recipes, requests of its suites, loads of its workloads."""
 
-    Raises InputError or CapabilityError, naming everything that is wrong with any cell; nothing was made.
-    """
+    recipes: dict[str, Recipe]
+    requests: dict[str, Request]
+    loads: dict[str, Workload]
+
+
+def named(options: Options, read: Read) -> Named:
+    """The files and models that a sweep names. Raises InputError with the place of each that cannot be used."""
     engine = engines.layered(options.engine)
     recipes = read.loaded("recipes", lambda name: load_recipe(name, options.set), lambda recipe: recipe.name)
     requests = read.loaded(
@@ -70,28 +76,37 @@ def planned(options: Options, read: Read) -> list[PlannedCell]:
         lambda name: described_model(name, options.dequantize, options.trust_remote_code),
         lambda model: model.name,
     )
-    checked = {
-        name: scoring.checked_request(
-            options.scoring(read.located(name)), options.vllm, options.compute_dtype, list(recipes.values()), engine
-        )
-        for name in requests
-    }
-    if loads:
-        sides = options.serving("").sides()
-        for load in loads.values():
-            serving_stage.require_servers(load, sides)
+    return Named(recipes, requests, loads)
+
+
+def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
+    """Every cell, its tasks and documents tried, its recipe planned on its model.
+
+    Raises InputError or CapabilityError, naming everything that is wrong with any cell; nothing was made.
+    """
+    recipes = named.recipes
+    requests = {name: _checked(options, read.located(name), recipes) for name in named.requests}
+    checked = Named(recipes, requests, named.loads)
+    for load in named.loads.values():
+        serving_stage.require_servers(load, options.serving("").sides())
     cells, problems = [], list[QuantpressError]()
     for model_name in read.sweep.models:
         of_model = [cell for cell in read.cells if cell.model == model_name]
         model = _model(options, read.located(model_name), [recipes[cell.recipe] for cell in of_model])
         for cell in of_model:
             try:
-                cells.append(_planned(options, read, cell, model, recipes[cell.recipe], checked, loads))
+                cells.append(_planned(options, read, cell, model, checked))
             except (InputError, CapabilityError) as error:
                 error.message = f"{cell.model} with {cell.recipe}: {error.message}"
                 problems.append(error)
     _raise_all(problems)
     return cells
+
+
+def _checked(options: Options, suite: str, recipes: dict[str, Recipe]) -> Request:
+    engine = engines.layered(options.engine)
+    asked, of = options.scoring(suite), list(recipes.values())
+    return scoring.checked_request(asked, options.vllm, options.compute_dtype, of, engine)
 
 
 def _raise_all(problems: Sequence[QuantpressError]) -> None:
@@ -113,16 +128,8 @@ def _target(options: Options) -> str:
     return "any" if options.elsewhere else "auto"
 
 
-def _planned(
-    options: Options,
-    read: Read,
-    cell: Cell,
-    model: Model,
-    recipe: Recipe,
-    requests: dict[str, Request],
-    loads: dict[str, Workload],
-) -> PlannedCell:
-    source = read.located(cell.model)
+def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Named) -> PlannedCell:
+    source, recipe, loads = read.located(cell.model), named.recipes[cell.recipe], named.loads
     found = prepare.planned_before_chats(options.work(source), recipe, model, _target(options), options.vllm)
     if found.inexact:
         console.warn(found.inexact)
@@ -140,7 +147,7 @@ def _planned(
         recipe=read.located(cell.recipe),
         plan=found.plan,
         requests={
-            name: requests[name].for_model(model).for_recipe(found.plan.recipe.dump())[0] for name in cell.suites
+            name: named.requests[name].for_model(model).for_recipe(found.plan.recipe.dump())[0] for name in cell.suites
         },
         loads={name: loads[name] for name in cell.workloads},
         located={name: read.located(name) for name in (*cell.suites, *cell.workloads)},

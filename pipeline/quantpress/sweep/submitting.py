@@ -23,7 +23,7 @@ _KEPT_S = 600  # a finished cluster, for who wants to read its logs
 
 def ray_job(name: str, cluster: Cluster, words: Sequence[str]) -> str:
     """A script that submits the words as a job to a cluster that runs."""
-    submit = ["ray", "job", "submit", "--submission-id", object_name(name), "--", *words]
+    submit = ["ray", "job", "submit", "--", *words]
     return (
         "#!/bin/sh\n"
         f"# {quoting.comment(f'Submits the sweep {name}; RAY_ADDRESS is the dashboard of the cluster.')}\n"
