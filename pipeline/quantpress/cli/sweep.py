@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +151,7 @@ def run(options: Options) -> None:
 
 
 def _rendered(options: Options, read: Read) -> str:
+    """Paths are those on the cluster: the file lies in the shared folder, and relative ones begin there."""
     from quantpress.cli import sweep_plan
     from quantpress.sweep import submitting
 
@@ -158,7 +159,10 @@ def _rendered(options: Options, read: Read) -> str:
         raise InputError(
             f"{options.file} has no `cluster`, which says what to render", hint="docs/how-to/sweep.md has one"
         )
-    words = ["quantpress", "sweep", str(options.file.absolute()), *sweep_plan.words_of_all(options)]
+    folder = Path(read.sweep.cluster.folder)
+    data = str(folder / options.data) if options.data else None
+    there = replace(options, out=folder / options.out, data=data)
+    words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_plan.words_of_all(there)]
     render = submitting.ray_job if options.render == "ray-job" else submitting.kuberay
     return render(read.sweep.name, read.sweep.cluster, [*words, "--address", "auto", "--json"])
 

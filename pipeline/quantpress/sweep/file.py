@@ -52,7 +52,9 @@ class Cluster(Strict):
 
     image: str = Field(min_length=1, description="Holds quantpress[cluster], and vLLM where there are workloads.")
     claim: str = Field(min_length=1, description="The PersistentVolumeClaim (ReadWriteMany) that all nodes share.")
-    folder: str = Field(pattern=r"^/.+", description="Where it is mounted: sweep, models and --out lie below.")
+    folder: str = Field(
+        pattern=r"^/.+", description="Where it is mounted. The sweep lies in it, and its models and --out below."
+    )
     nodes: int = Field(ge=1, description="Nodes that work.")
     cpus: int = Field(ge=1, description="Of each node.")
     memory: str = Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$", description="Of each node: `64Gi`.")
