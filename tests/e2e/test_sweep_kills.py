@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ def three_nodes(environment: dict[str, str]) -> Iterator[str]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(NODES):
-            cluster.add_node(num_cpus=CPUS, object_store_memory=80 * 2**20)
-        cluster.wait_for_nodes()
+            with suppress(Exception):  # Ray gives a node 30 seconds, and a busy machine takes longer
+                cluster.add_node(num_cpus=CPUS, object_store_memory=80 * 2**20)
+        cluster.wait_for_nodes(timeout=120)
         yield cluster.address
     finally:
         cluster.shutdown()

@@ -50,9 +50,10 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     ray = _ray()
     try:
         ray.init(**({"address": address} if address else _this_machine()), log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises that class itself
         raise CapabilityError(
-            f"Ray at {address or 'this machine'}: {first_line(error)}", hint="ray status --address ADDRESS"
+            f"Ray on {address or 'this machine'} cannot be used: {first_line(error)}",
+            hint="`ray status --address ADDRESS` shows a cluster; on this machine, look below /tmp/ray",
         ) from error
     try:
         yield _nodes(ray)
@@ -77,9 +78,7 @@ def _nodes(ray: Any) -> list[Node]:
     """The nodes that are up and take tasks; those with GPUs are asked how much memory one has."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     if not resources:
-        raise CapabilityError(
-            "no node of the cluster takes tasks", hint="start one: ray start --address HEAD:6379 --num-cpus N"
-        )
+        raise CapabilityError("no node of the cluster takes tasks", hint="start one (docs/how-to/sweep.md)")
     of_one = _gpu_memory(ray) if any(one.get("GPU", 0) for one in resources) else 0
     return [
         Node(
