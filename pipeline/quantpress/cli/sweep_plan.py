@@ -302,7 +302,7 @@ def words_of_all(options: Options) -> list[str]:
     return [
         *_words_of_options(options),
         *_words_of_scoring(options),
-        *_words(gate=options.gate, pairing=options.pairing, require_kernels=options.require_kernels),
+        *_words(gate=options.gate, pairing=_unless_auto(options.pairing), require_kernels=options.require_kernels),
     ]
 
 
@@ -314,8 +314,8 @@ def _words_of_options(options: Options) -> list[str]:
     return _words(
         set=options.set,
         target=options.target,
-        compute_dtype=options.compute_dtype,
-        offload=options.offload,
+        compute_dtype=_unless_auto(options.compute_dtype),
+        offload=_unless_auto(options.offload),
         out=options.out.absolute(),
         trust_remote_code=options.trust_remote_code,
         dequantize=options.dequantize,
@@ -342,9 +342,14 @@ def _words_of_serving(options: Options) -> list[str]:
         vllm=options.vllm,
         engine=_located_engine(options.engine),
         trust_workload=options.trust_workload,
-        pairing=options.pairing,
+        pairing=_unless_auto(options.pairing),
         require_kernels=options.require_kernels,
     )
+
+
+def _unless_auto(value: str) -> str | None:
+    """Of an option whose default is auto."""
+    return None if value == "auto" else value
 
 
 def _located_engine(items: Sequence[str]) -> list[str]:

@@ -77,7 +77,8 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
 
 
 def _pod(cluster: Cluster, kind: str, resources: dict[str, str]) -> dict[str, Any]:
-    """Requests and limits are the same, so that Kubernetes gives a measured pod cores of its own."""
+    """Requests and limits are the same, so that Kubernetes gives a measured pod cores of its own. KubeRay itself mounts
+    a /dev/shm as large as the memory."""
     cache = f"{cluster.folder.rstrip('/')}/.cache"
     container = {
         "name": f"ray-{kind}",
@@ -86,9 +87,9 @@ def _pod(cluster: Cluster, kind: str, resources: dict[str, str]) -> dict[str, An
             {"name": "QUANTPRESS_CACHE", "value": f"{cache}/quantpress"},
             {"name": "HF_HOME", "value": f"{cache}/huggingface"},
         ],
-        "resources": {"requests": resources, "limits": resources},
+        "resources": {"requests": resources, "limits": {**resources}},  # YAML would point from one to the other
         "securityContext": {"allowPrivilegeEscalation": False, "runAsNonRoot": True},
-        "volumeMounts": [{"name": "shared", "mountPath": cluster.folder}, {"name": "shm", "mountPath": "/dev/shm"}],
+        "volumeMounts": [{"name": "shared", "mountPath": cluster.folder}],
     }
     return {
         "spec": {
@@ -96,9 +97,6 @@ def _pod(cluster: Cluster, kind: str, resources: dict[str, str]) -> dict[str, An
             "enableServiceLinks": False,
             "securityContext": {"runAsUser": _USER, "fsGroup": _USER},
             "containers": [container],
-            "volumes": [
-                {"name": "shared", "persistentVolumeClaim": {"claimName": cluster.claim}},
-                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "4Gi"}},
-            ],
+            "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": cluster.claim}}],
         }
     }
