@@ -123,6 +123,7 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     """Everything that can be wrong is said before the first stage begins. A stage that fails ends its cell alone."""
     from quantpress.cli import beforehand, sweep_plan
+    from quantpress.report.views import index
     from quantpress.runtime import console
     from quantpress.sweep import cluster, file, placing, table
 
@@ -135,6 +136,8 @@ def run(options: Options) -> None:
         cluster.require_ray()
         beforehand.require_place(options.out)
     planned = sweep_plan.planned(options, read, named)
+    if len({one.model.name for one in planned}) > 1:
+        index.require_ours(options.out)
     if options.plan:
         stages = sweep_plan.stages(options, planned, [placing.this_machine()])
         there = sweep_plan.there(options, planned, stages)
@@ -210,7 +213,7 @@ def _raise_for(outcomes: list[Outcome]) -> None:
     missed = [one for one in outcomes if one.state == "gate"]
     if not failed and not missed:
         return
-    lines = "\n       ".join(f"{one.title}: {(one.error or '').splitlines()[0]}" for one in failed or missed)
+    lines = "\n       ".join(f"{one.title}: {(one.error or 'see its log').splitlines()[0]}" for one in failed or missed)
     if not failed:
         raise GateError(lines, hint="the results are there; an inconclusive gate needs more documents (--extend)")
     kind = CapabilityError if all(one.exit_code == CapabilityError.exit_code for one in failed) else StageError

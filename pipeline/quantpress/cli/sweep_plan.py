@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell with all that it names: the recipe's plan on the model, requests by suite and loads by workload, each as
-    the file names it."""
+    """A cell with all that it names: the recipe's plan on the model; of each suite and workload, as the file names it,
+    what is asked and where it lies."""
 
     cell: Cell
     model: Model
@@ -46,7 +46,8 @@ class PlannedCell:
     plan: Plan
     requests: dict[str, Request]
     loads: dict[str, Workload]
-    located: dict[str, str]
+    suites: dict[str, str]
+    workloads: dict[str, str]
 
     def artifact(self, out: Path) -> Artifact:
         return artifact_of(out, self.model.name, self.plan.recipe.name)
@@ -85,14 +86,14 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
     Raises InputError or CapabilityError, naming everything that is wrong with any cell; nothing was made.
     """
     recipes = named.recipes
-    requests = {name: _checked(options, read.located(name), recipes) for name in named.requests}
+    requests = {name: _checked(options, read.located("suites", name), recipes) for name in named.requests}
     checked = Named(recipes, requests, named.loads)
     for load in named.loads.values():
         serving_stage.require_servers(load, options.serving("").sides())
     cells, problems = [], list[QuantpressError]()
     for model_name in read.sweep.models:
         of_model = [cell for cell in read.cells if cell.model == model_name]
-        model = _model(options, read.located(model_name), [recipes[cell.recipe] for cell in of_model])
+        model = _model(options, read.located("models", model_name), [recipes[cell.recipe] for cell in of_model])
         for cell in of_model:
             try:
                 cells.append(_planned(options, read, cell, model, checked))
@@ -129,7 +130,7 @@ def _target(options: Options) -> str:
 
 
 def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Named) -> PlannedCell:
-    source, recipe, loads = read.located(cell.model), named.recipes[cell.recipe], named.loads
+    source, recipe, loads = read.located("models", cell.model), named.recipes[cell.recipe], named.loads
     found = prepare.planned_before_chats(options.work(source), recipe, model, _target(options), options.vllm)
     if found.inexact:
         console.warn(found.inexact)
@@ -144,13 +145,14 @@ def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Name
         cell=cell,
         model=model,
         source=f"{source}@{model.revision}" if _is_unpinned(source, model) else source,
-        recipe=read.located(cell.recipe),
+        recipe=read.located("recipes", cell.recipe),
         plan=found.plan,
         requests={
             name: named.requests[name].for_model(model).for_recipe(found.plan.recipe.dump())[0] for name in cell.suites
         },
         loads={name: loads[name] for name in cell.workloads},
-        located={name: read.located(name) for name in (*cell.suites, *cell.workloads)},
+        suites={name: read.located("suites", name) for name in cell.suites},
+        workloads={name: read.located("workloads", name) for name in cell.workloads},
     )
 
 
@@ -193,7 +195,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
         gpus = _gpus_to_score(one, request, by, memory["evaluate"], nodes)
         needs = Needs(gpus=gpus, memory=memory["evaluate"])
         base = baseline(one.model, options.out.absolute() / one.model.name)
-        asked = ["evaluate", *work, "--suite", one.located[name], *_words_of_scoring(options)]
+        asked = ["evaluate", *work, "--suite", one.suites[name], *_words_of_scoring(options)]
         alone = Stage(
             key=digests.sha256_json([one.model.name, base.key(request)]),
             verb="baseline",
@@ -227,7 +229,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
             model=model,
             recipe=recipe,
             of=load.name,
-            arguments=["bench", *work, "--workload", one.located[name], *_words_of_serving(options)],
+            arguments=["bench", *work, "--workload", one.workloads[name], *_words_of_serving(options)],
             results=["throughput.json", "throughput/*.json"],
             writes=folder,
             needs=Needs(gpus=max(gpu, load.engine.devices if gpu else 0), memory=memory["bench"], alone=True),

@@ -119,8 +119,11 @@ def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setti
 
 
 def _run(stage: Stage, setting: task.Setting, *before: Outcome) -> Outcome:
-    ray = _ray()
-    return task.run(stage, setting, ray.get_runtime_context().get_node_id(), list(before))
+    node = _ray().get_runtime_context().get_node_id()
+    try:
+        return task.run(stage, setting, node, list(before))
+    except task.NodeLostError:
+        os._exit(1)  # a worker without its node goes on for minutes, and what it raised would not count as lost
 
 
 def _outcome(ray: Any, ref: Any, stage: Stage, setting: task.Setting) -> Outcome:

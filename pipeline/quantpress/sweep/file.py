@@ -12,13 +12,14 @@ from pydantic import Field, model_validator
 from quantpress.errors import InputError
 from quantpress.language.document import Document, load_yaml
 from quantpress.language.validation import Line, Strict, validate
+from quantpress.model.source import EMBEDDED
 from quantpress.runtime import atomic
 
 HINT = "correct the sweep; docs/how-to/sweep.md has one that works"
 Axis = Literal["models", "recipes", "suites", "workloads"]
 # What an exclusion calls one of each axis.
 ONE_OF: dict[Axis, str] = {"models": "model", "recipes": "recipe", "suites": "suite", "workloads": "workload"}
-_FILES = (".yaml", ".yml", ".json", ".gguf")
+_FILES = (".yaml", ".yml", ".json")
 T = TypeVar("T")
 
 
@@ -100,11 +101,15 @@ class Read:
         """What is left when the exclusions have been taken out, in the order of the file."""
         return list(_cells(self.sweep))
 
-    def located(self, value: str) -> str:
-        """What a value of the file names, for programs that work elsewhere: paths are relative to the file."""
-        path = (self.document.source.parent / value).expanduser()
-        is_path = path.exists() and ("/" in value or path.suffix in _FILES or path.is_dir())
-        return str(path.resolve()) if is_path else value
+    def located(self, axis: Axis, value: str) -> str:
+        """What a value of the file names, for programs that work elsewhere: paths are relative to the file.
+
+        A model is a path where there is such a folder or file, as with --model; of the others one looks like a path.
+        """
+        path = (self.document.source.parent / Path(value).expanduser()).resolve()
+        if axis == "models":
+            return str(path) if path.exists() and value != EMBEDDED else value
+        return str(path) if "/" in value or path.suffix in _FILES else value
 
     def loaded(self, axis: Axis, load: Callable[[str], T], name_of: Callable[[T], str]) -> dict[str, T]:
         """What the values of an axis name, by value.
@@ -118,7 +123,7 @@ class Read:
         hint = HINT
         for index, value in enumerate(values):
             try:
-                found[value] = load(self.located(value))
+                found[value] = load(self.located(axis, value))
             except InputError as error:
                 self.document.problem((axis, index), error.message)
                 hint = error.hint or hint

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +24,7 @@ from quantpress.sweep.stages import Outcome, Stage, State, ended, why_skipped
 
 # Until a lost attempt's processes are gone: the guard gives them ten seconds, and kills them then.
 _PATIENCE_S = 60.0
+_LOOK_S = 1.0
 _GATE = 3
 _SIGNALS = 128  # exit codes from here on: killed by a signal
 _LONGEST_ERROR = 2000
@@ -29,6 +32,10 @@ _LONGEST_ERROR = 2000
 
 class LostError(Exception):
     """The stage was killed from outside: it said nothing, so it is no failure of its own. Ray begins it again."""
+
+
+class NodeLostError(LostError):
+    """The node's part of Ray is gone (raylet, the parent of its workers), and Ray begins the stage on another node."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Setting:
 
 
 def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Outcome:
-    """Runs a stage to its end, unless one that it requires has no results. Raises LostError if it was killed."""
+    """Runs a stage to its end, unless one that it requires has no results. Raises LostError if it was killed, or its
+    node is lost."""
     if why := why_skipped(stage, {one.key: one for one in before}):
         return ended(stage, "skipped", error=why)
     _wait_for_the_lost(stage.writes)
@@ -51,7 +59,7 @@ def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Out
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
     atomic.write_text(log, f"{by_hand}\n{socket.gethostname()} {node} {started:.3f}\n")
-    code = process.run(command, log, _environment(setting.threads))
+    code = _run_while_the_node_is_there(command, log, _environment(setting.threads))
     if code >= _SIGNALS:
         raise LostError(f"{stage.title}: exit code {code}, see {log}")
     return ended(
@@ -67,6 +75,18 @@ def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Out
         log=str(log),
         command=by_hand,
     )
+
+
+def _run_while_the_node_is_there(command: list[str], log: Path, env: dict[str, str | None]) -> int:
+    """The exit code. Takes the command down when this worker is orphaned, so that it is not in its successor's way."""
+    raylet = os.getppid()
+    with process.guarded(command, log, env) as running:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return running.wait(_LOOK_S)
+            if os.getppid() != raylet:
+                break
+    raise NodeLostError(f"{shlex.join(command)}: the node is lost")
 
 
 def begun_at(log: Path) -> float:

@@ -65,7 +65,8 @@ def stages(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[[Node], 
             plan=planned_from(load_recipe(name), SMALL_LLAMA),
             requests={"smoke": request.for_recipe({"modifiers": []})[0]},
             loads={"glance": load_workload("glance")},
-            located={"smoke": "smoke", "glance": "glance"},
+            suites={"smoke": "smoke"},
+            workloads={"glance": "glance"},
         )
         for name in ("rtn-w4a16", "w8a8-dynamic")
     ]

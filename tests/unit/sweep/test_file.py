@@ -65,7 +65,7 @@ def test_unknown_names_are_named_with_their_place_all_at_once(written: Written) 
         found.loaded("recipes", load_recipe, lambda recipe: recipe.name)
     lines = error.value.message.splitlines()
     assert "sweep.yaml:4:11: 'rtn-w4a1' is not a shipped recipe; did you mean 'rtn-w4a16'?" in lines[0]
-    assert "sweep.yaml:4:35: mine.yaml: no such file" in lines[1]
+    assert "sweep.yaml:4:35: " in lines[1] and "mine.yaml: no such file" in lines[1]
 
 
 def test_two_recipes_of_one_name_would_be_one_artifact(written: Written, tmp_path: Path) -> None:
@@ -76,10 +76,12 @@ def test_two_recipes_of_one_name_would_be_one_artifact(written: Written, tmp_pat
 
 
 def test_paths_are_relative_to_the_file(written: Written, tmp_path: Path) -> None:
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    (tmp_path / "chat.yaml").write_text("")
+    for name in ("models/mine", "embedded", "smoke"):
+        (tmp_path / name).mkdir(parents=True)
     found = read(written(""))
-    assert found.located("models/mine") == str(tmp_path / "models" / "mine")
-    assert found.located("chat.yaml") == str(tmp_path / "chat.yaml")
-    assert found.located("org/name") == "org/name"
-    assert found.located("smoke") == "smoke"
+    assert found.located("models", "models/mine") == str(tmp_path / "models" / "mine")
+    assert found.located("models", "org/name") == "org/name"
+    assert found.located("models", "embedded") == "embedded"
+    assert found.located("suites", "smoke") == "smoke"
+    assert found.located("recipes", "chat.yaml") == str(tmp_path / "chat.yaml")
+    assert found.located("workloads", "/a/b.yaml") == "/a/b.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from quantpress.runtime import locks, process
+from quantpress.runtime import locks
 from quantpress.sweep import task
 from quantpress.sweep.stages import Needs, Stage, ended
-from quantpress.sweep.task import LostError, Setting
+from quantpress.sweep.task import LostError, NodeLostError, Setting
 
 
 def stage(tmp_path: Path, *arguments: str, **about: Any) -> Stage:
@@ -44,16 +45,28 @@ def test_a_stage_that_fails_says_why_and_is_not_begun_again(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("code", "state"), [(3, "gate"), (1, "failed"), (4, "failed")])
 def test_exit_codes(code: int, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "run", lambda *_: code)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: code)
     assert task.run(stage(tmp_path), setting(tmp_path), "n", []).state == state
 
 
 def test_one_that_was_killed_is_lost_and_counts_as_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "run", lambda *_: 137)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 137)
     with pytest.raises(LostError, match="exit code 137"):
         task.run(stage(tmp_path), setting(tmp_path), "n", [])
-    monkeypatch.setattr(process, "run", lambda *_: 0)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 0)
     assert task.run(stage(tmp_path), setting(tmp_path), "n", []).attempts == 2
+
+
+def test_a_stage_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The raylet is gone: this worker has another parent."""
+    command = ["sleep", "60"]
+    parents = iter([1000, 1000, 1])
+    monkeypatch.setattr(task, "_LOOK_S", 0.05)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    begun = time.monotonic()
+    with pytest.raises(NodeLostError):
+        task._run_while_the_node_is_there(command, tmp_path / "log", {})
+    assert time.monotonic() - begun < 10
 
 
 def test_made_is_what_wrote_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +75,7 @@ def test_made_is_what_wrote_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     aside.parent.mkdir(parents=True)
 
     def runs(act: Any) -> str:
-        monkeypatch.setattr(process, "run", lambda *_: (act(), 0)[1])
+        monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: (act(), 0)[1])
         return task.run(one, setting(tmp_path), "n", []).state
 
     assert runs(lambda: front.write_text("1")) == "made"
@@ -87,7 +100,7 @@ def test_the_threads_are_those_of_who_started_the_sweep(tmp_path: Path, monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     seen: list[Any] = []
-    monkeypatch.setattr(process, "run", lambda _command, _log, env: seen.append(env) or 0)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda _command, _log, env: seen.append(env) or 0)
     for threads in (None, "4"):
         task.run(stage(tmp_path), setting(tmp_path, threads), "n", [])
     assert [env["OMP_NUM_THREADS"] for env in seen] == [None, "4"]
