@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ import pytest
 from support import SERVED
 
 from quantpress.runtime import digests
+from quantpress.sweep import cluster
+from quantpress.sweep.stages import Needs, Outcome, Stage
+from quantpress.sweep.task import Setting
 
 pytestmark = [
     pytest.mark.e2e,
@@ -45,20 +48,21 @@ exclude:
 
 
 @contextmanager
-def three_nodes(environment: dict[str, str]) -> Iterator[str]:
+def three_nodes(environment: dict[str, str], **each: int) -> Iterator[str]:
     """The address of a cluster on this machine: a head that takes no tasks, and three nodes."""
     from ray.cluster_utils import Cluster
 
-    os.environ |= environment  # which the nodes inherit
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # Which the nodes inherit; what else runs here may take all of the memory.
+    os.environ |= {**environment, "RAY_memory_monitor_refresh_ms": "0"}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(NODES):
             with suppress(Exception):  # Ray gives a node 30 seconds, and a busy machine takes longer
-                cluster.add_node(num_cpus=CPUS, object_store_memory=80 * 2**20)
-        cluster.wait_for_nodes(timeout=120)
-        yield cluster.address
+                made.add_node(object_store_memory=80 * 2**20, **each)
+        made.wait_for_nodes(timeout=120)
+        yield made.address
     finally:
-        cluster.shutdown()
+        made.shutdown()
 
 
 def stages_of(real: Run, file: Path, out: Path) -> list[dict[str, Any]]:
@@ -118,15 +122,40 @@ def follow(sweep: subprocess.Popen[bytes], out: Path, victims: dict[str, str], d
     return hit
 
 
-def no_overlap(outcomes: list[dict[str, Any]]) -> None:
-    """No stage ran on the node of a bench while it went on."""
-    for bench in (one for one in outcomes if one["verb"] == "bench"):
-        beside = [
-            one
-            for one in outcomes
-            if one is not bench and one["node"] == bench["node"] and one["started"] < bench["ended"]
-        ]
-        assert all(one["ended"] <= bench["started"] for one in beside), (bench, beside)
+def overlapping(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+    """Pairs of stages that ran on one node at the same time."""
+    ran = sorted((one for one in outcomes if one.started and one.ended), key=lambda one: one.started or 0)
+    return [
+        (one, other)
+        for number, one in enumerate(ran)
+        for other in ran[number + 1 :]
+        if one.node == other.node and (other.started or 0) < (one.ended or 0)
+    ]
+
+
+def test_a_bench_has_its_node_to_itself(tmp_path: Path, real_environment: dict[str, str]) -> None:
+    """Four short stages fit a node at once; commands that take a second stand in for what takes an hour."""
+    stages = [
+        Stage(
+            key=str(number),
+            verb="bench" if number % 4 == 3 else "evaluate",
+            model="m",
+            recipe=f"r{number}",
+            of="s",
+            arguments=["recipes", "list"],
+            results=[],
+            writes=tmp_path / str(number),
+            needs=Needs(gpus=1, alone=number % 4 == 3),
+        )
+        for number in range(24)
+    ]
+    with three_nodes(real_environment, num_cpus=8, num_gpus=4) as address, cluster.connected(address) as nodes:
+        found = list(cluster.outcomes(stages, nodes, Setting(tmp_path / "logs", None)))
+    outcomes = [one for one in found if one]
+    assert [one.state for one in outcomes] == ["there"] * len(stages)
+    pairs = overlapping(outcomes)
+    assert pairs, "nothing ran side by side"
+    assert not [pair for pair in pairs if "bench" in {one.verb for one in pair}]
 
 
 def test_a_sweep_under_fire_gives_what_its_stages_give_by_hand(
@@ -151,7 +180,7 @@ def test_a_sweep_under_fire_gives_what_its_stages_give_by_hand(
                 [*command, "--out", str(swept), *OPTIONS, "--json"], env=real_environment, stdout=stream, stderr=stream
             )
 
-    with three_nodes(real_environment) as address:
+    with three_nodes(real_environment, num_cpus=CPUS) as address:
         # Workers, stages and a node go away, and then the sweep itself.
         sweep = started(tmp_path / "first.log")
         deadline = time.monotonic() + 900
@@ -181,6 +210,7 @@ def test_a_sweep_under_fire_gives_what_its_stages_give_by_hand(
     for outcome in outcomes:
         assert outcome["state"] == ("there" if outcome["key"] in before else "made"), outcome
         assert outcome["attempts"] == (2 if outcome["verb"] == "bench" and again else 1), outcome
-    no_overlap(outcomes)
+    pairs = overlapping([Outcome.model_validate(one) for one in outcomes])
+    assert not [pair for pair in pairs if "bench" in {one.verb for one in pair}]
     print(f"killed: {first}, the sweep with {len(before)} stages done, and {again}")
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(swept) in " ".join(one.info["cmdline"] or [])]

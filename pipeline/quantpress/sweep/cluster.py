@@ -45,8 +45,8 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     Raises CapabilityError where it cannot be reached, or has no node that works.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:  # its ports answer only who knows this
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if not address:
+        os.environ |= _ours_alone()
     ray = _ray()
     try:
         ray.init(**({"address": address} if address else _this_machine()), log_to_driver=False, logging_level="error")
@@ -59,6 +59,13 @@ def connected(address: str | None) -> Iterator[list[Node]]:
         yield _nodes(ray)
     finally:
         ray.shutdown()
+
+
+def _ours_alone() -> dict[str, str]:
+    """Ray's variables for a cluster of this machine alone. Its ports answer only who knows the token. Where other
+    programs take the memory, Ray would stop our stages for it, again and again; by hand they are not stopped either."""
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return ours | {"RAY_memory_monitor_refresh_ms": "0"}
 
 
 def _this_machine() -> dict[str, Any]:
