@@ -155,7 +155,7 @@ def run(options: Options) -> None:
 
 def _rendered(options: Options, read: Read) -> str:
     """Paths are those on the cluster: the file lies in the shared folder, and relative ones begin there."""
-    from quantpress.cli import sweep_plan
+    from quantpress.cli import sweep_words
     from quantpress.sweep import submitting
 
     if read.sweep.cluster is None:
@@ -165,7 +165,7 @@ def _rendered(options: Options, read: Read) -> str:
     folder = Path(read.sweep.cluster.folder)
     data = str(folder / options.data) if options.data else None
     there = replace(options, out=folder / options.out, data=data)
-    words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_plan.words_of_all(there)]
+    words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_words.of_all(there)]
     render = submitting.ray_job if options.render == "ray-job" else submitting.kuberay
     return render(read.sweep.name, read.sweep.cluster, [*words, "--address", "auto", "--json"])
 

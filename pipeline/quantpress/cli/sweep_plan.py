@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantpress.artifact.manifest import Artifact, artifact_of
-from quantpress.cli import beforehand, needed, prepare, scoring
+from quantpress.cli import beforehand, needed, prepare, scoring, sweep_words
 from quantpress.errors import CapabilityError, InputError, QuantpressError
 from quantpress.model.source import Model, described_model
 from quantpress.plan.resolve import Plan
@@ -177,13 +176,13 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
     model, recipe = one.model.name, one.plan.recipe.name
     folder = one.artifact(options.out.absolute()).folder
     gpu = 1 if any(node.gpus for node in nodes) else 0
-    work = _words_of_work(options, one)
+    work = [one.recipe, "--model", one.source, *sweep_words.of_work(options)]
     made = Stage(
         key=_quantize_key(one),
         verb="quantize",
         model=model,
         recipe=recipe,
-        arguments=["quantize", *work, *_words(vllm=options.vllm)],
+        arguments=["quantize", *work, *sweep_words.words(vllm=options.vllm)],
         results=["manifest.json"],
         writes=folder,
         needs=Needs(gpus=gpu, memory=memory["quantize"]),
@@ -195,7 +194,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
         gpus = _gpus_to_score(one, request, by, memory["evaluate"], nodes)
         needs = Needs(gpus=gpus, memory=memory["evaluate"])
         base = baseline(one.model, options.out.absolute() / one.model.name)
-        asked = ["evaluate", *work, "--suite", one.suites[name], *_words_of_scoring(options)]
+        asked = ["evaluate", *work, "--suite", one.suites[name], *sweep_words.of_scoring(options)]
         alone = Stage(
             key=digests.sha256_json([one.model.name, base.key(request)]),
             verb="baseline",
@@ -213,7 +212,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
             model=model,
             recipe=recipe,
             of=request.suite.name,
-            arguments=[*asked, *_words(gate=options.gate)],
+            arguments=[*asked, *sweep_words.words(gate=options.gate)],
             results=["accuracy.json", "accuracy/*.json"],
             writes=folder,
             needs=needs,
@@ -229,7 +228,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
             model=model,
             recipe=recipe,
             of=load.name,
-            arguments=["bench", *work, "--workload", one.workloads[name], *_words_of_serving(options)],
+            arguments=["bench", *work, "--workload", one.workloads[name], *sweep_words.of_serving(options)],
             results=["throughput.json", "throughput/*.json"],
             writes=folder,
             needs=Needs(gpus=max(gpu, load.engine.devices if gpu else 0), memory=memory["bench"], alone=True),
@@ -297,79 +296,3 @@ def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
         )
         return serving_stage.is_measured(artifact, one.model, load, options.serving("").sides())
     return True
-
-
-def words_of_all(options: Options) -> list[str]:
-    """The options of the sweep as words, for the one that a cluster is to run."""
-    return [
-        *_words_of_options(options),
-        *_words_of_scoring(options),
-        *_words(gate=options.gate, pairing=_unless_auto(options.pairing), require_kernels=options.require_kernels),
-    ]
-
-
-def _words_of_work(options: Options, one: PlannedCell) -> list[str]:
-    return [one.recipe, "--model", one.source, *_words_of_options(options)]
-
-
-def _words_of_options(options: Options) -> list[str]:
-    return _words(
-        set=options.set,
-        target=options.target,
-        compute_dtype=_unless_auto(options.compute_dtype),
-        offload=_unless_auto(options.offload),
-        out=options.out.absolute(),
-        trust_remote_code=options.trust_remote_code,
-        dequantize=options.dequantize,
-    )
-
-
-def _words_of_scoring(options: Options) -> list[str]:
-    data = options.data or os.environ.get("QUANTPRESS_DATA") or None
-    return _words(
-        data=Path(data).absolute() if data else None,
-        backend=options.backend,
-        extend=options.extend,
-        count_no_signal=options.count_no_signal,
-        noise_floor=options.noise_floor,
-        limit=options.limit,
-        vllm=options.vllm,
-        engine=_located_engine(options.engine),
-        trust_workload=options.trust_workload,
-    )
-
-
-def _words_of_serving(options: Options) -> list[str]:
-    return _words(
-        vllm=options.vllm,
-        engine=_located_engine(options.engine),
-        trust_workload=options.trust_workload,
-        pairing=_unless_auto(options.pairing),
-        require_kernels=options.require_kernels,
-    )
-
-
-def _unless_auto(value: str) -> str | None:
-    """Of an option whose default is auto."""
-    return None if value == "auto" else value
-
-
-def _located_engine(items: Sequence[str]) -> list[str]:
-    def is_file(item: str) -> bool:
-        return not engines.is_setting(item) and Path(item).is_file()
-
-    return [str(Path(item).absolute()) if is_file(item) else item for item in items]
-
-
-def _words(**options: object) -> list[str]:
-    """Options as words of a command line: flags that are set, lists repeated, nothing for what is not given."""
-    words = []
-    for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        elif isinstance(value, list):
-            words += [f"{option}={one}" for one in value]
-        elif value is not None and value is not False:
-            words.append(f"{option}={value}")
-    return words
