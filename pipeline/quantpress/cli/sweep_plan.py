@@ -185,7 +185,7 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
         arguments=["quantize", *work, *sweep_words.words(vllm=options.vllm)],
         results=["manifest.json"],
         writes=folder,
-        needs=Needs(gpus=gpu, memory=memory["quantize"]),
+        needs=Needs(gpus=gpu * _processes(one.plan), memory=memory["quantize"]),
     )
     yield made
     last = made.key
@@ -237,6 +237,11 @@ def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Itera
         )
         yield benched
         last = benched.key
+
+
+def _processes(plan: Plan) -> int:
+    """Of a calibration, each with a GPU of its own."""
+    return (plan.recipe.calibration.processes if plan.recipe.calibration else None) or 1
 
 
 def _quantize_key(one: PlannedCell) -> str:
