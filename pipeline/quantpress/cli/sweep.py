@@ -185,8 +185,6 @@ def _followed(options: Options, name: str, stages: list[Stage], nodes: list[Node
     progress = table.Progress(stages, logs)
     with console.live(f"sweep {name}", progress.table, progress.under_way):
         for outcome in cluster.outcomes(stages, nodes, setting):
-            if outcome is None:
-                continue
             progress.done[outcome.key] = outcome
             record = record.model_copy(update={"outcomes": [*record.outcomes, outcome]})
             record.save(folder / "sweep.json")

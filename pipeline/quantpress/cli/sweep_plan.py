@@ -92,6 +92,8 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
     cells, problems = [], list[QuantpressError]()
     for model_name in read.sweep.models:
         of_model = [cell for cell in read.cells if cell.model == model_name]
+        if not of_model:
+            continue
         model = _model(options, read.located("models", model_name), [recipes[cell.recipe] for cell in of_model])
         for cell in of_model:
             try:
@@ -164,79 +166,133 @@ def stages(options: Options, cells: Sequence[PlannedCell], nodes: Sequence[Node]
     """All stages in an order in which each comes after those that it waits for; the model itself is scored once for
     all cells that score it alike."""
     found: dict[str, Stage] = {}
-    for planned_cell in cells:
-        for stage in _of_cell(options, planned_cell, nodes):
+    for one in cells:
+        for stage in _of_cell(_Making(options, one, nodes)):
             found.setdefault(stage.key, stage)
     return list(found.values())
 
 
-def _of_cell(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> Iterator[Stage]:
+def _of_cell(making: _Making) -> Iterator[Stage]:
     """A cell's stages, one after the other: evaluate and bench of one artifact keep each other out."""
-    memory = _memory(options, one, nodes)
-    model, recipe = one.model.name, one.plan.recipe.name
-    folder = one.artifact(options.out.absolute()).folder
-    gpu = 1 if any(node.gpus for node in nodes) else 0
-    work = [one.recipe, "--model", one.source, *sweep_words.of_work(options)]
-    made = Stage(
-        key=_quantize_key(one),
-        verb="quantize",
-        model=model,
-        recipe=recipe,
-        arguments=["quantize", *work, *sweep_words.words(vllm=options.vllm)],
-        results=["manifest.json"],
-        writes=folder,
-        needs=Needs(gpus=gpu * _processes(one.plan), memory=memory["quantize"]),
-    )
+    last = made = making.quantize()
     yield made
-    last = made.key
-    for name, request in one.requests.items():
-        by = options.backend or request.suite.backend
-        gpus = _gpus_to_score(one, request, by, memory["evaluate"], nodes)
-        needs = Needs(gpus=gpus, memory=memory["evaluate"])
-        base = baseline(one.model, options.out.absolute() / one.model.name)
-        asked = ["evaluate", *work, "--suite", one.suites[name], *sweep_words.of_scoring(options)]
-        alone = Stage(
-            key=digests.sha256_json([one.model.name, base.key(request)]),
-            verb="baseline",
-            model=model,
-            of=request.suite.name,
-            arguments=[*asked, "--only-model"],
-            results=[f"scores/{request.suite.name}-*/score.json"],
-            writes=base.keeps,
-            needs=needs,
-        )
+    for suite in making.one.requests:
+        alone = making.baseline(suite)
         yield alone
-        scored = Stage(
+        yield (last := making.evaluate(suite, made, alone, last))
+    for load in making.one.loads:
+        yield (last := making.bench(load, made, last))
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What the stages of a cell have in common."""
+
+    options: Options
+    one: PlannedCell
+    nodes: Sequence[Node]
+
+    def quantize(self) -> Stage:
+        return Stage(
+            key=_quantize_key(self.one),
+            verb="quantize",
+            model=self._model,
+            recipe=self._recipe,
+            arguments=["quantize", *self._work, *sweep_words.words(vllm=self.options.vllm)],
+            results=["manifest.json"],
+            writes=self._folder,
+            needs=Needs(gpus=self._gpu * _processes(self.one.plan), memory=self._memory("quantize")),
+        )
+
+    def baseline(self, suite: str) -> Stage:
+        request = self.one.requests[suite]
+        subject = baseline(self.one.model, self._folder.parent)
+        return Stage(
+            key=digests.sha256_json([self._model, subject.key(request)]),
+            verb="baseline",
+            model=self._model,
+            of=request.suite.name,
+            arguments=[*self._scoring(suite), "--only-model"],
+            results=[f"scores/{request.suite.name}-*/score.json"],
+            writes=subject.keeps,
+            needs=self._needs_to_score(request),
+        )
+
+    def evaluate(self, suite: str, made: Stage, alone: Stage, last: Stage) -> Stage:
+        request = self.one.requests[suite]
+        return Stage(
             key=digests.sha256_json([made.key, alone.key, [gate.text for gate in request.gates]]),
             verb="evaluate",
-            model=model,
-            recipe=recipe,
+            model=self._model,
+            recipe=self._recipe,
             of=request.suite.name,
-            arguments=[*asked, *sweep_words.words(gate=options.gate)],
+            arguments=[*self._scoring(suite), *sweep_words.words(gate=self.options.gate)],
             results=["accuracy.json", "accuracy/*.json"],
-            writes=folder,
-            needs=needs,
-            after=list(dict.fromkeys([made.key, alone.key, last])),
+            writes=self._folder,
+            needs=self._needs_to_score(request),
+            after=list(dict.fromkeys([made.key, alone.key, last.key])),
             requires=[made.key, alone.key],
         )
-        yield scored
-        last = scored.key
-    for name, load in one.loads.items():
-        benched = Stage(
-            key=digests.sha256_json([made.key, workload.record(load).dump(), options.pairing]),
+
+    def bench(self, name: str, made: Stage, last: Stage) -> Stage:
+        load, where = self.one.loads[name], self.one.workloads[name]
+        return Stage(
+            key=digests.sha256_json([made.key, workload.record(load).dump(), self.options.pairing]),
             verb="bench",
-            model=model,
-            recipe=recipe,
+            model=self._model,
+            recipe=self._recipe,
             of=load.name,
-            arguments=["bench", *work, "--workload", one.workloads[name], *sweep_words.of_serving(options)],
+            arguments=["bench", *self._work, "--workload", where, *sweep_words.of_serving(self.options)],
             results=["throughput.json", "throughput/*.json"],
-            writes=folder,
-            needs=Needs(gpus=max(gpu, load.engine.devices if gpu else 0), memory=memory["bench"], alone=True),
-            after=list(dict.fromkeys([made.key, last])),
+            writes=self._folder,
+            needs=Needs(gpus=self._gpu * load.engine.devices, memory=self._memory("bench"), alone=True),
+            after=list(dict.fromkeys([made.key, last.key])),
             requires=[made.key],
         )
-        yield benched
-        last = benched.key
+
+    @property
+    def _model(self) -> str:
+        return self.one.model.name
+
+    @property
+    def _recipe(self) -> str:
+        return self.one.plan.recipe.name
+
+    @property
+    def _folder(self) -> Path:
+        return self.one.artifact(self.options.out.absolute()).folder
+
+    @property
+    def _work(self) -> list[str]:
+        return [self.one.recipe, "--model", self.one.source, *sweep_words.of_work(self.options)]
+
+    def _scoring(self, suite: str) -> list[str]:
+        return ["evaluate", *self._work, "--suite", self.one.suites[suite], *sweep_words.of_scoring(self.options)]
+
+    @property
+    def _gpu(self) -> int:
+        """1 where nodes have any."""
+        return int(any(node.gpus for node in self.nodes))
+
+    def _memory(self, stage: str) -> int:
+        """Bytes at its peak, by the plan; 0 where the engine is told (on a GPU)."""
+        machine = needed.Machine(free=max(node.memory for node in self.nodes), disk=0, speeds=None, compute="stored")
+        found = needed.stages(self.one.plan, self.one.model, self.options.out, machine)
+        return next(one.memory or 0 for one in found if one.name == stage)
+
+    def _needs_to_score(self, request: Request) -> Needs:
+        """With as many GPUs as the engine takes, or as transformers spreads the model over."""
+        memory = self._memory("evaluate")
+        of_node = max((node.gpu_memory for node in self.nodes), key=len)
+        if not of_node:
+            return Needs(gpus=self._gpu, memory=memory)
+        if (self.options.backend or request.suite.backend) == "hf":  # auto is vLLM on GPUs
+            return Needs(gpus=min(len(of_node), -(-memory // min(of_node))), memory=memory)
+        plan, config = self.one.plan, self.one.model.config
+        context = backend.context(self.one.model.path, request.suite.max_length) + 2
+        asked = Asked(context=context, at_once=request.suite.batch_size)
+        need = fit.need_of([plan], config, request.engine, asked, fit.largest([plan]))
+        return Needs(gpus=fit.fitted(request.engine, need, of_node).engine.devices, memory=memory)
 
 
 def _processes(plan: Plan) -> int:
@@ -249,26 +305,6 @@ def _quantize_key(one: PlannedCell) -> str:
     if own_chats.to_be_written(one.plan.recipe.calibration):
         return digests.sha256_json([one.model.identity().digest, one.plan.recipe.dump()])
     return digests.sha256_json([one.model.name, one.plan.recipe.name, inputs_of(one.plan, one.model).digest])
-
-
-def _memory(options: Options, one: PlannedCell, nodes: Sequence[Node]) -> dict[str, int]:
-    """Bytes at the peak of each stage, by the plan; 0 where the engine is told (on a GPU)."""
-    machine = needed.Machine(free=max(node.memory for node in nodes), disk=0, speeds=None, compute="stored")
-    found = needed.stages(one.plan, one.model, options.out, machine)
-    return {stage.name: stage.memory or 0 for stage in found}
-
-
-def _gpus_to_score(one: PlannedCell, request: Request, asked_backend: str, memory: int, nodes: Sequence[Node]) -> int:
-    """As many as the engine takes, or as transformers spreads the model over; 0 without GPUs."""
-    of_node = max((node.gpu_memory for node in nodes), key=len, default=[])
-    if not of_node:
-        return 1 if any(node.gpus for node in nodes) else 0
-    if asked_backend == "hf":  # auto is vLLM on GPUs
-        return min(len(of_node), -(-memory // min(of_node)))
-    context = backend.context(one.model.path, request.suite.max_length) + 2
-    asked = Asked(context=context, at_once=request.suite.batch_size)
-    need = fit.need_of([one.plan], one.model.config, request.engine, asked, fit.largest([one.plan]))
-    return fit.fitted(request.engine, need, of_node).engine.devices
 
 
 def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:

@@ -18,7 +18,6 @@ from quantpress.sweep.stages import Outcome, Stage, ended
 
 # How often a stage is begun again whose worker, or whose node, went away.
 RETRIES = 3
-_LOOK_S = 1.0
 # Ray hands outcomes of a few hundred bytes from task to task; it takes no store for objects smaller than this.
 _OBJECT_STORE = 80 * 2**20
 
@@ -104,8 +103,8 @@ def _gpu_memory(ray: Any) -> int:
     return min(ray.get(asked.remote()), default=0)
 
 
-def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setting) -> Iterator[Outcome | None]:
-    """Hands all stages to Ray, and gives each outcome when it is there; None every second in which there is none.
+def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setting) -> Iterator[Outcome]:
+    """Hands all stages to Ray, and gives each outcome when it is there.
 
     Raises CapabilityError, before anything begins, for a stage that no node has the GPUs for.
     """
@@ -118,11 +117,8 @@ def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setti
         refs[stage.key] = run.options(name=stage.title, **placed[stage.key]).remote(stage, setting, *before)
     waiting = {refs[stage.key]: stage for stage in stages}
     while waiting:
-        done, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_S)
-        if not done:
-            yield None
-        for ref in done:
-            yield _outcome(ray, ref, waiting.pop(ref), setting)
+        (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
+        yield _outcome(ray, ref, waiting.pop(ref), setting)
 
 
 def _run(stage: Stage, setting: task.Setting, *before: Outcome) -> Outcome:
