@@ -121,8 +121,8 @@ clean: ## remove what runs and tests wrote; keeps the environments
 test-avx2: setup .venv/.complete-dev ## all tests as on a CPU with AVX2 only: torch, oneDNN and vLLM are kept from using more
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 PYTHONPATH='$(CURDIR)/tests/as_avx2' .venv/bin/python -m pytest $(PYTEST_ARGS)
 
-crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, at 24 of the whole chain, and between blocks of calibrations
-	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 QUANTPRESS_BLOCK_KILLS=1 .venv/bin/python -m pytest -s tests/e2e/test_kill.py tests/e2e/test_going_on.py $(PYTEST_ARGS)
+crash-test: setup .venv/.complete-dev ## kill -9 at 24 random moments of quantize, at 24 of the whole chain, between blocks of calibrations, and in a sweep on three nodes
+	@QUANTPRESS_KILLS=24 QUANTPRESS_CHAIN_KILLS=24 QUANTPRESS_BLOCK_KILLS=1 QUANTPRESS_SWEEP_KILLS=1 .venv/bin/python -m pytest -s tests/e2e/test_kill.py tests/e2e/test_going_on.py tests/e2e/test_sweep_kills.py $(PYTEST_ARGS)
 
 test-families: .venv/.complete-dev ## what is planned for every family of transformers, against the libraries: three minutes
 	@QUANTPRESS_ALL_FAMILIES=1 .venv/bin/python -m pytest -s tests/e2e/test_structures.py -k compressed_tensors $(PYTEST_ARGS)

@@ -1,9 +1,10 @@
-"""Makes tests/schemas/*.json: what deploy/ uses of three public schemas, without their descriptions.
+"""Makes tests/schemas/*.json: what deploy/ and sweeps use of four public schemas, without their descriptions.
 
-    cut_deploy_schemas.py KUBERNETES COMPOSE KSERVE
+    cut_deploy_schemas.py KUBERNETES COMPOSE KSERVE RAYJOB
 
 KUBERNETES: `v1.37.0-local-strict` in the package kubernetes-validate 1.37.0. COMPOSE: `compose-spec.json` in the
 package check-jsonschema. KSERVE: config/crd/full/serving.kserve.io_inferenceservices.yaml of KServe's repository.
+RAYJOB: ray-operator/config/crd/bases/ray.io_rayjobs.yaml of KubeRay's repository.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import yaml
 
 TARGET = Path(__file__).parents[1] / "tests" / "schemas"
 PREDICTOR = ("containers", "volumes", "minReplicas", "maxReplicas", "imagePullSecrets", "serviceAccountName")
+
+OF_A_JOB = ("entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec")
+OF_A_CLUSTER = ("headGroupSpec", "workerGroupSpecs")
+OF_A_POD = ("automountServiceAccountToken", "containers", "enableServiceLinks", "securityContext", "volumes")
 
 
 def bare(node: Any) -> Any:
@@ -64,8 +69,36 @@ def kserve(path: Path) -> dict[str, Any]:
     return dict(bare(strict(top | {"required": ["apiVersion", "kind", "metadata", "spec"]})))
 
 
+def rayjob(path: Path) -> dict[str, Any]:
+    versions = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["versions"]
+    (version,) = [one for one in versions if one["name"] == "v1"]
+    whole = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec = {"type": "object", "properties": {name: whole["properties"][name] for name in OF_A_JOB}}
+    cluster = spec["properties"]["rayClusterSpec"]
+    cluster["properties"] = {name: cluster["properties"][name] for name in OF_A_CLUSTER}
+    head, workers = (cluster["properties"][name] for name in OF_A_CLUSTER)
+    pod = head["properties"]["template"]["properties"]["spec"]["properties"]
+    template = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "properties": {name: pod[name] for name in OF_A_POD}}},
+    }
+    for group in (head, workers["items"]):  # both have a pod's template, word for word
+        group["properties"]["template"] = {"$ref": "#/$defs/template"}
+    labels = {"type": "object", "additionalProperties": {"type": "string"}}
+    metadata = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 47}, "labels": labels},
+        "required": ["name"],
+    }
+    kind = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": "RayJob"}}
+    top = {"type": "object", "properties": kind | {"metadata": metadata, "spec": spec}}
+    top |= {"required": ["apiVersion", "kind", "metadata", "spec"], "$defs": {"template": template}}
+    return dict(bare(strict(top)))
+
+
 def main() -> int:
     made = {"kubernetes": kubernetes(Path(sys.argv[1])), "kserve": kserve(Path(sys.argv[3]))}
+    made["rayjob"] = rayjob(Path(sys.argv[4]))
     made["compose"] = bare(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
     for name, schema in made.items():
         (TARGET / f"{name}.json").write_text(json.dumps(schema, separators=(",", ":"), sort_keys=True) + "\n")

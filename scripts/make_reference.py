@@ -28,6 +28,7 @@ from quantpress.recipe.recipe import Recipe
 from quantpress.runtime import cpu
 from quantpress.statistics import power
 from quantpress.statistics.power import Assumed
+from quantpress.sweep.file import Cluster, Exclusion, Sweep
 from quantpress_evaluate import foresight, suite
 from quantpress_evaluate.suite import load_suite
 from quantpress_serve.workload import engines, workload
@@ -251,6 +252,9 @@ PARTS = {
     "goals": lambda: fields(workload.Goals),
     "engines": _engines,
     "engine": lambda: fields(Engine),
+    "sweep": lambda: fields(Sweep),
+    "exclusion": lambda: fields(Exclusion),
+    "cluster": lambda: fields(Cluster),
     "file": lambda: fields(Recipe),
     "quantizes": lambda: fields(Quantizes),
     "arguments": lambda: fields(modifiers.QuantArgs),

@@ -53,6 +53,16 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
         return _looks(artifact, model, request)
 
 
+def score_model(model: Model, request: Request, out: Path) -> Run:
+    """Scores the model alone, as `evaluate` does for any of its recipes that this request (of one backend) is made for.
+
+    Raises StageError if lm-eval or a server fails.
+    """
+    folder = out / model.name
+    with locks.using(folder):
+        return scoring.score(baseline(model, folder), request)
+
+
 def _looks(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     """One look, or with `extend` as many as the gates need."""
     results = results_of(artifact, Accuracy)
@@ -143,7 +153,12 @@ class _Sides:
 
 
 def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: str, checkpoint: digests.Seen) -> _Sides:
-    own = Subject(
+    own = _candidate(artifact, model, digest, checkpoint)
+    return _both(baseline(model, artifact.folder.parent), own, request)
+
+
+def _candidate(artifact: Artifact, model: Model, digest: str, checkpoint: digests.Seen) -> Subject:
+    return Subject(
         role=artifact.name,
         path=artifact.checkpoint,
         digest=digest,
@@ -151,7 +166,12 @@ def _scored_sides(artifact: Artifact, model: Model, request: Request, digest: st
         trust_remote_code=model.trust_remote_code,
         seen=checkpoint,
     )
-    return _both(baseline(model, artifact.folder.parent), own, request)
+
+
+def is_scored(artifact: Artifact, model: Model, request: Request) -> bool:
+    """Whether `evaluate` would score nothing: both sides' scores are there. `request` is of one backend."""
+    own = _candidate(artifact, model, artifact.finished().digest, {})
+    return all(one.is_scored(request) for one in (own, baseline(model, artifact.folder.parent)))
 
 
 def baseline(model: Model, model_folder: Path) -> Subject:

@@ -56,12 +56,15 @@ ELSEWHERE = {
     "make test": "this is it",
     "make lint": "make test",
     "bundle/run.sh": "tests/e2e/test_bundle.py",
+    ".venv/bin/pip install 'ray": "tests/e2e/test_sweep.py",
     ".venv/bin/pip install mlflow-skinny": "tests/unit/report/test_tracking.py",
     ".venv/bin/quantpress report --mlflow": "tests/unit/report/test_tracking.py",
     ".venv/bin/quantpress evaluate gptq-w4a16 --suite smoke --limit 12 --backend vllm": "tests/e2e/test_evaluate.py",
     ".venv/bin/quantpress quantize rtn-w4a16 --model /models/fp8 --dequantize": "tests/e2e/test_quantized_sources.py",
 }
-STARTS_VLLM = re.compile(r"make (run|bench|serve|gpu-report)\b|quantpress (run|bench)\b|^curl|^VLLM=|--noise-floor")
+STARTS_VLLM = re.compile(
+    r"make (run|bench|serve|gpu-report)\b|quantpress (run|bench)\b|quantpress sweep \S+$|^curl|^VLLM=|--noise-floor"
+)
 EVERYTHING = bool(os.environ.get("QUANTPRESS_DOCS"))
 LEAST = """
 name: least
@@ -166,6 +169,8 @@ def desk(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / "least.yaml").write_text(LEAST)
     few_documents(folder)
     (folder / "mine.yaml").write_text(blocks(ROOT / "docs" / "how-to" / "own-model.md", "yaml")[0])
+    night = blocks(ROOT / "docs" / "how-to" / "sweep.md", "yaml")[0]
+    (folder / "night.yaml").write_text(night.replace("[smoke]", "[few.yaml]").replace("glance", "least.yaml"))
     chats = (ROOT / "recipes" / "calibration" / "chat.jsonl").read_text().splitlines()
     (folder / "chats.jsonl").write_text("\n".join(chats[:100]))
     store = Store()

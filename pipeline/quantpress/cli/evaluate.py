@@ -20,6 +20,7 @@ class Options:
     work: Work
     scoring: Scoring
     seeds: int
+    only_model: bool
     online: str | None
     vllm: str | None
     engine: list[str]
@@ -37,6 +38,11 @@ def add(commands: Commands) -> None:
         help="make and score K calibrations of the recipe, each with a calibration.seed of its own: how far they are "
         "apart is the recipe's, one of them is a checkpoint's (%(default)s)",
     )
+    parser.add_argument(
+        "--only-model",
+        action="store_true",
+        help="score the model alone, as RECIPE's checkpoint would be scored: the part that all its recipes share",
+    )
     add_online(parser)
     add_vllm(parser)
     add_engine(parser)
@@ -50,11 +56,12 @@ def run(options: Options) -> None:
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
-    from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
+    from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates, score_model
     from quantpress_serve.bench.online import require_method
     from quantpress_serve.vllm import find_vllm
     from quantpress_serve.workload.engines import load_engine
 
+    _require_consistent(options)
     work = options.work
     engine = load_engine(options.engine, options.trust_workload)
     recipe = load_recipe(options.recipe, work.set)
@@ -66,6 +73,10 @@ def run(options: Options) -> None:
     plans = [prepare.planned(work, one, model, vllm=options.vllm).plan for one in (recipe, *others.values())]
     request = request.for_model(model).for_plans(plans, model)
 
+    if options.only_model:
+        scored_alone = score_model(model, request.for_recipe(plans[0].recipe.dump())[0], work.out)
+        show(scored_alone.as_saved(), str(work.out / model.name / "baseline" / "scores" / scored_alone.folder))
+        return
     artifact = quantize(plans[0], model, work.out, work.offload).artifact
     result = evaluate(artifact, model, request)
     text, data = report.accuracy_table(recipe.name, result), result.as_saved()
@@ -87,6 +98,14 @@ def run(options: Options) -> None:
     finally:
         show(data, text)
     require_gates({recipe.name: result.gates})
+
+
+def _require_consistent(options: Options) -> None:
+    given = {"--gate": options.scoring.gate, "--online": options.online, "--seeds": options.seeds != 1}
+    if options.only_model and (beside := [name for name, is_given in given.items() if is_given]):
+        raise InputError(
+            f"--only-model scores no checkpoint, and {beside[0]} is about one", hint=f"leave {beside[0]} out"
+        )
 
 
 def _other_calibrations(options: Options, recipe: Recipe) -> dict[int, Recipe]:

@@ -45,6 +45,14 @@ def add_stage(commands: Commands, name: str, text: str, several: str | None = No
         parser.add_argument("recipes", nargs=several, metavar="RECIPE", help="shipped names or paths")
     else:
         parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a path")
+    add_work(parser)
+    parser.add_argument("--model", default="embedded", help=MODEL + " (%(default)s)")
+    add_flags(parser)
+    return parser
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """The options of `Work`, without --model."""
     parser.add_argument(
         "--set",
         action="append",
@@ -69,12 +77,9 @@ def add_stage(commands: Commands, name: str, text: str, several: str | None = No
         default="auto",
         help="leave the weights on the disk while they are quantized: auto where the memory is too small (%(default)s)",
     )
-    parser.add_argument("--model", default="embedded", help=MODEL + " (%(default)s)")
     add_out(parser)
     add_trust(parser)
     add_dequantize(parser)
-    add_flags(parser)
-    return parser
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

@@ -95,6 +95,15 @@ def all_planned(
     ]
 
 
+def planned_before_chats(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None = None) -> Planned:
+    """The same for a recipe whose stages plan anew elsewhere: chats that the model is to write itself are not written
+    here, and the plan is not prepared then."""
+    checked = _checked(work, recipe, model, target, vllm)
+    if own_chats.to_be_written(checked.plan.recipe.calibration):
+        return checked
+    return replace(checked, plan=prepared(checked.plan, model, work.compute_dtype))
+
+
 def _checked(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None) -> Planned:
     plan = plan_of(recipe, model)
     if plan.recipe.calibration:

@@ -110,6 +110,32 @@ def report_of_model(out: Path, model: Model) -> None:
     _show([_written(out / model.name, model)])
 
 
+def report_of_models(out: Path, names: list[str]) -> None:
+    """The reports at the end of `sweep`, of models by the names of their folders, and their index."""
+    from quantpress.artifact import manifest
+    from quantpress.report.views import index
+    from quantpress.runtime import console
+
+    made = [_written(out / name) for name in names if manifest.artifacts_of(out / name)]
+    if len(made) > 1:
+        index.require_ours(out)
+        index.write(out, made)
+    rows = [_row(folder, collected) for folder, collected in made]
+    lines = [f"{row['model']}: {row['headline']}\n{row['report_html']}" for row in rows]
+    console.event({"event": "report", "reports": rows}, "\n".join(lines))
+
+
+def _row(folder: Path, collected: Report) -> dict[str, Any]:
+    from quantpress import report
+
+    return {
+        "model": collected.model.name,
+        "headline": collected.decision.headline,
+        "recipes": [recipe.name for recipe in collected.recipes],
+        **{name.replace(".", "_"): str(folder / name) for name in report.NAMES},
+    }
+
+
 def _written(folder: Path, model: Model | None = None, older: Report | None = None, against: str = "") -> Made:
     """Collects and writes one model's report (of the newest artifact's model where none is named)."""
     from quantpress import report
@@ -123,19 +149,10 @@ def _written(folder: Path, model: Model | None = None, older: Report | None = No
 
 
 def _show(made: list[Made], more: dict[str, Any] | None = None) -> None:
-    from quantpress import report
     from quantpress.report.views import markdown
     from quantpress.runtime.console import show
 
-    rows = [
-        {
-            "model": collected.model.name,
-            "headline": collected.decision.headline,
-            "recipes": [recipe.name for recipe in collected.recipes],
-            **{name.replace(".", "_"): str(folder / name) for name in report.NAMES},
-        }
-        for folder, collected in made
-    ]
+    rows = [_row(folder, collected) for folder, collected in made]
     texts = [
         f"{markdown.render(collected).partition(markdown.PROVENANCE)[0]}{folder / 'report.html'}"
         for folder, collected in made

@@ -35,6 +35,11 @@ class Scoring:
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """The options of `Scoring`."""
     add_suite(parser)
+    add_how_to_score(parser)
+
+
+def add_how_to_score(parser: argparse.ArgumentParser) -> None:
+    """The same without the suite and its data."""
     parser.add_argument(
         "--backend",
         choices=("auto", "hf", "vllm"),
@@ -57,6 +62,11 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
 def add_suite(parser: argparse.ArgumentParser) -> None:
     """--suite and --data."""
     parser.add_argument("--suite", default="commonsense", help="a shipped suite's name or a path (%(default)s)")
+    add_data(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data."""
     parser.add_argument("--data", help="folder of <task>.jsonl in the hub's schema (default: $QUANTPRESS_DATA)")
 
 

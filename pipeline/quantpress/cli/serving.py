@@ -110,14 +110,7 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     """The options of `Serving`, without --vllm."""
     add_workload(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again even if this was measured before")
-    parser.add_argument(
-        "--pairing",
-        choices=("auto", "apart", "together", "alternating"),
-        default="auto",
-        help="how the servers share the machine: at the same time on different GPUs, at the same time on one device "
-        "with half of its memory each, or one after the other with all of it; auto: the first in which both fit "
-        "(%(default)s)",
-    )
+    add_how_to_serve(parser)
     add_online(parser)
     parser.add_argument("--vllm-url", metavar="URL", help="a server that already serves the checkpoint")
     parser.add_argument("--vllm-model", metavar="NAME", help="its name at --vllm-url, if that serves several models")
@@ -128,9 +121,21 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the environment variable that holds the key of these servers (default: OPENAI_API_KEY)",
     )
+    parser.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")
+
+
+def add_how_to_serve(parser: argparse.ArgumentParser) -> None:
+    """--pairing and --require-kernels."""
+    parser.add_argument(
+        "--pairing",
+        choices=("auto", "apart", "together", "alternating"),
+        default="auto",
+        help="how the servers share the machine: at the same time on different GPUs, at the same time on one device "
+        "with half of its memory each, or one after the other with all of it; auto: the first in which both fit "
+        "(%(default)s)",
+    )
     parser.add_argument(
         "--require-kernels",
         action="store_true",
         help="exit code 4 before any load if vLLM chose other kernels than `plan` says for this machine",
     )
-    parser.add_argument("--port", type=int, help="port of the server on this machine (default: a free one)")

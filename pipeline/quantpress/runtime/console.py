@@ -22,6 +22,7 @@ from quantpress.runtime import secrets
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.console import RenderableType
 
 _SILENCE_S = 8.0  # people take a program for dead after ten seconds
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -182,6 +183,13 @@ class Console:
         made = json.dumps(secrets.cleaned(result), indent=2, ensure_ascii=only_ascii) if self.as_json else safe(text)
         self._print(made)
 
+    def event(self, happened: Any, text: str) -> None:
+        """One line of JSON while a command goes on, where results are JSON; else the text, if there is any."""
+        if self.as_json:
+            self._print(json.dumps(secrets.cleaned(happened)))
+        elif text:
+            self._print(safe(text))
+
     def write(self, text: str) -> None:
         """A text that is the result whatever --json says, as it is; else as `show`."""
         self._print(secrets.without_secrets(text).removesuffix("\n"))
@@ -263,6 +271,22 @@ class Console:
         return Live(console=self._rich, get_renderable=render, refresh_per_second=5, transient=True)
 
     @contextmanager
+    def live(self, title: str, render: Callable[[], RenderableType], source: Callable[[], str]) -> Iterator[None]:
+        """Shows in the block what `render` makes, always as it is now; off a terminal a step with `source`."""
+        if self.quiet or not self._rich.is_terminal:
+            with self.step(title, source=source):
+                yield
+            return
+        from rich.live import Live
+
+        self._steps += 1
+        try:
+            with Live(console=self._rich, get_renderable=render, refresh_per_second=2, transient=True):
+                yield
+        finally:
+            self._steps -= 1
+
+    @contextmanager
     def _heartbeat(self, step: Step) -> Iterator[None]:
         stop = threading.Event()
 
@@ -314,6 +338,16 @@ def say(text: str, style: str = "") -> None:
 def warn(text: str) -> None:
     """A warning, which --quiet does not hide."""
     _current().warn(text)
+
+
+def event(happened: Any, text: str = "") -> None:
+    """Something of a result, on standard output while a command goes on: a line of JSON, or the text for people."""
+    _current().event(happened, text)
+
+
+def live(title: str, render: Callable[[], RenderableType], source: Callable[[], str]) -> AbstractContextManager[None]:
+    """Shows what goes on in the block: on a terminal what `render` makes, elsewhere a step with `source`."""
+    return _current().live(title, render, source)
 
 
 def write(text: str) -> None:

@@ -71,10 +71,24 @@ def bench(
     `fresh` measures in any case. Raises StageError if a server or the load generator fails; what was measured until
     then is kept, marked as incomplete.
     """
+    result = measure(_subject(artifact, model, known), load, sides, fresh)
+    if result.served:  # none in results of earlier versions
+        truth.mark_scores(artifact, result.served)
+    return result
+
+
+def is_measured(artifact: Artifact, model: Model, load: Workload, sides: Sides) -> bool:
+    """Whether `bench` would measure nothing on this machine."""
+    subject = _subject(artifact, model, Beforehand())
+    known = subject.results.known(load.name)
+    return bool(known and known.complete and not _changed(known, _inputs(subject, load, sides.executable(), sides)))
+
+
+def _subject(artifact: Artifact, model: Model, known: Beforehand) -> Subject:
     files = {CANDIDATE: deciding_files(artifact.checkpoint), BASELINE: model.deciding_files()}
     seen = {role: digests.seen(paths) for role, paths in files.items()}
     record = artifact.finished()
-    subject = Subject(
+    return Subject(
         name=artifact.name,
         folder=artifact.folder,
         digest=record.digest,
@@ -90,10 +104,6 @@ def bench(
         require_kernels=known.require_kernels,
         seen=seen,
     )
-    result = measure(subject, load, sides, fresh)
-    if result.served:  # none in results of earlier versions
-        truth.mark_scores(artifact, result.served)
-    return result
 
 
 def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Throughput:

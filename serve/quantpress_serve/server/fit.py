@@ -127,13 +127,14 @@ def _kv_heads(config: Config) -> int:
     return number_in(text, "num_key_value_heads") or number_in(text, "num_attention_heads") or 1
 
 
-def fitted(engine: Engine, need: Need) -> Fitted:
-    """The engine with as few GPUs of this machine as the need fits, where its tensor-parallel size is `auto`.
+def fitted(engine: Engine, need: Need, memory: list[int] | None = None) -> Fitted:
+    """The engine with as few GPUs as the need fits, where its tensor-parallel size is `auto`: GPUs of this machine, or
+    of another one, each with so many bytes of `memory`.
 
     Raises CapabilityError where not even the weights fit, or the machine has fewer GPUs, or cores, than the engine
     names. By the KV cache nothing is refused: what is known of it is an upper bound (plan.sizes.kv_cache_bytes).
     """
-    memory = environment.gpu_memory()
+    memory = environment.gpu_memory() if memory is None else memory
     if not memory:
         return _on_a_cpu(engine)
     _require(engine.devices, len(memory), "GPU")

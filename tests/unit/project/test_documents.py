@@ -11,6 +11,7 @@ import yaml
 from support import blocks
 
 from quantpress.recipe.loading import load_recipe
+from quantpress.sweep import file as sweep
 from quantpress_evaluate.suite import load_suite
 from quantpress_serve.workload import engines
 from quantpress_serve.workload.workload import load_workload
@@ -31,8 +32,9 @@ READERS: dict[str, Callable[[str], object]] = {
     "workload": load_workload,
     "engine": engines.load_file,
     "recipe": load_recipe,
+    "sweep": lambda path: sweep.read(Path(path)),
 }
-KINDS = {"tasks": "suite", "input_len": "workload", "tensor_parallel_size": "engine"}
+KINDS = {"models": "sweep", "tasks": "suite", "input_len": "workload", "tensor_parallel_size": "engine"}
 
 
 def read(name: str) -> str:
