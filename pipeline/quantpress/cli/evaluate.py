@@ -46,9 +46,10 @@ def run(options: Options) -> None:
     from quantpress import report
     from quantpress.artifact import calibrations
     from quantpress.artifact.online import name_of
-    from quantpress.cli import prepare, scoring
+    from quantpress.cli import adopted, prepare, scoring
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
+    from quantpress.recipe.truthful import untruthful
     from quantpress.runtime.console import show
     from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
     from quantpress_serve.bench.online import require_method
@@ -56,10 +57,14 @@ def run(options: Options) -> None:
     from quantpress_serve.workload.engines import load_engine
 
     work = options.work
+    if adopted.is_adopted(options.recipe, work.out):
+        _evaluate_adopted(options)
+        return
     engine = load_engine(options.engine, options.trust_workload)
     recipe = load_recipe(options.recipe, work.set)
     others = _other_calibrations(options, recipe)
-    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe], engine)
+    reasons = [untruthful(recipe.dump())]
+    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, reasons, engine)
     if options.online:
         require_method(options.online, find_vllm(options.vllm))
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
@@ -87,6 +92,29 @@ def run(options: Options) -> None:
     finally:
         show(data, text)
     require_gates({recipe.name: result.gates})
+
+
+def _evaluate_adopted(options: Options) -> None:
+    """Scores what was adopted under the name, and the model."""
+    from quantpress import report
+    from quantpress.cli import adopted, scoring
+    from quantpress.runtime.console import show
+    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_serve.workload.engines import load_engine
+
+    if options.seeds != 1 or options.online:
+        raise InputError(
+            f"--seeds and --online go with a recipe, and {options.recipe} was adopted", hint="leave them out"
+        )
+    engine = load_engine(options.engine, options.trust_workload)
+    found = adopted.candidate(options.recipe, options.work)
+    request = scoring.checked_request(
+        options.scoring, options.vllm, options.work.compute_dtype, [found.untruthful], engine
+    )
+    request = request.for_model(found.model).for_checkpoints([found.loaded], [found.untruthful], found.model)
+    result = evaluate(found.artifact, found.model, request)
+    show(result.as_saved(), report.accuracy_table(options.recipe, result))
+    require_gates({options.recipe: result.gates})
 
 
 def _other_calibrations(options: Options, recipe: Recipe) -> dict[int, Recipe]:

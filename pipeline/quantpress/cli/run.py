@@ -37,6 +37,7 @@ def run(options: Options) -> None:
     from quantpress.cli.report import report_of_model
     from quantpress.quantize.stage import check_data, quantize
     from quantpress.recipe.loading import load_recipes
+    from quantpress.recipe.truthful import untruthful
     from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
     from quantpress_serve.bench import online
     from quantpress_serve.bench import stage as serving_stage
@@ -53,7 +54,8 @@ def run(options: Options) -> None:
     serving_stage.require_servers(load, sides)
     serving.require_online(sides.executable())
     engine = engines.layered(serving.engine)  # what it may set was asked beside the workload
-    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes, engine)
+    reasons = [untruthful(recipe.dump()) for recipe in recipes]
+    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, reasons, engine)
 
     def check(model: Model, plans: list[Plan]) -> None:
         beforehand.require_room(work.out, model, plans)
