@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from quantpress.artifact.manifest import made_by
 from quantpress.errors import InputError, shown
 from quantpress.model.config import Config, dtype_of, text_config
-from quantpress.model.soundness import Quantization, quantization
+from quantpress.model.gguf import Gguf
+from quantpress.model.soundness import quantization
 from quantpress.model.source import Model
 from quantpress.model.stored import StoredLayer, stored_layers
 
@@ -20,11 +22,14 @@ _LONGEST = 60  # characters of a name or a version
 @dataclass(frozen=True)
 class Description:
     """`format` in the words of its config, the `layers` that are stored in fewer bits, and the versions of the programs
-    that say they made it (`makers`)."""
+    that say they made it (`makers`). Where the weights were dequantized first, `dequantized` is the type that they were
+    made, and `stored_bytes` what they took before."""
 
     format: str
     layers: dict[str, StoredLayer]
     makers: dict[str, str]
+    dequantized: str | None = None
+    stored_bytes: int | None = None
 
     @property
     def bits(self) -> list[int]:
@@ -43,26 +48,36 @@ class Description:
         """In a line, for people."""
         bits = " and ".join(map(str, self.bits))
         stored = f"; {bits} bits in {len(self.layers)} layers, one scale per {self.scales}" if bits else ""
-        return f"{self.format}{stored}; {self.made_by}"
-
-    @property
-    def made_by(self) -> str:
-        """Who made it, as far as its files say."""
-        if not self.makers:
-            return "its files do not say who made it"
-        return "made by " + ", ".join(f"{name} {version}" for name, version in self.makers.items())
+        now = f", dequantized to {self.dequantized}" if self.dequantized else ""
+        return f"{self.format}{now}{stored}; {made_by(self.makers)}"
 
 
-def described(candidate: Model, base: Model) -> Description:
-    """What the candidate's config and tensors say. Raises InputError where it was made from another model."""
+def of_folder(source: Model, candidate: Model, base: Model) -> Description:
+    """What config and tensors of a model's folder say. `candidate` is the source itself, or what was made of it by
+    dequantizing. Raises InputError where it was made from another model than `base`."""
     require_same_model(candidate.config, base)
-    tensors = candidate.headers()
-    found = quantization(candidate.path, candidate.config, tensors)
-    layers = stored_layers(tensors, base.headers())
+    tensors = source.headers()
+    found = quantization(source.path, source.config, tensors)
+    made = Description(
+        format=found.said if found else f"not quantized, {dtype_of(source.config)}",
+        layers=stored_layers(candidate.headers(), base.headers()),
+        makers=dict(_makers(found.details if found else {}, source.config)),
+    )
+    if candidate.dequantized is None:
+        return made
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    return replace(made, dequantized=candidate.dequantized.dtype, stored_bytes=size)
+
+
+def of_gguf(source: Gguf, candidate: Model, base: Model) -> Description:
+    """The same of a GGUF file, of which the candidate was made by dequantizing."""
+    require_same_model(candidate.config, base)
     return Description(
-        format=found.said if found else f"not quantized, {dtype_of(candidate.config)}",
-        layers=layers,
-        makers=dict(_makers(found, candidate.config)),
+        format=source.format,
+        layers={},
+        makers=dict(_named(source.said.get("quantized_by"), "")),
+        dequantized=dtype_of(candidate.config),
+        stored_bytes=source.bytes,
     )
 
 
@@ -85,9 +100,8 @@ def _facts(config: Config) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _makers(found: Quantization | None, config: Config) -> Iterator[tuple[str, str]]:
+def _makers(said: dict[str, Any], config: Config) -> Iterator[tuple[str, str]]:
     """Programs with their versions, wherever their makers write them: each looks for its own keys alone."""
-    said = found.details if found else {}
     if said.get("quant_method") == "compressed-tensors":
         yield from _named("compressed-tensors", said.get("version"))
     meta = said.get("meta")
@@ -103,5 +117,5 @@ def _makers(found: Quantization | None, config: Config) -> Iterator[tuple[str, s
 
 
 def _named(name: Any, version: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(name, str) and isinstance(version, str) and name and version:
+    if isinstance(name, str) and isinstance(version, str) and name:
         yield name[:_LONGEST], version[:_LONGEST]

@@ -89,7 +89,7 @@ def _inputs(asked: Adoption) -> Inputs:
         recipe={},
         calibration=None,
         model=asked.base.digests(),
-        versions=asked.found.makers,
+        versions={name: version for name, version in asked.found.makers.items() if version},
         files=asked.candidate.digests(),
     )
 
@@ -131,6 +131,8 @@ def _manifest(asked: Adoption, inputs: Inputs, files: dict[str, File], vllm: str
             bits=found.bits,
             makers=found.makers,
             vllm=vllm,
+            dequantized=found.dequantized,
+            stored_bytes=found.stored_bytes,
         ),
     )
 

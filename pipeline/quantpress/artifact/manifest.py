@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress.errors import StageError, listed
+from quantpress.errors import StageError, enumerated, listed
 from quantpress.runtime import digests, ownership
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
@@ -137,7 +137,9 @@ class Adopted(Record):
     `source` is what the user named (a folder or file by its whole path), `revision` a hub repository's commit. `format`
     is in the words of its config, `bits` are those of a weight in the layers that are quantized, counted from the
     tensors (none where no layer is quantized), `makers` the versions of the programs that say they made it. `vllm` is
-    the version that served it when it was adopted; None where none was asked.
+    the version that served it when it was adopted; None where none was asked. Where its weights were dequantized first,
+    because no vLLM here takes the format, `dequantized` is the type that they were made, and `stored_bytes` what they
+    took before: speed and size are those of the former then.
     """
 
     source: str
@@ -146,6 +148,19 @@ class Adopted(Record):
     bits: list[int]
     makers: dict[str, str]
     vllm: str | None
+    dequantized: str | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def made_by(self) -> str:
+        """Who made it, as far as its files say."""
+        return made_by(self.makers)
+
+
+def made_by(makers: Mapping[str, str]) -> str:
+    """Who made something by programs of these versions, in words."""
+    named = [f"{name} {version}".strip() for name, version in makers.items()]
+    return f"made by {enumerated(named)}" if named else "its files do not say who made it"
 
 
 class Inputs(Record):

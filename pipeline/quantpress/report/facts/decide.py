@@ -36,6 +36,7 @@ def decision_on(recipes: list[Recipe], online: Sequence[Online] = ()) -> Decisio
     ]
     # What the measurement cannot say of another machine comes first: it is what a hurried reader must not miss.
     caveats = [
+        *_adopted_caveats(recipes),
         *_engine_caveats(recipes),
         *_speed_caveats(recipes, load),
         *beaten.caveats(online, goals, load),
@@ -148,6 +149,16 @@ def ranked(recipes: list[Recipe]) -> list[Recipe]:
             recipe.size.checkpoint_bytes,
         ),
     )
+
+
+def _adopted_caveats(recipes: list[Recipe]) -> list[str]:
+    """Which of them nobody here made."""
+    return [
+        f"{recipe.name} was made elsewhere ({recipe.adopted.format}; {recipe.adopted.made_by}): how, and on which "
+        "data, is not known here. It is measured as the others are."
+        for recipe in recipes
+        if recipe.adopted
+    ]
 
 
 def _engine_caveats(recipes: list[Recipe]) -> list[str]:
