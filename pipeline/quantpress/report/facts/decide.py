@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
+from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.served import DIFFERS
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
@@ -153,12 +154,17 @@ def ranked(recipes: list[Recipe]) -> list[Recipe]:
 
 def _adopted_caveats(recipes: list[Recipe]) -> list[str]:
     """Which of them nobody here made."""
-    return [
-        f"{recipe.name} was made elsewhere ({recipe.adopted.format}; {recipe.adopted.made_by}): how, and on which "
-        "data, is not known here. It is measured as the others are."
-        for recipe in recipes
-        if recipe.adopted
-    ]
+    return [_elsewhere(recipe.name, recipe.adopted) for recipe in recipes if recipe.adopted]
+
+
+def _elsewhere(name: str, adopted: Adopted) -> str:
+    text = f"{name} was made elsewhere ({adopted.format}; {adopted.made_by}): how, and on which data, is not known."
+    if adopted.dequantized is None or adopted.stored_bytes is None:
+        return text
+    return (
+        f"{text} It was adopted as the {adopted.dequantized} numbers that its weights are: size and speed are not "
+        f"those of its format, in which it has {adopted.stored_bytes / 1e6:.0f} MB."
+    )
 
 
 def _engine_caveats(recipes: list[Recipe]) -> list[str]:
