@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,20 @@ def _readable(artifact: Artifact) -> Manifest | None:
         return artifact.manifest()
     except StageError:  # one damaged artifact must not hide the others
         return None
+
+
+def told_apart(names: Sequence[str], work: Work, require_kernels: bool) -> tuple[list[str], list[Candidate]]:
+    """Of these names those of recipes, and what was adopted under the others.
+
+    Raises what `candidate` raises, and InputError where kernels are required: of what was adopted none are planned.
+    """
+    recipes = [name for name in names if not is_adopted(name, work.out)]
+    theirs = [candidate(name, work) for name in names if name not in recipes]
+    if theirs and require_kernels:
+        raise InputError(
+            f"--require-kernels goes with recipes, and {theirs[0].artifact.name} was adopted", hint="leave it out"
+        )
+    return recipes, theirs
 
 
 def candidate(name: str, work: Work) -> Candidate:

@@ -50,6 +50,8 @@ def require_servers_here(
     loaded, or the memory (of the GPUs, where there are any) does not hold the servers in the pairing that is asked
     for."""
     require_context(load, model)
+    if not plans:  # what was adopted has been served before
+        return
     if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
         asking.arguments(vllm)
     load = load.model_copy(update={"engine": fit.for_load(load, plans, model.config, asked).engine})

@@ -87,15 +87,14 @@ def _bench_adopted(options: Options) -> None:
     from quantpress_serve.server import fit
 
     serving = options.serving
-    if options.weights == "dummy" or serving.online or serving.require_kernels:
+    if options.weights == "dummy" or serving.online:
         raise InputError(
-            f"--weights dummy, --online and --require-kernels go with a recipe, and {options.recipe} was adopted",
-            hint="leave them out",
+            f"--weights dummy and --online go with a recipe, and {options.recipe} was adopted", hint="leave them out"
         )
     load, sides = serving.load(), serving.sides()
     sides.executable()
     stage.require_servers(load, sides)
-    found = adopted.candidate(options.recipe, options.work)
+    _, [found] = adopted.told_apart([options.recipe], options.work, serving.require_kernels)
     if not serving.vllm_url:
         beforehand.require_context(load, found.model)
         load = fit.with_engine_for(load, [found.loaded], found.model.config, serving.pairing)

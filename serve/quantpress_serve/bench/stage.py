@@ -222,7 +222,7 @@ def _result(asked: _Asked, run: Run, known: Known) -> Throughput:
     return Throughput(
         checkpoint_digest=subject.digest,
         weights=subject.weights,
-weight_bits=subject.weight_bits,
+        weight_bits=subject.weight_bits,
         complete=run.ended is None,
         ended=run.ended,
         sittings=run.sittings,

@@ -209,6 +209,10 @@ def test_it_is_found_by_its_name_and_for_its_model_alone(
     assert str(base) in str(caught.value.hint)
     with pytest.raises(InputError, match="--set changes a recipe"):
         adopted.candidate(NAME, work(out, base, set=["name=x"]))
+    names, [one] = adopted.told_apart(["rtn-w4a16", NAME], work(out, base), require_kernels=False)
+    assert (names, one.artifact) == (["rtn-w4a16"], found.artifact)
+    with pytest.raises(InputError, match="--require-kernels goes with recipes"):
+        adopted.told_apart([NAME], work(out, base), require_kernels=True)
 
 
 def test_a_report_says_that_it_was_made_elsewhere(theirs: Path, base: Path, tmp_path: Path) -> None:
