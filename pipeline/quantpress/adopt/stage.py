@@ -39,13 +39,13 @@ def require_name(name: str) -> None:
 @dataclass(frozen=True)
 class Adoption:
     """What is to be adopted under which artifact, and what it is compared with; `tried` has vLLM serve it and returns
-    its version (None where it is not asked), and raises what adoption is refused by."""
+    its version, and raises what adoption is refused by (None: vLLM is not asked)."""
 
     artifact: Artifact
     candidate: Model
     base: Model
     found: Description
-    tried: Callable[[], str | None]
+    tried: Callable[[], str] | None
 
 
 def adopt(asked: Adoption) -> Manifest:
@@ -69,8 +69,8 @@ def adopt(asked: Adoption) -> Manifest:
             inputs = _inputs(asked)
         if known and known.digest == inputs.digest:
             console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
-            return known
-        vllm = asked.tried()
+            return _served(known, asked)
+        vllm = asked.tried() if asked.tried else None
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         (staged / "checkpoint").mkdir()
         for path in files:  # a hard link changes its source's inode, so `unchanged` ends before it
@@ -80,6 +80,18 @@ def adopt(asked: Adoption) -> Manifest:
         _require_as_read(made, candidate)
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder, own.strangers)
+    return made
+
+
+def _served(known: Manifest, asked: Adoption) -> Manifest:
+    """The manifest of what was adopted before, which vLLM has served by now if it is asked for the first time."""
+    assert known.adopted
+    if known.adopted.vllm or asked.tried is None:
+        return known
+    adopted = known.adopted.model_copy(update={"vllm": asked.tried()})
+    made = known.model_copy(update={"adopted": adopted})
+    with locks.lock(asked.artifact.folder):
+        made.save(asked.artifact.manifest_file)
     return made
 
 

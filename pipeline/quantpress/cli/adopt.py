@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from quantpress.cli.options import MODEL, Commands, add_engine, add_flags, add_out, add_trust, add_vllm
@@ -76,14 +77,13 @@ def run(options: Options) -> None:
     console.say(f"  {options.source}: {described.words}")
     artifact = artifact_of(options.out, base.name, options.name)
 
-    def tried() -> str | None:
-        if vllm is None:
-            return None
+    def served(vllm: Path) -> str:
         fitted = fit.alone(engine, loaded(candidate.headers(), base.headers()), base.config)
         fit.say(fitted)
         log = artifact.folder.parent / "logs" / f"{artifact.name}.adopt.log"
         return trial.require_served(candidate, artifact.name, vllm, fitted.engine, log)
 
+    tried = partial(served, vllm) if vllm else None
     made = stage.adopt(stage.Adoption(artifact, candidate, base, described, tried))
     console.show(made.as_saved(), f"{artifact.checkpoint}: {described.words}; compared with {base.name}")
 

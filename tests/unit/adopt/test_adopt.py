@@ -70,7 +70,7 @@ def served() -> str:
     return "0.32.0"
 
 
-def taken(theirs: Path, base: Path, out: Path, tried: Callable[[], str | None] = served) -> Manifest:
+def taken(theirs: Path, base: Path, out: Path, tried: Callable[[], str] | None = served) -> Manifest:
     found, model = find(str(theirs), False, False), find_model(str(base))
     described = found.described(model)
     return stage.adopt(Adoption(artifact_of(out, model.name, NAME), found.candidate, model, described, tried))
@@ -115,7 +115,7 @@ def test_what_people_edit_is_no_link(theirs: Path, base: Path, tmp_path: Path) -
 
 
 def test_the_same_files_are_adopted_once(theirs: Path, base: Path, tmp_path: Path) -> None:
-    def never() -> str | None:
+    def never() -> str:
         raise AssertionError("vLLM is not asked again")
 
     made = taken(theirs, base, tmp_path / "out")
@@ -124,8 +124,20 @@ def test_the_same_files_are_adopted_once(theirs: Path, base: Path, tmp_path: Pat
     assert taken(theirs, base, tmp_path / "out").digest != made.digest
 
 
+def test_vllm_may_be_asked_later(theirs: Path, base: Path, tmp_path: Path) -> None:
+    made = taken(theirs, base, tmp_path / "out", None)
+    artifact = artifact_of(tmp_path / "out", "base", NAME)
+    (artifact.folder / "accuracy.json").write_text("{}")
+    assert made.adopted and made.adopted.vllm is None
+    later = taken(theirs, base, tmp_path / "out")
+    assert later.adopted and later.adopted.vllm == served()
+    assert artifact.finished() == later
+    assert (artifact.folder / "accuracy.json").is_file()
+    assert taken(theirs, base, tmp_path / "out", None) == later
+
+
 def test_what_vllm_does_not_serve_leaves_nothing(theirs: Path, base: Path, tmp_path: Path) -> None:
-    def refused() -> str | None:
+    def refused() -> str:
         raise CapabilityError("vLLM does not serve it")
 
     with pytest.raises(CapabilityError):
@@ -134,9 +146,9 @@ def test_what_vllm_does_not_serve_leaves_nothing(theirs: Path, base: Path, tmp_p
 
 
 def test_a_source_that_changes_meanwhile_is_refused(theirs: Path, base: Path, tmp_path: Path) -> None:
-    def changed() -> str | None:
+    def changed() -> str:
         put(theirs, {"note": "changed"})
-        return None
+        return served()
 
     with pytest.raises(StageError, match="changed while in use"):
         taken(theirs, base, tmp_path / "out", changed)
