@@ -158,9 +158,10 @@ class Adopted(Record):
 
 
 def made_by(makers: Mapping[str, str]) -> str:
-    """Who made something by programs of these versions, in words."""
+    """What the files of a checkpoint say of its makers, in words. Whoever wrote the config is not always who
+    quantized."""
     named = [f"{name} {version}".strip() for name, version in makers.items()]
-    return f"made by {enumerated(named)}" if named else "its files do not say who made it"
+    return f"its files name {enumerated(named)}" if named else "its files do not say who made it"
 
 
 class Inputs(Record):

@@ -21,6 +21,7 @@ from quantpress.cli.options import Work
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.headers import Tensor, read, write
 from quantpress.model.source import find_model
+from quantpress.package import build
 from quantpress.report.facts import collect
 from quantpress.report.views import markdown, page
 from quantpress.runtime import digests
@@ -230,7 +231,7 @@ def test_it_is_found_by_its_name_and_for_its_model_alone(
 def test_a_report_says_that_it_was_made_elsewhere(theirs: Path, base: Path, tmp_path: Path) -> None:
     taken(theirs, base, tmp_path / "out")
     report = collect.collect(tmp_path / "out" / "base", None)
-    assert "their-gptq was made elsewhere (gptq; made by gptqmodel 7.6.0" in report.decision.caveats[0]
+    assert "their-gptq was made elsewhere (gptq; its files name gptqmodel 7.6.0" in report.decision.caveats[0]
     for text in (markdown.render(report), page.render(report)):
         assert f"quantpress adopt {theirs} --as {NAME}" in text
         assert "elsewhere" in text
@@ -246,3 +247,17 @@ def test_the_command_takes_it_without_asking_vllm_and_others_refuse_to_make_it_a
     assert json.loads(done.stdout)["adopted"]["vllm"] is None
     again = quantpress("reproduce", f"out/base/{NAME}")
     assert (again.returncode, "how it was made is not known here" in again.stderr) == (2, True)
+
+
+def test_a_package_of_it_says_so_and_takes_no_rights_from_its_source(theirs: Path, base: Path, tmp_path: Path) -> None:
+    taken(theirs, base, tmp_path / "out")
+    before = state(theirs)
+    artifact = artifact_of(tmp_path / "out", "base", NAME)
+    about = build.build(artifact, find_model(str(base)), build.Order(to=tmp_path / "package"))
+    card = (tmp_path / "package" / "README.md").read_text()
+    assert "compressed elsewhere (gptq; its files name gptqmodel 7.6.0" in card
+    assert "Weights: 4 bits, one scale for each group of 32." in card
+    assert "llmcompressor" not in card
+    assert "recipe.resolved.yaml" not in about.files
+    assert build.verify(tmp_path / "package") == []
+    assert state(theirs) == before
