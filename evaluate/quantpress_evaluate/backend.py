@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from quantpress.model.config import positions
-from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, environment
 from quantpress_serve.vllm import vllm_version
 
@@ -16,8 +15,9 @@ SCORING = ("lm_eval", "compressed-tensors", "torch", "transformers", "tokenizers
 Backend = Literal["hf", "vllm"]
 
 
-def backend_for(recipe: dict[str, Any], asked: str) -> tuple[Backend, str]:
-    """The backend for a checkpoint made by this (resolved) recipe, and why.
+def backend_for(untruthful: str | None, asked: str) -> tuple[Backend, str]:
+    """The backend for a checkpoint of which transformers computes something else than vLLM (None: it does not), and
+    why that one.
 
     `auto` takes the vLLM that will serve on a machine with GPUs. On a CPU it takes transformers, which needs no server
     and was the faster one where both were measured (docs/explanation/measurements.md), unless it would not compute what
@@ -25,7 +25,7 @@ def backend_for(recipe: dict[str, Any], asked: str) -> tuple[Backend, str]:
     """
     if asked in ("hf", "vllm"):
         return ("hf" if asked == "hf" else "vllm"), "asked for"
-    reason = untruthful(recipe) or ("it is what serves on this machine's GPUs" if environment.gpus() else None)
+    reason = untruthful or ("it is what serves on this machine's GPUs" if environment.gpus() else None)
     return ("vllm", reason) if reason else ("hf", "transformers computes what the checkpoint stores")
 
 

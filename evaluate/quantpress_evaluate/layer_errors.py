@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from quantpress.adopt.computed import untruthful_of
 from quantpress.artifact.layer_errors import LayerErrors, layer_errors_file
 from quantpress.artifact.manifest import Artifact
 from quantpress.model.source import Model, deciding_files
 from quantpress.quantize.stage import DECISIVE
 from quantpress.report.facts.layer_errors import known, rotated
-from quantpress.runtime import atomic, digests, environment, locks
+from quantpress.runtime import atomic, console, digests, environment, locks
 from quantpress_evaluate import workers
 
 
@@ -18,6 +19,9 @@ def measure(artifact: Artifact, model: Model) -> None:
     """
     record = artifact.finished()
     if known(artifact, record)[0] or rotated(record):
+        return
+    if reason := untruthful_of(artifact) if record.adopted else None:
+        console.warn(f"the layers of {artifact.name} are not compared one by one: {reason}")
         return
     job = workers.LayerErrorsJob(
         model=model.path, checkpoint=artifact.checkpoint, trust_remote_code=model.trust_remote_code

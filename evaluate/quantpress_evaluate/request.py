@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from quantpress.artifact.accuracy import ScoredTask, Settings
 from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.model.source import Model
 from quantpress.plan import arithmetic
 from quantpress.plan.resolve import Plan
+from quantpress.plan.sizes import Loadable
 from quantpress.quantize.stage import try_template
+from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, digests, environment, locks
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.worker import without_log_of_wrong_input
@@ -40,9 +41,9 @@ _DRAWN = {"seed"}
 class Request:
     """A suite with its tasks resolved (suite.resolve_tasks), the gates, and how to score.
 
-    `backend` is hf or vllm, or auto until a recipe is known. `compute_dtype` is that of transformers, auto until the
-    model is known. `engine` is that of vLLM, fitted to this machine once the plans are known (`for_plans`). `extend`:
-    more documents until every gate is decided.
+    `backend` is hf or vllm, or auto until a checkpoint is known. `compute_dtype` is that of transformers, auto until
+    the model is known. `engine` is that of vLLM, fitted to this machine once the checkpoints are known
+    (`for_checkpoints`). `extend`: more documents until every gate is decided.
     """
 
     suite: Suite
@@ -75,15 +76,21 @@ class Request:
         return replace(self, compute_dtype=arithmetic.compute_dtype(model, self.compute_dtype))
 
     def for_plans(self, plans: Sequence[Plan], model: Model) -> Request:
+        """`for_checkpoints` of recipes."""
+        return self.for_checkpoints(plans, [untruthful(plan.recipe.dump()) for plan in plans], model)
+
+    def for_checkpoints(self, checkpoints: Sequence[Loadable], reasons: Sequence[str | None], model: Model) -> Request:
         """The same with an engine that fits this machine, the same one for the model and all of its checkpoints.
 
-        Raises CapabilityError if vLLM is to score one of them, and no such engine fits.
+        `reasons` say of each why transformers does not compute it as vLLM does. Raises CapabilityError if vLLM is to
+        score one of them, and no such engine fits.
         """
         context = backend.context(model.path, self.suite.max_length) + 2  # which lm-eval's client sets aside
         asked = Asked(context=context, at_once=self.suite.batch_size)
-        by_vllm = any(self.for_recipe(plan.recipe.dump())[0].backend == "vllm" for plan in plans)
+        by_vllm = any(self.for_checkpoint(reason)[0].backend == "vllm" for reason in reasons)
         try:
-            found = fit.fitted(self.engine, fit.need_of(plans, model.config, self.engine, asked, fit.largest(plans)))
+            need = fit.need_of(checkpoints, model.config, self.engine, asked, fit.largest(checkpoints))
+            found = fit.fitted(self.engine, need)
         except CapabilityError:
             if by_vllm:
                 raise
@@ -92,9 +99,10 @@ class Request:
             fit.say(found)
         return replace(self, engine=found.engine)
 
-    def for_recipe(self, recipe: dict[str, Any]) -> tuple[Request, str]:
-        """The same with a backend that computes what this recipe's checkpoint is, and why that one."""
-        chosen, reason = backend.backend_for(recipe, self.backend)
+    def for_checkpoint(self, untruthful: str | None) -> tuple[Request, str]:
+        """The same with a backend that computes what a checkpoint is, and why that one; `untruthful` says why
+        transformers does not."""
+        chosen, reason = backend.backend_for(untruthful, self.backend)
         return replace(self, backend=chosen), reason
 
     def in_other_batches(self) -> Request:

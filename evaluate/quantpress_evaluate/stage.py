@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quantpress.adopt.computed import untruthful_of
 from quantpress.artifact import manifest, online, truth
 from quantpress.artifact.accuracy import (
     AGAIN,
@@ -45,7 +46,7 @@ def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     With `request.extend` on more and more documents, until every gate is decided or there are no more.
     Raises StageError if there is no finished checkpoint or lm-eval fails.
     """
-    request, reason = request.for_recipe(artifact.finished().recipe)
+    request, reason = request.for_checkpoint(untruthful_of(artifact))
     if request.backend == "vllm":
         console.say(f"  scored by vLLM: {reason}")
     # Nothing may tidy scores away before accuracy.json names them, nor put another checkpoint there.

@@ -32,6 +32,7 @@ NAMES = [*READ_FIRST, *(name for name in OTHERS if name not in READ_FIRST)]
 # Suites and workloads that take hours are replaced by ones of the same kind with next to no load.
 STAND_INS = {
     " /models/mine": " models/mine",
+    " /models/theirs": " models/theirs",
     "=/models/mine": "=models/mine",
     "--data /data/benchmarks": "--data data --workload least.yaml",
     "/data/benchmarks": "data",
@@ -60,6 +61,7 @@ ELSEWHERE = {
     ".venv/bin/pip install mlflow-skinny": "tests/unit/report/test_tracking.py",
     ".venv/bin/quantpress report --mlflow": "tests/unit/report/test_tracking.py",
     ".venv/bin/quantpress evaluate gptq-w4a16 --suite smoke --limit 12 --backend vllm": "tests/e2e/test_evaluate.py",
+    ".venv/bin/quantpress adopt /models/theirs.gguf": "tests/e2e/test_adopt.py",
     ".venv/bin/quantpress quantize rtn-w4a16 --model /models/fp8 --dequantize": "tests/e2e/test_quantized_sources.py",
 }
 STARTS_VLLM = re.compile(
@@ -165,6 +167,7 @@ def desk(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / "artifacts" / "SmolLM2-135M-Instruct").mkdir(parents=True)
     (folder / "artifacts" / "mine").symlink_to("SmolLM2-135M-Instruct")
     shutil.copytree(two_layers, folder / "models" / "mine")
+    shutil.copytree(two_layers, folder / "models" / "theirs")
     shutil.copytree(two_layers, folder / "cache" / "models" / "SmolLM2-135M-Instruct")
     (folder / "least.yaml").write_text(LEAST)
     few_documents(folder)

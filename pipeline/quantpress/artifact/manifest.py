@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress.errors import StageError, listed
+from quantpress.errors import StageError, enumerated, listed
 from quantpress.runtime import digests, ownership
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
@@ -131,12 +131,46 @@ class Data(Record):
     sources: list[DataSource]
 
 
+class Adopted(Record):
+    """A checkpoint that was made elsewhere, as far as its own files say.
+
+    `source` is what the user named (a folder or file by its whole path), `revision` a hub repository's commit. `format`
+    is in the words of its config, `bits` are those of a weight in the layers that are quantized, counted from the
+    tensors (none where no layer is quantized), `makers` the versions of the programs that say they made it. `vllm` is
+    the version that served it when it was adopted; None where none was asked. Where its weights were dequantized first,
+    because no vLLM here takes the format, `dequantized` is the type that they were made, and `stored_bytes` what they
+    took before: speed and size are those of the former then.
+    """
+
+    source: str
+    revision: str | None = None
+    format: str
+    bits: list[int]
+    makers: dict[str, str]
+    vllm: str | None
+    dequantized: str | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def made_by(self) -> str:
+        """Who made it, as far as its files say."""
+        return made_by(self.makers)
+
+
+def made_by(makers: Mapping[str, str]) -> str:
+    """What the files of a checkpoint say of its makers, in words. Whoever wrote the config is not always who
+    quantized."""
+    named = [f"{name} {version}".strip() for name, version in makers.items()]
+    return f"its files name {enumerated(named)}" if named else "its files do not say who made it"
+
+
 class Inputs(Record):
     """Everything that decides the checkpoint's bytes.
 
     `stage` is the number of our own code's behaviour, `recipe` the resolved one without what is only for people,
     `model` the sha256 of its files by name, `versions` those of the libraries. `trust_remote_code` and `compute_dtype`
-    are None where they are as usual: False, and the type that the weights are stored in.
+    are None where they are as usual: False, and the type that the weights are stored in. Of a checkpoint that was
+    adopted, `files` are the sha256 of its own files by name, and `recipe` is empty.
     """
 
     stage: int
@@ -146,6 +180,7 @@ class Inputs(Record):
     versions: dict[str, str]
     trust_remote_code: bool | None = None
     compute_dtype: str | None = None
+    files: dict[str, str] | None = None
 
     @property
     def digest(self) -> str:
@@ -187,7 +222,8 @@ class Manifest(Stored):
     in memory, or `model_free`, from file to file (None in older ones, when there was the first alone); `note` what was
     shown beside the finished step; `files` the checkpoint's, by relative name; `seconds` how long it took; `created`
     the time in UTC; `digest` that of `inputs`; `account` where every tensor of the model went, which older manifests do
-    not say.
+    not say. Of a checkpoint that was made elsewhere `adopted` says where it came from, `recipe` has no modifiers, and
+    `threads` and `seconds` are None.
     """
 
     SCHEMA_VERSION = SCHEMA_VERSION
@@ -200,22 +236,23 @@ class Manifest(Stored):
     modifiers: list[str]
     calibration: Calibrated | None
     warnings: list[str]
-    threads: int
+    threads: int | None
     path: Literal["oneshot", "model_free"] | None = None
     note: str | None = None
     bytes: Sizes
     files: dict[str, File]
     machine: Machine
-    seconds: float
+    seconds: float | None
     created: str
     digest: str
     inputs: Inputs
     model: Identity
     account: Account | None = None
+    adopted: Adopted | None = None
 
     @property
     def recipe_name(self) -> str:
-        """The recipe's name, which every recipe has."""
+        """The recipe's name, or the one that a checkpoint was adopted under."""
         return str(self.recipe["name"])
 
 

@@ -65,7 +65,7 @@ def _with_results(known: Status, artifact: Artifact, made: Manifest) -> Status:
         digest=made.digest,
         created=made.created,
         bytes=made.bytes.checkpoint,
-        stage="benched" if measured else "evaluated" if scored else "quantized",
+        stage="benched" if measured else "evaluated" if scored else "adopted" if made.adopted else "quantized",
         accuracy=", ".join(result.name for result in scored) or None,
         throughput=", ".join(result.name for result in measured) or None,
         gates=worst_decision(gate.decision for result in scored for gate in result.gates),

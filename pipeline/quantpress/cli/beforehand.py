@@ -49,6 +49,19 @@ def require_servers_here(
     """Raises InputError if the workload is longer than the model's context, CapabilityError if this vLLM cannot be
     loaded, or the memory (of the GPUs, where there are any) does not hold the servers in the pairing that is asked
     for."""
+    require_context(load, model)
+    if not plans:  # what was adopted has been served before
+        return
+    if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
+        asking.arguments(vllm)
+    load = load.model_copy(update={"engine": fit.for_load(load, plans, model.config, asked).engine})
+    if new := _not_made(out, model, plans):
+        weights = {CANDIDATE: max(plan.checkpoint_bytes for plan in new), BASELINE: new[0].weight_bytes}
+        kv_spaces(model.config, load, weights, decide(asked, model.config, load, weights))
+
+
+def require_context(load: Workload, model: Model) -> None:
+    """Raises InputError if the workload is longer than the model's context."""
     longest = positions(model.config)
     if longest and load.model_len > longest and not _may_be_longer(model):
         raise InputError(
@@ -56,12 +69,6 @@ def require_servers_here(
             f"and {model.name} has {longest} positions",
             hint="name another --workload, or shorten its input_len, output_len or engine.max_model_len",
         )
-    if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
-        asking.arguments(vllm)
-    load = load.model_copy(update={"engine": fit.for_load(load, plans, model.config, asked).engine})
-    if new := _not_made(out, model, plans):
-        weights = {CANDIDATE: max(plan.checkpoint_bytes for plan in new), BASELINE: new[0].weight_bytes}
-        kv_spaces(model.config, load, weights, decide(asked, model.config, load, weights))
 
 
 def _may_be_longer(model: Model) -> bool:

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress import report
     from quantpress.artifact.online import name_of
-    from quantpress.cli import beforehand, prepare
+    from quantpress.cli import adopted, beforehand, prepare
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
     from quantpress.runtime.console import show
@@ -45,6 +45,9 @@ def run(options: Options) -> None:
     from quantpress_serve.server import fit
 
     work, serving = options.work, options.serving
+    if adopted.is_adopted(options.recipe, work.out):
+        _bench_adopted(options)
+        return
     recipe, load, sides = load_recipe(options.recipe, work.set), serving.load(), serving.sides()
     sides.executable()
     if options.weights == "dummy" and serving.vllm_url:
@@ -73,6 +76,31 @@ def run(options: Options) -> None:
             data |= {"online": beside.as_saved()}
     finally:
         show(data, text)
+
+
+def _bench_adopted(options: Options) -> None:
+    """Measures what was adopted under the name, and the model."""
+    from quantpress import report
+    from quantpress.cli import adopted, beforehand
+    from quantpress.runtime.console import show
+    from quantpress_serve.bench import stage
+    from quantpress_serve.server import fit
+
+    serving = options.serving
+    if options.weights == "dummy" or serving.online:
+        raise InputError(
+            f"--weights dummy and --online go with a recipe, and {options.recipe} was adopted", hint="leave them out"
+        )
+    load, sides = serving.load(), serving.sides()
+    sides.executable()
+    stage.require_servers(load, sides)
+    _, [found] = adopted.told_apart([options.recipe], options.work, serving.require_kernels)
+    if not serving.vllm_url:
+        beforehand.require_context(load, found.model)
+        load = fit.with_engine_for(load, [found.loaded], found.model.config, serving.pairing)
+    known = stage.Beforehand(compute_dtype=options.work.compute_dtype)
+    result = stage.bench(found.artifact, found.model, load, sides, serving.fresh, known)
+    show(result.as_saved(), report.throughput_table(options.recipe, result))
 
 
 def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:

@@ -52,9 +52,10 @@ def run(options: Options) -> None:
     from quantpress import report
     from quantpress.artifact import calibrations
     from quantpress.artifact.online import name_of
-    from quantpress.cli import prepare, scoring
+    from quantpress.cli import adopted, prepare, scoring
     from quantpress.quantize.stage import quantize
     from quantpress.recipe.loading import load_recipe
+    from quantpress.recipe.truthful import untruthful
     from quantpress.runtime.console import show
     from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates, score_model
     from quantpress_serve.bench.online import require_method
@@ -63,10 +64,14 @@ def run(options: Options) -> None:
 
     _require_consistent(options)
     work = options.work
+    if adopted.is_adopted(options.recipe, work.out):
+        _evaluate_adopted(options)
+        return
     engine = load_engine(options.engine, options.trust_workload)
     recipe = load_recipe(options.recipe, work.set)
     others = _other_calibrations(options, recipe)
-    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, [recipe], engine)
+    reasons = [untruthful(recipe.dump())]
+    request = scoring.checked_request(options.scoring, options.vllm, work.compute_dtype, reasons, engine)
     if options.online:
         require_method(options.online, find_vllm(options.vllm))
     model = prepare.loaded_model(work, [recipe], "auto", options.vllm)
@@ -74,7 +79,7 @@ def run(options: Options) -> None:
     request = request.for_model(model).for_plans(plans, model)
 
     if options.only_model:
-        scored_alone = score_model(model, request.for_recipe(plans[0].recipe.dump())[0], work.out)
+        scored_alone = score_model(model, request.for_checkpoint(reasons[0])[0], work.out)
         show(scored_alone.as_saved(), str(work.out / model.name / "baseline" / "scores" / scored_alone.folder))
         return
     artifact = quantize(plans[0], model, work.out, work.offload).artifact
@@ -106,6 +111,30 @@ def _require_consistent(options: Options) -> None:
         raise InputError(
             f"--only-model scores no checkpoint, and {beside[0]} is about one", hint=f"leave {beside[0]} out"
         )
+
+
+def _evaluate_adopted(options: Options) -> None:
+    """Scores what was adopted under the name, and the model."""
+    from quantpress import report
+    from quantpress.cli import adopted, scoring
+    from quantpress.runtime.console import show
+    from quantpress_evaluate.stage import evaluate, require_gates
+    from quantpress_serve.workload.engines import load_engine
+
+    given = {"--seeds": options.seeds != 1, "--online": options.online, "--only-model": options.only_model}
+    if of_recipes := [name for name, is_given in given.items() if is_given]:
+        raise InputError(
+            f"{of_recipes[0]} goes with a recipe, and {options.recipe} was adopted", hint=f"leave {of_recipes[0]} out"
+        )
+    engine = load_engine(options.engine, options.trust_workload)
+    found = adopted.candidate(options.recipe, options.work)
+    request = scoring.checked_request(
+        options.scoring, options.vllm, options.work.compute_dtype, [found.untruthful], engine
+    )
+    request = request.for_model(found.model).for_checkpoints([found.loaded], [found.untruthful], found.model)
+    result = evaluate(found.artifact, found.model, request)
+    show(result.as_saved(), report.accuracy_table(options.recipe, result))
+    require_gates({options.recipe: result.gates})
 
 
 def _other_calibrations(options: Options, recipe: Recipe) -> dict[int, Recipe]:

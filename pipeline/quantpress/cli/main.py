@@ -24,7 +24,8 @@ _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing
 3 a gate is not met (the results are there), 4 the environment or the hardware cannot do it, 130 interrupted"""
 
 VERBS = (
-    *("recipes", "plan", "quantize", "evaluate", "bench", "run", "sweep", "demo", "serve", "compare", "report"),
+    *("recipes", "plan", "quantize", "adopt", "evaluate", "bench", "run", "sweep", "demo", "serve", "compare"),
+    "report",
     *("bundle", "package", "push", "status", "verify", "gc", "reproduce", "doctor"),
 )
 

@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
 
 def run(options: Options) -> None:
     from quantpress.artifact.manifest import artifact_of
-    from quantpress.cli import prepare
+    from quantpress.cli import adopted, prepare
     from quantpress.package import build
     from quantpress.package.signing import SIGNATURE
     from quantpress.quantize.stage import quantize
@@ -59,11 +59,16 @@ def run(options: Options) -> None:
     from quantpress.runtime.console import show
 
     work, order = options.work, _order(options)
-    recipe = load_recipe(options.recipe, work.set)
-    model = prepare.loaded_model(work)
-    plan = prepare.planned(work, recipe, model, "any").plan
-    build.require_possible(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
-    made = quantize(plan, model, work.out, work.offload).artifact
+    if adopted.is_adopted(options.recipe, work.out):
+        found = adopted.candidate(options.recipe, work)
+        made, model = found.artifact, found.model
+        build.require_possible(order, build.folder_of(made, order))
+    else:
+        recipe = load_recipe(options.recipe, work.set)
+        model = prepare.loaded_model(work)
+        plan = prepare.planned(work, recipe, model, "any").plan
+        build.require_possible(order, build.folder_of(artifact_of(work.out, model.name, recipe.name), order))
+        made = quantize(plan, model, work.out, work.offload).artifact
     _warn_of_gaps(made)
     about = build.build(made, model, order)
     folder = build.folder_of(made, order)

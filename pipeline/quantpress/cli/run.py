@@ -10,8 +10,12 @@ from quantpress.cli.scoring import Scoring, add_scoring
 from quantpress.cli.serving import Serving, add_serving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quantpress.artifact.manifest import Artifact
     from quantpress.model.source import Model
     from quantpress.plan.resolve import Plan
+    from quantpress.plan.sizes import Loadable
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,15 @@ def run(options: Options) -> None:
     """All stages for each recipe. Everything that can be wrong is checked before the first one starts."""
     from quantpress.artifact.accuracy import Accuracy
     from quantpress.artifact.results import results_of
-    from quantpress.cli import beforehand, prepare, scoring
+    from quantpress.cli import adopted, beforehand, prepare, scoring
     from quantpress.cli.report import report_of_model
     from quantpress.quantize.stage import check_data, quantize
     from quantpress.recipe.loading import load_recipes
+    from quantpress.recipe.truthful import untruthful
     from quantpress_evaluate.stage import evaluate, evaluate_online, require_gates
     from quantpress_serve.bench import online
     from quantpress_serve.bench import stage as serving_stage
+    from quantpress_serve.bench.stage import Beforehand
     from quantpress_serve.server import fit
     from quantpress_serve.workload import engines
 
@@ -47,13 +53,15 @@ def run(options: Options) -> None:
     work, serving = options.work, options.serving
     beforehand.require_place(work.out)
     load, sides = serving.load(), serving.sides()
-    recipes = load_recipes(options.recipes, work.set)
+    names, theirs = adopted.told_apart(options.recipes, work, serving.require_kernels)
+    recipes = load_recipes(names, work.set)
     sides.executable()
     serving.require_one(options.recipes)
     serving_stage.require_servers(load, sides)
     serving.require_online(sides.executable())
     engine = engines.layered(serving.engine)  # what it may set was asked beside the workload
-    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, recipes, engine)
+    reasons = [*(untruthful(recipe.dump()) for recipe in recipes), *(one.untruthful for one in theirs)]
+    request = scoring.checked_request(options.scoring, serving.vllm, work.compute_dtype, reasons, engine)
 
     def check(model: Model, plans: list[Plan]) -> None:
         beforehand.require_room(work.out, model, plans)
@@ -65,16 +73,25 @@ def run(options: Options) -> None:
     for planned in plans:
         check_data(planned.plan, model)
     resolved = [planned.plan for planned in plans]
-    request = request.for_model(model).for_plans(resolved, model)
+    loaded: list[Loadable] = [*resolved, *(one.loaded for one in theirs)]
+    request = request.for_model(model).for_checkpoints(loaded, reasons, model)
     check(model, resolved)
     if not serving.vllm_url:
-        load = fit.with_engine_for(load, resolved, model.config, serving.pairing)
+        load = fit.with_engine_for(load, loaded, model.config, serving.pairing)
 
     # The stages.
-    artifacts, largest = [], max(plan.weight_bytes if serving.online else plan.checkpoint_bytes for plan in resolved)
+    largest = max(one.weight_bytes if serving.online else one.checkpoint_bytes for one in loaded)
     of_servers = [replace(prepare.known_of_servers(work, serving, planned), largest=largest) for planned in plans]
-    for planned, known in zip(plans, of_servers, strict=True):
-        artifact = quantize(planned.plan, model, work.out, work.offload).artifact
+
+    def candidates() -> Iterator[tuple[Artifact, Beforehand]]:
+        """Each is made when the one before was measured; what was adopted comes last."""
+        for planned, known in zip(plans, of_servers, strict=True):
+            yield quantize(planned.plan, model, work.out, work.offload).artifact, known
+        for one in theirs:
+            yield one.artifact, Beforehand(compute_dtype=work.compute_dtype, largest=largest)
+
+    artifacts = []
+    for artifact, known in candidates():
         scored = evaluate(artifact, model, request)
         measured = serving_stage.bench(artifact, model, load, sides, serving.fresh, known)
         artifacts.append(artifact)

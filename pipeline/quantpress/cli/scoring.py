@@ -13,7 +13,6 @@ from quantpress.errors import CapabilityError, InputError
 from quantpress.runtime import console
 
 if TYPE_CHECKING:
-    from quantpress.recipe.recipe import Recipe
     from quantpress_evaluate.request import Request
     from quantpress_serve.workload.engine import Engine
 
@@ -119,9 +118,10 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: En
 
 
 def checked_request(
-    scoring: Scoring, vllm: str | None, compute_dtype: str, recipes: Sequence[Recipe], engine: Engine
+    scoring: Scoring, vllm: str | None, compute_dtype: str, reasons: Sequence[str | None], engine: Engine
 ) -> Request:
-    """The evaluation asked for, its tasks and documents tried before anything is made.
+    """The evaluation asked for, its tasks and documents tried before anything is made. `reasons` say of each checkpoint
+    why transformers does not compute it as vLLM does (None: it does).
 
     Raises CapabilityError if vLLM is to score and there is none, InputError for an engine setting that it does not
     take.
@@ -130,8 +130,8 @@ def checked_request(
     from quantpress_serve.probes import asking
 
     request = checked(requested(scoring, vllm, compute_dtype, engine))
-    by_vllm = [recipe for recipe in recipes if request.for_recipe(recipe.dump())[0].backend == "vllm"]
-    for _ in by_vllm[:1]:
+    by_vllm = any(request.for_checkpoint(reason)[0].backend == "vllm" for reason in reasons)
+    if by_vllm:
         asking.require_engine(engine, _vllm_to_score(request))
     if engine.deciding() and not by_vllm:
         console.warn("transformers scores here, and knows nothing of --engine: --backend vllm scores with it")

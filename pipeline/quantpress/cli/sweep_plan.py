@@ -14,6 +14,7 @@ from quantpress.model.source import Model, described_model
 from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import check_data, inputs_of
 from quantpress.recipe.loading import load_recipe
+from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import console, digests
 from quantpress.sweep.file import HINT, Cell, Read
 from quantpress.sweep.placing import Node
@@ -107,8 +108,8 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
 
 def _checked(options: Options, suite: str, recipes: dict[str, Recipe]) -> Request:
     engine = engines.layered(options.engine)
-    asked, of = options.scoring(suite), list(recipes.values())
-    return scoring.checked_request(asked, options.vllm, options.compute_dtype, of, engine)
+    reasons = [untruthful(recipe.dump()) for recipe in recipes.values()]
+    return scoring.checked_request(options.scoring(suite), options.vllm, options.compute_dtype, reasons, engine)
 
 
 def _raise_all(problems: Sequence[QuantpressError]) -> None:
@@ -149,7 +150,8 @@ def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Name
         recipe=read.located("recipes", cell.recipe),
         plan=found.plan,
         requests={
-            name: named.requests[name].for_model(model).for_recipe(found.plan.recipe.dump())[0] for name in cell.suites
+            name: named.requests[name].for_model(model).for_checkpoint(untruthful(found.plan.recipe.dump()))[0]
+            for name in cell.suites
         },
         loads={name: loads[name] for name in cell.workloads},
         suites={name: read.located("suites", name) for name in cell.suites},

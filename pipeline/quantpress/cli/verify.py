@@ -67,7 +67,7 @@ class _Verified:
         }[self.signature]
         if not self.shared:
             return said
-        return f"{said}; {listed(self.shared)} are hard links that a package and its checkpoint share: do not edit"
+        return f"{said}; {listed(self.shared)} are hard links that others hold too (a package, a source): do not edit"
 
 
 def _verified(folder: Path, public_key: Path | None) -> _Verified:

@@ -126,7 +126,7 @@ def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = 
     that is quantized already. Raises InputError if `source` names nothing usable, CapabilityError if it cannot be
     fetched.
     """
-    model = _resolve(source, trust_remote_code)
+    model = located(source, trust_remote_code)
     found = quantization(model.path, model.config, headers.read_folder(model.path))
     if found and dequantize and found.method:
         model = _dequantized(model, found)
@@ -150,7 +150,9 @@ def _dequantized(model: Model, found: Quantization) -> Model:
     return replace(model, path=path, config=read_config(path), notes=(*model.notes, note), dequantized=was)
 
 
-def _resolve(source: str, trust_remote_code: bool) -> Model:
+def located(source: str, trust_remote_code: bool = False) -> Model:
+    """The model as it is, quantized or not; one in a GGUF file is converted to 16 bits. Raises what `find_model` raises
+    beside that."""
     path = Path(source)
     disk.require_writable(cache_folder(), "name a cache folder that can be written in QUANTPRESS_CACHE")
     if source == EMBEDDED:

@@ -23,6 +23,7 @@ from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
+_RECIPE = "recipe.resolved.yaml"  # what was adopted has none
 # What the hub and its client add to a repository or to a download of it, by exact names; no part of a package.
 _FOREIGN = re.compile(
     r"\.gitattributes|\.cache/huggingface/(\.gitignore|CACHEDIR\.TAG|download/(?P<of>.+)\.(metadata|lock))"
@@ -148,7 +149,8 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
             copying.copy_or_share(path, staged / path.relative_to(artifact.checkpoint))
             for path in manifest.files_below(artifact.checkpoint)
         ]
-        for path in (*source.terms, artifact.folder / "recipe.resolved.yaml"):
+        recipe = [] if made.adopted else [artifact.folder / _RECIPE]
+        for path in (*source.terms, *recipe):
             shutil.copyfile(path, staged / path.name)
 
         # Their digests: of what is in the package, not of what was meant to be in it.
@@ -185,7 +187,7 @@ def _facts(
         scored=results_of(artifact, Accuracy).all(),
         throughput=throughput,
         engine=deploy.engine(throughput, model.trust_remote_code, order.device, order.engine),
-        recipe_text=(artifact.folder / "recipe.resolved.yaml").read_text(encoding="utf-8"),
+        recipe_text=None if made.adopted else (artifact.folder / _RECIPE).read_text(encoding="utf-8"),
     )
 
 

@@ -26,7 +26,7 @@ _STAGING = re.compile(r"/\S+\.staging-\d+")
 @dataclass(frozen=True)
 class Facts:
     """Everything that the card repeats. `made` is the artifact's manifest, `config` the checkpoint's config.json,
-    `scored` the accuracy on every suite, the last one's first.
+    `scored` the accuracy on every suite, the last one's first; `recipe_text` is None for what was made elsewhere.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Facts:
     scored: list[Accuracy]
     throughput: Throughput | None
     engine: Engine
-    recipe_text: str
+    recipe_text: str | None
 
 
 def render(facts: Facts) -> str:
     """The whole card: metadata between lines of dashes, then Markdown."""
     from huggingface_hub import ModelCard  # 0.3 s: only where a card is made
 
-    made, name, scheme = facts.made, facts.made.recipe_name, facts.config["quantization_config"]
+    made, name, scheme = facts.made, facts.made.recipe_name, facts.config.get("quantization_config") or {}
     measured = facts.throughput
     machine = ", ".join(made.machine.gpus) or f"{made.machine.processor}, {made.machine.cores} cores"
     text = texts.rendered(
@@ -65,7 +65,7 @@ def render(facts: Facts) -> str:
         answers=Verbatim(reporting.answers_table(name, measured)) if measured else None,
         machine=machine,
         versions=", ".join(f"{library} {version}" for library, version in made.inputs.versions.items()),
-        recipe=facts.recipe_text.strip(),
+        recipe=(facts.recipe_text or "").strip(),
         commands="\n\n".join(_commands(facts)),
     )
     return str(ModelCard(text))
@@ -75,7 +75,9 @@ def metadata(facts: Facts) -> Any:
     """The card's metadata (huggingface_hub.ModelCardData). What is not known is left out."""
     from huggingface_hub import ModelCardData
 
-    origin, formats = facts.origin, [str(facts.config["quantization_config"].get("format") or "")]
+    origin, said = facts.origin, facts.config.get("quantization_config") or {}
+    formats = [str(said.get("quant_method") or ""), "vllm", *([] if facts.made.adopted else ["llmcompressor"])]
+    formats += ["quantpress", str(said.get("format") or "")]
     results = [result for accuracy in facts.scored for result in evaluations(accuracy)]
     return ModelCardData(
         base_model=origin.base_model,
@@ -86,7 +88,7 @@ def metadata(facts: Facts) -> Any:
         license_name=origin.license_name,
         license_link=origin.license_link,
         pipeline_tag=_pipeline_tag(facts.config),
-        tags=["compressed-tensors", "vllm", "llmcompressor", "quantpress", *filter(None, formats)],
+        tags=list(dict.fromkeys(filter(None, formats))),
         model_name=facts.name if results else None,
         eval_results=results or None,
     )

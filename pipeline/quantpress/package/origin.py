@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
-from quantpress.language.document import Mark, parse
+from quantpress.model.card import metadata_of
 from quantpress.model.source import EMBEDDED, Model
 from quantpress.runtime import console
 from quantpress.runtime.inside import inside
@@ -18,7 +18,6 @@ from quantpress.runtime.time_limit import time_limit
 # apache-2.0, general.languages en; its name is SmolLM2-135M-Instruct.
 _EMBEDDED = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0", "language": ["en"]}
 _TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-_LARGEST_HEAD = 2**18  # characters of a card in which its metadata must end
 _HEAD_S = 10.0  # seconds for reading it
 _LONGEST_TERM = 200  # characters of a licence's or a language's name
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -81,42 +80,8 @@ def _said(model: Model) -> tuple[dict[str, Any], str]:
     if model.source.endswith(".gguf"):
         return _of_gguf(Path(model.source)), "the metadata of its GGUF file"
     # A card's base_model is the parent of this model; the base of our checkpoint is this model itself.
-    said = {key: value for key, value in _of_card(inside(model.path, "README.md")).items() if key != "base_model"}
+    said = {key: value for key, value in metadata_of(inside(model.path, "README.md")).items() if key != "base_model"}
     return said, "the model card (README.md) beside its weights"
-
-
-def _of_card(path: Path) -> dict[str, Any]:
-    """The metadata at the head of a model card; nothing where there is none or it cannot be read, which is said."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(encoding="utf-8") as stream:
-            head = _front_matter(stream.read(_LARGEST_HEAD))
-        with time_limit(_HEAD_S):
-            found = _metadata(path, head) if head else None
-    except (OSError, ValueError, InputError, TimeoutError) as error:
-        console.warn(f"{path}: its head cannot be read ({first_line(error)}), so its licence counts as not stated")
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _metadata(path: Path, head: str) -> Any:
-    """What the YAML says, without aliases and other values that nobody needs there."""
-    document = parse(path, head, "", lambda _: Mark(str(path)))
-    if document.data is None and document.problems:
-        raise InputError(document.problems[0].message)
-    return document.data
-
-
-def _front_matter(text: str) -> str | None:
-    """The YAML between the first line, which is three dashes, and the next such line."""
-    first, *lines = text.split("\n")
-    if first.rstrip() != "---":
-        return None
-    end = next((number for number, line in enumerate(lines) if line.rstrip() == "---"), None)
-    if end is None:
-        raise InputError(f"it does not end within {_LARGEST_HEAD >> 10} KiB")
-    return "\n".join(lines[:end])
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:

@@ -96,7 +96,9 @@ def _manifest(artifact: Artifact) -> Manifest | None:
 def _scaled(known: Manifest | None, plan: Plan) -> float | None:
     """The seconds of a run with the same modifiers on this machine, for this plan's parameters and tokens; both
     with data, or both without."""
-    if known is None or not _is_here(known.machine) or _kinds(known.recipe) != _kinds(plan.recipe.dump()):
+    if known is None or known.seconds is None or not _is_here(known.machine):
+        return None
+    if _kinds(known.recipe) != _kinds(plan.recipe.dump()):
         return None
     calibration = plan.recipe.calibration
     if (calibration is None) is not (known.calibration is None):

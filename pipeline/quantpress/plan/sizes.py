@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Protocol
 
 from quantpress.model.config import Config, number_in, text_config
-from quantpress.model.layers import Shape
+from quantpress.model.layers import Layers, Shape
 from quantpress.recipe.presets import Scheme
+
+
+class Loadable(Protocol):
+    """What of a checkpoint decides where it fits: a plan's, or one that was adopted. Bytes of the unquantized model's
+    weights and of its own, and how its layers are stored."""
+
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def checkpoint_bytes(self) -> int: ...
+    @property
+    def schemes(self) -> dict[str, Scheme]: ...
+    @property
+    def structure(self) -> Layers: ...
 
 
 def layer_bytes(shape: Shape, scheme: Scheme, dtype_bytes: int = 2) -> int:

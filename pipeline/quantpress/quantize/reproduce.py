@@ -50,6 +50,11 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
     if not artifact.manifest_file.is_file():
         raise InputError(f"{artifact.folder} holds no manifest.json", hint="quantpress status lists the artifacts")
     known = artifact.finished()
+    if known.adopted:
+        raise InputError(
+            f"{artifact.folder} was adopted from {known.adopted.source}: how it was made is not known here",
+            hint=f"quantpress verify {artifact.folder} checks every byte",
+        )
 
     # The inputs again, and whether they are the same.
     model = find_model(_source(known.model), trust_remote_code, known.model.dequantized is not None)

@@ -227,6 +227,11 @@ def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
     known = artifact.manifest()
     if known is None:
         return None
+    if known.adopted:
+        raise InputError(
+            f"{artifact.folder} holds a checkpoint that was adopted from {known.adopted.source}",
+            hint=f"give the recipe another name, or move {artifact.folder} away",
+        )
     with console.step(f"reading the digests of {model.name}") if plan.weight_bytes > _LARGE else nullcontext():
         inputs = inputs_of(plan, model)
     damaged = _damaged(artifact, known)

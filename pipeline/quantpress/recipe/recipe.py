@@ -28,6 +28,9 @@ def _not_reserved(name: str) -> str:
     return name
 
 
+ArtifactName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)]
+
+
 class Source(Strict):
     """Where documents come from, and their share of the calibration tokens among the entries of a `mixture`."""
 
@@ -125,9 +128,7 @@ class Targets(Strict):
 class Recipe(Strict):
     """What to do to a model's weights."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_reserved)] = Field(
-        description="Names the artifact's folder: letters a-z, digits, `.`, `_`, `-`."
-    )
+    name: ArtifactName = Field(description="Names the artifact's folder: letters a-z, digits, `.`, `_`, `-`.")
     description: Line = Field(description="One line for lists and reports.")
     modifiers: list[Modifier] = Field(
         min_length=1, description="What to do, in order; each entry has one key, the modifier's name."

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+_WRITABLE = 0o222
 _FICLONE = 0x40049409  # ioctl_ficlone(2): btrfs, XFS, bcachefs, NFS 4.2
 
 
@@ -22,9 +23,15 @@ def reflink(source: Path, target: Path) -> bool:
 
 
 def copy_or_share(source: Path, target: Path) -> bool:
-    """A copy by reflink, or a hard link that nobody may write to, or a copy; whether it is a hard link."""
+    """A copy by reflink, or a hard link that nobody may write to, or a copy; whether it is a hard link.
+
+    A file that has another name already and may be written to is somebody else's too: it is copied.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if reflink(source, target):
+        return False
+    if _is_shared(source) and source.stat().st_mode & _WRITABLE:
+        shutil.copyfile(source, target)
         return False
     try:
         os.link(source, target)
@@ -33,6 +40,17 @@ def copy_or_share(source: Path, target: Path) -> bool:
         return False
     target.chmod(0o444)  # both names': changing one would change the other
     return True
+
+
+def share_or_copy(source: Path, target: Path) -> None:
+    """A copy by reflink, or a hard link that leaves the source as it is, or a copy; of a link what it leads to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if reflink(source, target):
+        return
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, one without links, or a file of another user
+        shutil.copyfile(source, target)
 
 
 def shared(folder: Path) -> list[str]:

@@ -76,6 +76,7 @@ def bench(
         weight_bytes={CANDIDATE: plan.checkpoint_bytes, BASELINE: plan.weight_bytes},
         weights="dummy",
         tokenizer=tokenizer_for(model),
+        weight_bits=stage.weight_bits(checkpoint),
         kernels=known.kernels,
         require_kernels=known.require_kernels,
     )

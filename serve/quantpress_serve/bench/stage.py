@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpress.adopt.computed import untruthful_of
 from quantpress.artifact import manifest, speed, truth
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.throughput import (
@@ -22,7 +23,6 @@ from quantpress.errors import StageError
 from quantpress.model.source import Model, deciding_files
 from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
-from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, console, digests, environment, locks
 from quantpress_serve.bench import interference, kernels, looks, servers, unfinished
 from quantpress_serve.bench.load import Generator
@@ -98,11 +98,12 @@ def _subject(artifact: Artifact, model: Model, known: Beforehand) -> Subject:
         largest=known.largest,
         weight_bytes={CANDIDATE: record.bytes.checkpoint, BASELINE: record.bytes.model},
         compute_dtype=arithmetic.compute_dtype(model, known.compute_dtype),
-        untruthful=untruthful(record.recipe),
+        untruthful=untruthful_of(artifact),
         inexact=known.inexact,
         kernels=known.kernels,
         require_kernels=known.require_kernels,
         seen=seen,
+        weight_bits=record.adopted.bits if record.adopted else weight_bits(artifact.checkpoint),
     )
 
 
@@ -231,7 +232,7 @@ def _result(asked: _Asked, run: Run, known: Known) -> Throughput:
     return Throughput(
         checkpoint_digest=subject.digest,
         weights=subject.weights,
-        weight_bits=_weight_bits(subject.candidate),
+        weight_bits=subject.weight_bits,
         complete=run.ended is None,
         ended=run.ended,
         sittings=run.sittings,
@@ -263,7 +264,7 @@ def _capacity(run: Run, known: Known) -> dict[str, Capacity]:
     }
 
 
-def _weight_bits(folder: Path) -> list[int]:
+def weight_bits(folder: Path) -> list[int]:
     """Bits of the weights of each of the checkpoint's schemes, as its config names them."""
     config = atomic.read_json(folder / "config.json").get("quantization_config") or {}
     groups = (config.get("config_groups") or {}).values()

@@ -103,6 +103,7 @@ class Subject:
     checkpoint's, and `inexact` why the engine's will not be, as far as that is known beforehand. `kernels` are those
     that the plan counts on (None where that is not known), and `require_kernels` whether others are refused. `seen` are
     each side's files as they were before the digests were taken.
+    `weight_bits` are those of its schemes, as throughput.json has them.
     `online` is the method by which vLLM quantizes the candidate while it loads it; None for a checkpoint.
     """
 
@@ -123,6 +124,7 @@ class Subject:
     kernels: Kernels | None = None
     require_kernels: bool = False
     seen: dict[str, digests.Seen] = field(default_factory=dict)
+    weight_bits: list[int] = field(default_factory=list)
 
     @property
     def logs(self) -> Path:

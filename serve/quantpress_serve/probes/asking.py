@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from quantpress.errors import CapabilityError
+from quantpress.errors import CapabilityError, bounded
 from quantpress.plan import fused, hardware, servable
 from quantpress.plan.fused import Packing
 from quantpress.plan.resolve import Plan
@@ -43,6 +43,13 @@ class Online(Record):
 
     linear: bool
     moe: bool
+    reason: str | None
+
+
+class Taken(Record):
+    """The method by which a vLLM would load a model, and why it does not."""
+
+    method: str | None
     reason: str | None
 
 
@@ -99,6 +106,20 @@ def online(vllm: Path) -> dict[str, Online]:
     """
     answer = _answer(vllm, _script("online"), environment.gpus(), "what it quantizes while it loads")
     return TypeAdapter(dict[str, Online]).validate_python(answer)
+
+
+def require_taken(model: Path, vllm: Path) -> None:
+    """Raises CapabilityError, with vLLM's own reason, for a model that this vLLM does not take by its config, and if it
+    cannot be asked. What its kernels take is not found before it is loaded."""
+    config = model / "config.json"
+    words = [str(model), digests.sha256_file(config) if config.is_file() else "", *environment.gpus()]
+    answer = _answer(vllm, _script("takes"), words, f"whether it takes {model.name}")
+    if reason := Taken.model_validate(answer).reason:
+        raise CapabilityError(
+            f"vLLM {vllm_version(vllm)} does not take {model}: {bounded(reason)}",
+            hint="--dequantize adopts the 16 bits that its weights are, where that can be done; --vllm names another; "
+            "--target any asks none",
+        )
 
 
 def architectures(vllm: Path, *names: str) -> Architectures:

@@ -10,7 +10,7 @@ from quantpress.artifact.throughput import ALTERNATING, TOGETHER
 from quantpress.errors import CapabilityError
 from quantpress.model.config import Config, number_in, positions, text_config
 from quantpress.plan import sizes
-from quantpress.plan.resolve import Plan
+from quantpress.plan.sizes import Loadable
 from quantpress.plan.summary import size_in_words
 from quantpress.runtime import console, environment
 from quantpress_serve.workload.engine import UTILIZATION, Engine
@@ -60,7 +60,7 @@ class Asked:
     share: float = 1.0
 
 
-def for_load(load: Workload, plans: Sequence[Plan], config: Config, pairing: str = ALTERNATING) -> Fitted:
+def for_load(load: Workload, plans: Sequence[Loadable], config: Config, pairing: str = ALTERNATING) -> Fitted:
     """The workload's engine as it fits a bench of the unquantized model and the plans' checkpoints.
 
     Each server is thought to have all of a GPU's memory, unless the pairing that was asked for halves it: how they are
@@ -71,14 +71,14 @@ def for_load(load: Workload, plans: Sequence[Plan], config: Config, pairing: str
     return fitted(load.engine, need_of(plans, config, load.engine, asked, largest(plans)))
 
 
-def with_engine_for(load: Workload, plans: Sequence[Plan], config: Config, pairing: str) -> Workload:
+def with_engine_for(load: Workload, plans: Sequence[Loadable], config: Config, pairing: str) -> Workload:
     """The workload with its engine as `for_load` fits it, which is said. Raises as `fitted` does."""
     found = for_load(load, plans, config, pairing)
     say(found)
     return load.model_copy(update={"engine": found.engine})
 
 
-def alone(engine: Engine, plan: Plan, config: Config) -> Fitted:
+def alone(engine: Engine, plan: Loadable, config: Config) -> Fitted:
     """The engine as it fits a server of the plan's checkpoint alone, whose load nobody knows: one long request.
 
     Raises as `fitted` does.
@@ -87,7 +87,7 @@ def alone(engine: Engine, plan: Plan, config: Config) -> Fitted:
     return fitted(engine, need_of([plan], config, engine, asked, plan.checkpoint_bytes))
 
 
-def largest(plans: Sequence[Plan]) -> int:
+def largest(plans: Sequence[Loadable]) -> int:
     """Bytes of the weights of the unquantized model or of a plan's checkpoint, whichever has more."""
     return max(max(plan.weight_bytes, plan.checkpoint_bytes) for plan in plans)
 
@@ -98,7 +98,7 @@ def say(found: Fitted) -> None:
         (console.warn if found.tight else console.say)(f"  {found.why}")
 
 
-def need_of(plans: Sequence[Plan], config: Config, engine: Engine, asked: Asked, weights: int) -> Need:
+def need_of(plans: Sequence[Loadable], config: Config, engine: Engine, asked: Asked, weights: int) -> Need:
     """What a server with so many bytes of weights needs, that has to be split as all of the plans' checkpoints can."""
     element = 1 if engine.kv_cache_dtype.startswith("fp8") else 2
     return Need(
@@ -111,7 +111,7 @@ def need_of(plans: Sequence[Plan], config: Config, engine: Engine, asked: Asked,
     )
 
 
-def _splits(plans: Sequence[Plan], config: Config) -> list[int]:
+def _splits(plans: Sequence[Loadable], config: Config) -> list[int]:
     of_each = []
     for plan in plans:
         linears = plan.structure.linears

@@ -14,6 +14,7 @@ import pytest
 from quantpress.cli import scoring as cli_scoring
 from quantpress.errors import CapabilityError
 from quantpress.recipe.loading import load_recipe
+from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, digests, environment
 from quantpress_evaluate import request, scoring, stage, suite
 from quantpress_evaluate.backend import backend_for
@@ -83,7 +84,7 @@ def test_a_recipe_is_scored_by_vllm_only_where_transformers_would_compute_someth
     rotations: list[str], asked: str, backend: str
 ) -> None:
     recipe = {"modifiers": [{"spinquant": {"rotations": rotations}}, {"rtn": {"scheme": "W8A8"}}]}
-    assert backend_for(recipe, asked)[0] == backend
+    assert backend_for(untruthful(recipe), asked)[0] == backend
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_on_gpus_the_engine_that_will_serve_scores(
     asked: str, backend: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "gpus", lambda: ["one"])
-    assert backend_for({"modifiers": [{"rtn": {"scheme": "W8A8"}}]}, asked) == (backend, reason)
+    assert backend_for(None, asked) == (backend, reason)
 
 
 def test_without_vllm_on_gpus_transformers_has_to_be_asked_for(

@@ -193,6 +193,20 @@ def test_copies_take_no_space_or_cannot_be_changed(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "copy").samefile(source)
 
 
+def test_a_file_that_others_hold_too_is_copied_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of what was adopted are hard links to their source: a package must not take its rights away."""
+    source, mine = tmp_path / "theirs", tmp_path / "checkpoint" / "weights"
+    source.write_text("weights")
+    monkeypatch.setattr(copying, "reflink", lambda *_: False)
+    copying.share_or_copy(source, mine)
+    assert mine.samefile(source)
+    assert not copying.copy_or_share(mine, tmp_path / "package" / "weights")
+    assert not (tmp_path / "package" / "weights").samefile(source)
+    assert source.stat().st_mode & 0o222
+
+
 def test_a_reflink_is_a_file_of_its_own_or_none(tmp_path: Path) -> None:
     source, target = tmp_path / "a", tmp_path / "b"
     source.write_text("a" * 5000)

@@ -161,6 +161,7 @@ def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
         resolved=_resolved(artifact),
         versions=record.inputs.versions,
         machine=record.machine,
+        adopted=record.adopted,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
+from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.online import name_of
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Capacity, KernelUse
@@ -330,7 +331,7 @@ class Recipe(Record):
     """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show.
 
     `accuracy` and `throughput` are of the suite and the workload that are compared. `number` is the recipe's place in
-    the report, from 1.
+    the report, from 1. `adopted` says where a checkpoint comes from that no recipe of ours made.
     """
 
     number: int
@@ -349,6 +350,7 @@ class Recipe(Record):
     resolved: str | None
     versions: dict[str, str]
     machine: Machine
+    adopted: Adopted | None = None
 
     @property
     def scores(self) -> list[Score]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
+from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.served import DIFFERS
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
@@ -36,6 +37,7 @@ def decision_on(recipes: list[Recipe], online: Sequence[Online] = ()) -> Decisio
     ]
     # What the measurement cannot say of another machine comes first: it is what a hurried reader must not miss.
     caveats = [
+        *_adopted_caveats(recipes),
         *_engine_caveats(recipes),
         *_speed_caveats(recipes, load),
         *beaten.caveats(online, goals, load),
@@ -147,6 +149,21 @@ def ranked(recipes: list[Recipe]) -> list[Recipe]:
             -times.get(recipe.name, 0.0),
             recipe.size.checkpoint_bytes,
         ),
+    )
+
+
+def _adopted_caveats(recipes: list[Recipe]) -> list[str]:
+    """Which of them nobody here made."""
+    return [_elsewhere(recipe.name, recipe.adopted) for recipe in recipes if recipe.adopted]
+
+
+def _elsewhere(name: str, adopted: Adopted) -> str:
+    text = f"{name} was made elsewhere ({adopted.format}; {adopted.made_by}): how, and on which data, is not known."
+    if adopted.dequantized is None or adopted.stored_bytes is None:
+        return text
+    return (
+        f"{text} It was adopted as the {adopted.dequantized} numbers that its weights are: size and speed are not "
+        f"those of its format, in which it has {adopted.stored_bytes / 1e6:.0f} MB."
     )
 
 

@@ -293,9 +293,10 @@ def size(report: Report) -> Table:
     rows = []
     for recipe in report.recipes:
         made = recipe.size
-        tokens = _count(made.calibration_tokens) if made.calibrated else "none needed"
+        tokens = _count(made.calibration_tokens) if made.calibrated or recipe.adopted else "none needed"
         bits = "unknown" if made.bits_per_weight is None else f"{made.bits_per_weight:.2f}"
-        seconds = "unknown" if made.seconds is None else f"{made.seconds:.0f} s"
+        unknown = "elsewhere" if recipe.adopted else "unknown"
+        seconds = unknown if made.seconds is None else f"{made.seconds:.0f} s"
         row = [recipe.name, in_bytes(made.checkpoint_bytes), _share(made.ratio), bits]
         row += [_count(made.quantized_layers), made.scales or "unknown", tokens, seconds]
         rows.append([*row, *(caches[recipe.name] if some_known else [])])
@@ -472,7 +473,8 @@ def origins(report: Report) -> Table:
         versions = ", ".join(f"{name} {version}" for name, version in recipe.versions.items())
         vllm = recipe.throughput.vllm if recipe.throughput else None
         versions += f", vLLM {vllm}" if vllm else ""
-        rows.append([recipe.name, recipe.created, recipe.digest[:12], _machine(recipe.machine), versions])
+        where = f"made elsewhere, adopted from {recipe.adopted.source}" if recipe.adopted else _machine(recipe.machine)
+        rows.append([recipe.name, recipe.created, recipe.digest[:12], where, versions])
     return Table(["recipe", "made", "digest", "on", "versions"], rows, 5)
 
 
@@ -485,7 +487,8 @@ def commands(report: Report) -> Table:
     rows = []
     for recipe in report.recipes:
         name, model = recipe.name, report.model.source
-        rows.append([name, "size", f"quantpress quantize {name} --model {model}"])
+        made = f"adopt {recipe.adopted.source} --as {name}" if recipe.adopted else f"quantize {name}"
+        rows.append([name, "size", f"quantpress {made} --model {model}"])
         for score in recipe.scores:
             rows.append([name, "accuracy", f"quantpress evaluate {name} --suite {score.suite} --model {model}"])
             by_hand = {f"accuracy by hand, {_role(side)}": text for side, text in score.commands.items()}

@@ -150,6 +150,8 @@ def _tags(report: Report) -> dict[str, str]:
 
 def _recipe(mlflow: Any, folder: Path, recipe: Recipe, report: Report) -> None:
     lineage = {"recipe.name": recipe.name, "checkpoint.digest": recipe.digest, "created": recipe.created}
+    if theirs := recipe.adopted:
+        lineage |= {"adopted.from": theirs.source, "adopted.format": theirs.format}
     missing = {f"missing.{stage}": reason[:500] for stage, reason in recipe.missing.items()}
     mlflow.set_tags(_tags(report) | lineage | missing | {"gate": report.decision.gate_states[recipe.name]})
     mlflow.log_params(parameters(recipe))

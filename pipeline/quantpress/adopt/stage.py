@@ -1,0 +1,154 @@
+"""Takes a checkpoint of others as an artifact: its files under the artifact's folder, and a manifest that says so."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from quantpress.adopt.description import Description
+from quantpress.artifact import manifest, own
+from quantpress.artifact.manifest import Adopted, Artifact, File, Inputs, Manifest, Sizes
+from quantpress.errors import InputError, StageError, listed
+from quantpress.language import shipped
+from quantpress.model.source import Model
+from quantpress.recipe.recipe import ArtifactName
+from quantpress.runtime import atomic, console, copying, digests, disk, environment, locks, ownership
+
+# Raise this when a change here makes another artifact of the same files.
+STAGE = 1
+_LARGE = (".safetensors",)
+
+
+def require_name(name: str) -> None:
+    """Raises InputError for a name that no artifact may have, and for that of a shipped recipe."""
+    try:
+        TypeAdapter(ArtifactName).validate_python(name)
+    except ValidationError as error:
+        raise InputError(
+            f"--as {name}: {error.errors()[0]['msg']}",
+            hint="name it with letters a-z, digits, `.`, `_` and `-`: --as their-gptq",
+        ) from error
+    if name in shipped.names("recipes"):
+        raise InputError(f"--as {name} is the name of a shipped recipe", hint="choose another name")
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What is to be adopted under which artifact, and what it is compared with; `tried` has vLLM serve it and returns
+    its version, and raises what adoption is refused by (None: vLLM is not asked)."""
+
+    artifact: Artifact
+    candidate: Model
+    base: Model
+    found: Description
+    tried: Callable[[], str] | None
+
+
+def adopt(asked: Adoption) -> Manifest:
+    """Makes the artifact of the candidate's files, unless it is there already, and returns its manifest.
+
+    The source is neither changed nor moved. Its weights are shared with it where the file system can (reflinks, hard
+    links), else copied, and so is what lies beside them, which people edit. Raises InputError for a folder that holds
+    what quantpress did not write, or what a recipe made.
+    """
+    artifact, candidate = asked.artifact, asked.candidate
+    disk.require_writable(artifact.folder)
+    ownership.require_ours(artifact.folder, own.strangers, f"move {artifact.folder} away, or choose another name")
+    known = artifact.manifest()
+    if known and known.adopted is None:
+        raise InputError(
+            f"{artifact.folder} holds what the recipe {known.recipe_name} made", hint="choose another name with --as"
+        )
+    files = candidate.deciding_files()
+    with digests.unchanged(files):
+        with console.step(f"reading the digests of {candidate.name}"):
+            inputs = _inputs(asked)
+        if known and known.digest == inputs.digest:
+            console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
+            return _served(known, asked)
+        vllm = asked.tried() if asked.tried else None
+    with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
+        (staged / "checkpoint").mkdir()
+        for path in files:  # a hard link changes its source's inode, so `unchanged` ends before it
+            take = copying.share_or_copy if path.suffix in _LARGE else shutil.copyfile
+            take(path, staged / "checkpoint" / path.relative_to(candidate.path))
+        made = _manifest(asked, inputs, manifest.file_table(staged / "checkpoint"), vllm)
+        _require_as_read(made, candidate)
+        made.save(staged / "manifest.json")
+        atomic.publish(staged, artifact.folder, own.strangers)
+    return made
+
+
+def _served(known: Manifest, asked: Adoption) -> Manifest:
+    """The manifest of what was adopted before, which vLLM has served by now if it is asked for the first time."""
+    assert known.adopted
+    if known.adopted.vllm or asked.tried is None:
+        return known
+    adopted = known.adopted.model_copy(update={"vllm": asked.tried()})
+    made = known.model_copy(update={"adopted": adopted})
+    with locks.lock(asked.artifact.folder):
+        made.save(asked.artifact.manifest_file)
+    return made
+
+
+def _inputs(asked: Adoption) -> Inputs:
+    return Inputs(
+        stage=STAGE,
+        recipe={},
+        calibration=None,
+        model=asked.base.digests(),
+        versions={name: version for name, version in asked.found.makers.items() if version},
+        files=asked.candidate.digests(),
+    )
+
+
+def _require_as_read(made: Manifest, candidate: Model) -> None:
+    """Raises StageError if a file was changed between the digest that names the artifact and its place in it."""
+    read = made.inputs.files or {}
+    if changed := [name for name, file in made.files.items() if file.sha256 != read.get(name)]:
+        raise StageError(
+            f"{listed(changed)} of {candidate.path} changed while it was adopted",
+            hint="run again when nobody writes there",
+        )
+
+
+def _manifest(asked: Adoption, inputs: Inputs, files: dict[str, File], vllm: str | None) -> Manifest:
+    found, source = asked.found, asked.candidate.identity()
+    description = f"Made elsewhere: {found.words}."
+    return Manifest(
+        recipe={"name": asked.artifact.name, "description": description, "modifiers": []},
+        quantized_layers=len(found.layers),
+        group_size=found.group_size,
+        scales=found.scales,
+        modifiers=[],
+        calibration=None,
+        warnings=[],
+        threads=None,
+        bytes=Sizes(model=_size(asked.base), checkpoint=_size(asked.candidate)),
+        files=files,
+        machine=environment.machine(),
+        seconds=None,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        digest=inputs.digest,
+        inputs=inputs,
+        model=asked.base.identity(),
+        adopted=Adopted(
+            source=source.source,
+            revision=source.revision,
+            format=found.format,
+            bits=found.bits,
+            makers=found.makers,
+            vllm=vllm,
+            dequantized=found.dequantized,
+            stored_bytes=found.stored_bytes,
+        ),
+    )
+
+
+def _size(model: Model) -> int:
+    """Bytes of the weights."""
+    return sum(tensor.nbytes for tensor in model.headers().values())
