@@ -31,6 +31,7 @@ from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
 from quantpress_serve.bench.run import Run, times_started
 from quantpress_serve.bench.servers import Start
 from quantpress_serve.bench.subject import Sides, Subject
+from quantpress_serve.bench.workers import Row
 from quantpress_serve.probes import asking
 from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload import workload
@@ -71,10 +72,18 @@ def bench(
     `fresh` measures in any case. Raises StageError if a server or the load generator fails; what was measured until
     then is kept, marked as incomplete.
     """
+    result = measure(subject_of(artifact, model, known), load, sides, fresh)
+    if result.served:  # none in results of earlier versions
+        truth.mark_scores(artifact, result.served)
+    return result
+
+
+def subject_of(artifact: Artifact, model: Model, known: Beforehand) -> Subject:
+    """The checkpoint and the model beside it."""
     files = {CANDIDATE: deciding_files(artifact.checkpoint), BASELINE: model.deciding_files()}
     seen = {role: digests.seen(paths) for role, paths in files.items()}
     record = artifact.finished()
-    subject = Subject(
+    return Subject(
         name=artifact.name,
         folder=artifact.folder,
         digest=record.digest,
@@ -90,10 +99,6 @@ def bench(
         require_kernels=known.require_kernels,
         seen=seen,
     )
-    result = measure(subject, load, sides, fresh)
-    if result.served:  # none in results of earlier versions
-        truth.mark_scores(artifact, result.served)
-    return result
 
 
 def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Throughput:
@@ -101,7 +106,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     vllm = sides.executable()
 
     # Nothing to do if it was measured before, and nothing has changed since.
-    inputs = _inputs(subject, load, vllm, sides)
+    inputs = inputs_of(subject, load, vllm, sides)
     known = subject.results.known(load.name)
     changed = _changed(known, inputs) if known else []
     if known and known.complete and not changed and not (fresh or sides.vllm_url) and _kernels_known(subject, known):
@@ -112,22 +117,42 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     if changed:
         console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
 
-    pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
-    console.say(f"  servers: {pairing.name} ({pairing.reason})")
     subject.folder.mkdir(parents=True, exist_ok=True)
     with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged:
-        run, known_of = _loaded(subject, load, sides, vllm, staged, pairing)
-        for files in subject.seen.values():
-            digests.require_unchanged(files)
-        result = _result(subject, inputs, run, known_of, pairing)
-        path = written(subject, result)
-    if run.lost:
+        measured = served_and_loaded(subject, load, sides, inputs, staged)
+        path = written(subject, measured.result)
+        looks.keep_rows(subject, measured.result, measured.rows)
+    if measured.lost:
         raise StageError(
-            f"{run.lost.message}; {len(run.cells)} finished cells are in {path}, marked as incomplete",
-            hint=run.lost.hint,
-            log=run.lost.log,
+            f"{measured.lost.message}; {len(measured.result.cells)} finished cells are in {path}, marked as incomplete",
+            hint=measured.lost.hint,
+            log=measured.lost.log,
         )
-    return result
+    return measured.result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of the servers of a bench: the result, the likelihoods of the fixed text by each server that gave them,
+    and what ended it early."""
+
+    result: Throughput
+    rows: dict[str, list[Row]]
+    lost: StageError | None
+
+
+def served_and_loaded(subject: Subject, load: Workload, sides: Sides, inputs: Inputs, staged: Path) -> Measured:
+    """Serves both sides and loads them in turns; the result is written nowhere. `staged` is a folder for what the load
+    generator writes.
+
+    Raises StageError as `measure` does, but for what ended it early with a cell at least.
+    """
+    pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
+    console.say(f"  servers: {pairing.name} ({pairing.reason})")
+    run, known = _loaded(subject, load, sides, sides.executable(), staged, pairing)
+    for files in subject.seen.values():
+        digests.require_unchanged(files)
+    return Measured(_result(subject, inputs, run, known, pairing), known.rows, run.lost)
 
 
 def _kernels_known(subject: Subject, known: Throughput) -> bool:
@@ -148,6 +173,7 @@ def _loaded(
     Raises StageError if not both sides were seen, or there is not a single cell.
     """
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
+    engines = {CANDIDATE: vllm, BASELINE: sides.baseline_vllm or vllm}
     on_gpu, scored = interference.on_gpu(), looks.expected(subject)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
@@ -157,7 +183,7 @@ def _loaded(
         try:
             # Side by side, whatever else the machine does hits both sides alike; alternating, it hits both in turn.
             for roles in run.visits(pairing.name, number):
-                with servers.started(subject, load, sides, Start(vllm, pairing, spaces, number), roles) as up:
+                with servers.started(subject, load, sides, Start(engines, pairing, spaces, number), roles) as up:
                     seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up if role not in seen}
                     if known is None and (pairing.name != ALTERNATING or len(seen) > 1):
                         known = looks.judged(seen, subject, scored)
@@ -180,7 +206,7 @@ def _changed(known: Throughput, inputs: Inputs) -> list[str]:
 
 
 def _result(subject: Subject, inputs: Inputs, run: Run, known: Known, pairing: Pairing) -> Throughput:
-    assert inputs.vllm  # `_inputs` names it
+    assert inputs.vllm  # `inputs_of` names it
     first = {role: given[0] for role, given in known.answers.items()}
     return Throughput(
         checkpoint_digest=subject.digest,
@@ -191,6 +217,7 @@ def _result(subject: Subject, inputs: Inputs, run: Run, known: Known, pairing: P
         inputs=inputs.model_copy(update={"pairing": pairing.name}),
         workload=workload.record(run.load),
         vllm=inputs.vllm,
+        baseline_vllm=inputs.baseline_vllm,
         environment=serving_environment(),
         servers=known.servers,
         answers={role: Said(question=said.question, answer=said.answer) for role, said in first.items()},
@@ -235,15 +262,21 @@ def written(subject: Subject, result: Throughput) -> Path:
     return results.front
 
 
-def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Inputs:
+def executable(vllm: Path) -> Executable:
+    """A vLLM as results name it."""
+    return Executable(executable=str(vllm.resolve()), version=vllm_version(vllm))
+
+
+def inputs_of(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Inputs:
     """Everything that a measurement depends on and that can be named; no pairing where none is asked for."""
     return Inputs(
         checkpoint=subject.digest,
         model=subject.model_digest,
         weights=subject.weights,
         workload=workload.record(load),
-        vllm=Executable(executable=str(vllm.resolve()), version=vllm_version(vllm)),
+        vllm=executable(vllm),
         servers={CANDIDATE: sides.vllm_url, BASELINE: sides.baseline_url},
+        baseline_vllm=executable(sides.baseline_vllm) if sides.baseline_vllm else None,
         environment=serving_environment(),
         machine=environment.machine(),
         pairing=None if sides.pairing == AUTO else sides.pairing,
