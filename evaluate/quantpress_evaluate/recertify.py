@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from quantpress.artifact import recertification, truth
-from quantpress.artifact.accuracy import Accuracy
+from quantpress.artifact.accuracy import Accuracy, Gate
 from quantpress.artifact.manifest import Artifact
 from quantpress.artifact.recertification import (
     ON_RECORD,
@@ -24,6 +24,7 @@ from quantpress.artifact.recertification import (
     Rescored,
 )
 from quantpress.artifact.results import results_of
+from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import CANDIDATE, Throughput
 from quantpress.model.source import Model
 from quantpress.package import signing
@@ -131,14 +132,18 @@ def _made(order: Order, staged: Path) -> Recertification:
     pair = _likelihoods(order, measured, unknown)
 
     # By lm-eval: every suite on record, and the gates.
-    scored, gates = [], []
+    scored: list[Rescored] = []
+    gates: list[GateAgain] = []
     for known, request in order.suites:
-        rescored, again, result = _rescored(order, known, request, measured, unknown)
-        scored += [rescored] if rescored else []
+        if request is None:
+            unknown.append(f"accuracy on {known.suite}: only a vLLM that quantpress starts is asked for scores")
+            gates += _standing(known, measured.result.served if measured else None, pair)
+            continue
+        rescored, again, result = _rescored(order, known, request, unknown)
+        scored.append(rescored)
         gates += again
-        if result:
-            files.append(staged / Accuracy.STAGE / f"{known.suite}.json")
-            result.save(files[-1])
+        files.append(staged / Accuracy.STAGE / f"{known.suite}.json")
+        result.save(files[-1])
 
     made = Recertification(
         key=order.key,
@@ -189,16 +194,32 @@ def _likelihoods(order: Order, measured: Remeasured | None, unknown: list[str]) 
     return pair
 
 
+def _standing(known: Accuracy, served: Served | None, pair: LikelihoodPair | None) -> list[GateAgain]:
+    """The gates of a suite as they stand on a server that is not asked for scores.
+
+    Those that transformers passed hold if the server computes what transformers does, those that the old engine passed
+    if it computes what that did; if neither is known, they are inconclusive.
+    """
+    if known.settings.backend == "vllm":
+        shown = pair is not None and pair.interval is not None and not pair.moved
+    else:
+        shown = served is not None and served.verdict is not None
+    after = truth.mark(known, served).gates
+    if not shown:
+        after = [_not_shown(gate) if gate.decision == "pass" else gate for gate in after]
+    pairs = zip(known.gates, after, strict=True)
+    return [GateAgain(suite=known.suite, before=before, after=now) for before, now in pairs]
+
+
+def _not_shown(gate: Gate) -> Gate:
+    reason = "passed on record, and that the new engine computes the same was not shown"
+    return gate.model_copy(update={"decision": "inconclusive", "reason": reason})
+
+
 def _rescored(
-    order: Order, known: Accuracy, request: Request | None, measured: Remeasured | None, unknown: list[str]
-) -> tuple[Rescored | None, list[GateAgain], Accuracy | None]:
+    order: Order, known: Accuracy, request: Request, unknown: list[str]
+) -> tuple[Rescored, list[GateAgain], Accuracy]:
     """One suite on the new engine, its gates, and the whole result."""
-    if request is None:
-        unknown.append(f"accuracy on {known.suite}: only a vLLM that quantpress starts is asked for scores")
-        served = measured.result.served if measured else None
-        marked = truth.mark(known, served) if served else known
-        pairs = zip(known.gates, marked.gates, strict=True)
-        return None, [GateAgain(suite=known.suite, before=before, after=after) for before, after in pairs], None
     again = evaluate_again(order.artifact, order.model, request, known)
     if again.reason:
         unknown.append(f"answers to the documents of {known.suite}: {again.reason}")

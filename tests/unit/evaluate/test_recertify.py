@@ -146,6 +146,20 @@ def test_likelihoods_that_a_bench_kept_are_compared_token_by_token(recorded: Art
     assert pair.interval[1] < -0.09
 
 
+@pytest.mark.parametrize(("kept", "decision", "code"), [(True, "pass", 0), (False, "inconclusive", 3)])
+def test_a_gate_that_the_old_engine_passed_needs_its_likelihoods(
+    recorded: Artifact, kept: bool, decision: str, code: int
+) -> None:
+    score = Accuracy.load(recorded.folder / "accuracy.json")
+    settings = score.settings.model_copy(update={"backend": "vllm"})
+    score.model_copy(update={"settings": settings}).save(recorded.folder / "accuracy.json")
+    if kept:
+        digest = recorded.finished().digest
+        Scored(recorded.checkpoint, digest, recorded.folder, trust_remote_code=False).keep_served("0.1", AS_SCORED)
+    made = recertified(recorded, expect=code)
+    assert [gate.after.decision for gate in made.gates] == [decision]
+
+
 def test_what_was_done_is_not_done_again_and_is_signed_later(recorded: Artifact, tmp_path: Path) -> None:
     private, public = tmp_path / "key.pem", tmp_path / "public.pem"
     subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
