@@ -25,8 +25,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from quantpress.artifact.served import SAME
+from quantpress.artifact.throughput import CANDIDATE
+from quantpress.errors import StageError
 from quantpress.model.source import EMBEDDED, find_model
 from quantpress.runtime import environment
+from quantpress_serve.bench import likelihoods
+from quantpress_serve.bench.workers import Likelihoods
+from quantpress_serve.server import server
+from quantpress_serve.server.server import Launch
+from quantpress_serve.workload.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 TRIED = ROOT / "requirements" / "tried.json"
@@ -40,13 +48,9 @@ RECIPES = {
     "eight": "extends: w8a8-dynamic\nname: eight\n",
     "four": "extends: gptq-w4a16\nname: four\ncalibration: {samples: 4, max_sequence_length: 256}\n",
 }
-WORKLOAD = (
-    "name: least\ndescription: As little load as makes a figure.\ninput_len: 16\noutput_len: 4\nconcurrency: [1]\n"
-    "requests_per_stream: 2\nrounds: 1\n"
-)
 # A Llama of two layers with random weights, which every group size of the recipes divides.
 SHAPE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8}
-STEPS = ("install", "quantize", "evaluate", "bench")
+STEPS = ("install", "quantize", "evaluate", "serve")
 HEAD = """# Releases that were tried
 
 `make versions` made this table. Each row is an environment with one release (or several) in place of the locks' own, in
@@ -176,40 +180,45 @@ def small_model(folder: Path) -> Path:
 
 def chain(python: Path, vllm: Path, model: Path, folder: Path) -> Iterator[tuple[str, str | None]]:
     """The steps with their errors, up to the first one that fails."""
-    for name, text in {**RECIPES, "least": WORKLOAD}.items():
+    for name, text in RECIPES.items():
         (folder / f"{name}.yaml").write_text(text)
     paths = os.pathsep.join(str(ROOT / room) for room in ("pipeline", "serve", "evaluate"))
     env = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "QUANTPRESS_CACHE": str(folder / "cache")}
-    common = ["--model", str(model), "--out", str(folder / "out")]
-    more = {
-        "quantize": ["--target", "any"],
-        "evaluate": ["--target", "any", "--suite", "smoke", "--limit", "8"],
-        "bench": ["--workload", str(folder / "least.yaml"), "--vllm", str(vllm)],
-    }
-    for step in STEPS[1:]:
+    common = ["--model", str(model), "--out", str(folder / "out"), "--target", "any"]
+    for step, more in {"quantize": [], "evaluate": ["--suite", "smoke", "--limit", "8", "--backend", "hf"]}.items():
         for recipe in RECIPES:
-            words = [step, str(folder / f"{recipe}.yaml"), *common, *more[step]]
-            done = subprocess.run(
-                [python, "-m", "quantpress", *words], capture_output=True, text=True, check=False, env=env
-            )
+            words = [str(python), "-m", "quantpress", step, str(folder / f"{recipe}.yaml"), *common, *more]
+            done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
             if done.returncode:
                 yield step, f"{recipe}: {_error(done.stderr)}"
                 return
-            if step == "bench" and (why := _not_as_scored(folder / "out" / model.name / recipe)):
-                yield step, f"{recipe}: {why}"
-                return
         yield step, None
+    wrong = (served(vllm, folder / "out" / model.name / recipe) for recipe in RECIPES)
+    yield "serve", next(filter(None, wrong), None)
+
+
+def served(vllm: Path, artifact: Path) -> str | None:
+    """Why the checkpoint is not served as it was scored: it does not load, or the likelihoods of the fixed text are not
+    those that transformers computed while it scored. None where it is."""
+    (kept,) = (artifact / "likelihoods").glob("*.json")
+    scored = Likelihoods.model_validate_json(kept.read_bytes())
+    tokens = max(map(len, scored.windows)) + 1
+    launch = Launch(vllm=vllm, path=artifact / "checkpoint", name=artifact.name, engine=Engine(), model_len=tokens)
+    try:
+        with server.serving(launch, artifact.parent / f"{artifact.name}.log") as up:
+            rows = likelihoods.by_server(CANDIDATE, up, scored)
+    except StageError as error:
+        return f"{artifact.name}: {error.message[:300]}"
+    if isinstance(rows, str):
+        return f"{artifact.name}: {rows}"
+    found = likelihoods.compared({CANDIDATE: scored.likelihoods}, {CANDIDATE: rows}, None)
+    return None if found.verdict == SAME else f"{artifact.name}: {likelihoods.sentence(found)}"
 
 
 def _error(said: str) -> str:
     lines = said.splitlines()
     start = max((n for n, line in enumerate(lines) if line.startswith("error: ")), default=len(lines) - 1)
     return " ".join(lines[start : start + 2]).replace(str(ROOT), ".")[:300]
-
-
-def _not_as_scored(artifact: Path) -> str | None:
-    served = json.loads((artifact / "throughput.json").read_text())["served"]
-    return None if served["verdict"] == "as scored" else str(served["reason"] or served["cause"])
 
 
 def attempted(releases: list[str], vllm: Path, model: Path) -> Trial:

@@ -23,7 +23,7 @@ from quantpress.artifact.recertification import (
     Recertification,
     Rescored,
 )
-from quantpress.artifact.results import results_of
+from quantpress.artifact.results import StageResult, results_of
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import CANDIDATE, Throughput
 from quantpress.model.source import Model
@@ -61,16 +61,10 @@ class Order:
     @property
     def recorded(self) -> dict[str, str]:
         """The sha256 of every result on record that is looked at, by its name in the artifact's folder."""
-        artifact = self.artifact
-        kinds = (results_of(artifact, Accuracy), {known.name for known, _ in self.suites})
-        speeds = (results_of(artifact, Throughput), {self.throughput.name} if self.throughput else set())
-        paths = [
-            path
-            for results, names in (kinds, speeds)
-            for path in results.files()
-            if (found := results.current(path)) and found.name in names
-        ]
-        return {str(path.relative_to(artifact.folder)): digests.sha256_file(path) for path in paths}
+        scores, speeds = results_of(self.artifact, Accuracy), results_of(self.artifact, Throughput)
+        paths = [path for path in scores.files() if scores.current(path)]
+        paths += [path for path in speeds.files() if self.throughput and speeds.current(path) == self.throughput]
+        return {str(path.relative_to(self.artifact.folder)): digests.sha256_file(path) for path in paths}
 
     @property
     def key(self) -> str:
@@ -95,7 +89,7 @@ def recertify(order: Order) -> Recertification:
             _sign(order.folder, order.sign_key)
         return known
     ownership.require_ours(order.folder, strangers, f"move {order.folder} away")
-    with locks.lock(order.folder), atomic.staging(order.folder) as staged:
+    with locks.using(order.artifact.folder), locks.lock(order.folder), atomic.staging(order.folder) as staged:
         made = _made(order, staged)
         made.save(staged / RECORD)
         if order.sign_key:
@@ -122,42 +116,32 @@ def _sign(folder: Path, key: Path) -> None:
 
 def _made(order: Order, staged: Path) -> Recertification:
     unknown: list[str] = []
-    files: list[Path] = []
 
-    # In vLLM: answers, likelihoods, speed.
+    # By lm-eval first: scores are kept, so a run that is killed over the servers goes on there.
+    scored = [_scored(order, known, request, unknown) for known, request in order.suites if request]
     measured = _remeasured(order, unknown)
-    if measured:
-        files.append(staged / "throughput.json")
-        measured.result.save(files[-1])
     pair = _likelihoods(order, measured, unknown)
-
-    # By lm-eval: every suite on record, and the gates.
-    scored: list[Rescored] = []
-    gates: list[GateAgain] = []
+    served = measured.result.served if measured else None
+    gates = [gate for one in scored for gate in one.gates]
     for known, request in order.suites:
         if request is None:
             unknown.append(f"accuracy on {known.suite}: only a vLLM that quantpress starts is asked for scores")
-            gates += _standing(known, measured.result.served if measured else None, pair)
-            continue
-        rescored, again, result = _rescored(order, known, request, unknown)
-        scored.append(rescored)
-        gates += again
-        files.append(staged / Accuracy.STAGE / f"{known.suite}.json")
-        result.save(files[-1])
+            gates += _standing(known, served, pair)
 
+    throughput = order.throughput
     made = Recertification(
         key=order.key,
         checkpoint_digest=order.artifact.finished().digest,
         manifest=digests.sha256_file(order.artifact.manifest_file),
         recorded=order.recorded,
-        files={str(path.relative_to(staged)): digests.sha256_file(path) for path in files},
-        before=Engine.of(order.throughput.engine(CANDIDATE)) if order.throughput else None,
+        files=_saved(staged, measured, scored),
+        before=Engine.of(throughput.engine(CANDIDATE)) if throughput else None,
         after=order.engine,
-        answers=other_engine.answers(order.throughput, measured.result) if order.throughput and measured else [],
+        answers=other_engine.answers(throughput, measured.result) if throughput and measured else [],
         likelihoods=pair,
-        served=measured.result.served if measured else None,
-        accuracy=scored,
-        speeds=what_moved.speeds(order.throughput, measured) if order.throughput and measured else None,
+        served=served,
+        accuracy=[one.rescored for one in scored],
+        speeds=what_moved.speeds(throughput, measured) if throughput and measured else None,
         gates=gates,
         moved=[],
         unknown=unknown,
@@ -165,8 +149,18 @@ def _made(order: Order, staged: Path) -> Recertification:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=environment.machine(),
     )
-    moved = what_moved.sentences(made, order.throughput)
+    moved = what_moved.sentences(made, throughput)
     return made.model_copy(update={"moved": moved, "verdict": "moved" if moved else "holds"})
+
+
+def _saved(staged: Path, measured: Remeasured | None, scored: list[_Scored]) -> dict[str, str]:
+    """Writes the results beside the record; the sha256 of each by its name."""
+    results: dict[str, StageResult] = {f"{Accuracy.STAGE}/{one.result.suite}.json": one.result for one in scored}
+    if measured:
+        results["throughput.json"] = measured.result
+    for name, result in results.items():
+        result.save(staged / name)
+    return {name: digests.sha256_file(staged / name) for name in results}
 
 
 def _remeasured(order: Order, unknown: list[str]) -> Remeasured | None:
@@ -216,10 +210,16 @@ def _not_shown(gate: Gate) -> Gate:
     return gate.model_copy(update={"decision": "inconclusive", "reason": reason})
 
 
-def _rescored(
-    order: Order, known: Accuracy, request: Request, unknown: list[str]
-) -> tuple[Rescored, list[GateAgain], Accuracy]:
-    """One suite on the new engine, its gates, and the whole result."""
+@dataclass(frozen=True)
+class _Scored:
+    """One suite on the new engine: against the record, its gates, and the whole result."""
+
+    rescored: Rescored
+    gates: list[GateAgain]
+    result: Accuracy
+
+
+def _scored(order: Order, known: Accuracy, request: Request, unknown: list[str]) -> _Scored:
     again = evaluate_again(order.artifact, order.model, request, known)
     if again.reason:
         unknown.append(f"answers to the documents of {known.suite}: {again.reason}")
@@ -233,4 +233,4 @@ def _rescored(
     gates = [GateAgain(suite=known.suite, before=before.get(gate.gate), after=gate) for gate in again.result.gates]
     pairs_of = again.against_record
     rescored = Rescored(suite=known.suite, backend=backend, comparison=pairs_of, moved=what_moved.tasks(pairs_of))
-    return rescored, gates, again.result
+    return _Scored(rescored, gates, again.result)
