@@ -36,7 +36,7 @@ endef
 INSTALL    := @scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean questions locks gpu-report
+.PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean questions locks versions gpu-report
 
 help: ## show this list
 	@echo "targets (variables: RECIPE MODEL SUITE WORKLOAD OUT ARGS VLLM VLLM_BUILD PYTHON):"
@@ -136,6 +136,9 @@ bench-%: setup
 
 gpu-report: setup ## RECIPES on MODEL, WEIGHTS real or dummy, under WORKLOAD: docs/benchmarks/<device>.md
 	@.venv/bin/python benchmarks/throughput_matrix.py $(RECIPES) --model $(call one,MODEL) --weights $(call one,WEIGHTS) --workload $(call one,WORKLOAD) --out $(call one,OUT) $(ARGS)
+
+versions: setup ## try releases of the libraries, each in an environment: docs/reference/versions.md; ARGS="transformers==5.24.0"
+	@.venv/bin/python scripts/try_versions.py $(ARGS)
 
 questions: .venv/.complete ## write recipes/calibration/questions.jsonl: what models are asked that write their own chats
 	@.venv/bin/python scripts/make_questions.py

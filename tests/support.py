@@ -131,7 +131,7 @@ class StandIn:
     """A server on this machine that answers as vLLM does, without a model: a key may be asked for, requests may fail.
 
     `refuses` maps a path to the status with which it is refused, `pages` to what it answers instead, and `seen` holds
-    each request's path, key and body.
+    each request's path, key and body. `likelihood` gives each token of a prompt its own, where it is asked for them.
     """
 
     def __init__(
@@ -143,7 +143,9 @@ class StandIn:
         max_model_len: int | None = None,
         failing: Callable[[int, dict[str, Any]], bool] = lambda number, body: False,
         said: str = "the engine is out of order",
+        likelihood: Callable[[int], float] | None = None,
     ) -> None:
+        self.likelihood = likelihood
         self.key, self.refuses, self.models, self.max_model_len = key, refuses or {}, models, max_model_len
         self.failing, self.said, self.pages = failing, said, pages or {}
         self.seen: list[tuple[str, str | None, dict[str, Any]]] = []
@@ -185,6 +187,9 @@ class StandIn:
             usage = {"prompt_tokens": 1, "completion_tokens": len(pieces)}
             lines = [json.dumps(piece) for piece in [*pieces, {"choices": [], "usage": usage}]] + ["[DONE]"]
             content = "".join(f"data: {line}\n\n" for line in lines).encode()
+        elif self.likelihood and body.get("echo"):
+            row = [None, *(self.likelihood(token) for token in body["prompt"][1:]), -1.0]
+            content = json.dumps({"choices": [{"logprobs": {"token_logprobs": row}}]}).encode()
         else:
             content = json.dumps(self._whole(path)).encode()
         caller.send_response(status)

@@ -40,6 +40,16 @@ COMPARISON = 5
 FIRST_LOOK = 100
 
 
+@dataclass(frozen=True)
+class Again:
+    """An evaluation on another engine, and the checkpoint's answers on record against those of today; or why these
+    cannot be compared."""
+
+    result: Accuracy
+    against_record: Comparison | None
+    reason: str | None = None
+
+
 def evaluate(artifact: Artifact, model: Model, request: Request) -> Accuracy:
     """Scores the model (once, shared by all its recipes) and the checkpoint, and writes accuracy.json.
 
@@ -103,6 +113,28 @@ def evaluate_online(method: str, model: Model, request: Request, out: Path) -> A
         result = _computed(request, sides, key, digest)
         results.put(result)
         return result
+
+
+def evaluate_again(artifact: Artifact, model: Model, request: Request, known: Accuracy) -> Again:
+    """Scores model and checkpoint once more on the documents of an earlier evaluation, by the vLLM that the request
+    names. Nothing but the scores is written.
+
+    The gates are decided by intervals as wide as then. Raises StageError if it fails.
+    """
+    request = replace(request, backend="vllm", noise_floor=False)
+    with locks.using(artifact.folder.parent), locks.using(artifact.folder):
+        checkpoint = digests.seen(deciding_files(artifact.checkpoint))
+        sides = _scored_sides(artifact, model, request, known.checkpoint_digest, checkpoint)
+        result = _computed(request, sides, _key(request, sides.runs), known.checkpoint_digest)
+        looked = {gate.gate: Look(gate.look or 1, gate.confidence or CONFIDENCE) for gate in known.gates}
+        at = {gate: looked.get(gate.text, Look()) for gate in request.gates}
+        result = result.model_copy(update={"gates": _decided(request, sides.folders, at, result)})
+        before = artifact.folder / "scores" / known.runs["candidate"].folder
+        pair = {"baseline": before, "candidate": sides.folders["candidate"]}
+        try:
+            return Again(result, _compared(request, pair, "candidate"))
+        except StageError as error:
+            return Again(result, None, error.message)
 
 
 def _say_what_changed(artifact: Artifact, known: Accuracy | None, request: Request) -> None:

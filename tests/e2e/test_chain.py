@@ -20,6 +20,7 @@ from support import SERVED
 from quantpress.artifact import own
 from quantpress.model import headers
 from quantpress.runtime import digests, environment
+from quantpress_serve.vllm import find_vllm
 
 pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -209,6 +210,32 @@ def test_the_noise_floor_is_measured_once_and_kept(finished: Path, artifact: Pat
     assert read(artifact / "accuracy.json")["noise_floor"] == result["noise_floor"]
     assert ("asks for less than the model differs from itself" in again.stderr) is (result["noise_floor"]["kl"] > 0)
     assert "noise floor" in real("report", "--out", str(finished)).stdout
+
+
+def test_the_same_vllm_in_another_place_moves_nothing(
+    finished: Path, artifact: Path, real: Run, tmp_path: Path
+) -> None:
+    scored = ("--suite", "smoke", "--limit", "8", "--out", str(finished))
+    real("evaluate", SERVED, *SMALL, *scored, "--gate", "flips<=100%")
+    on_record = {name: (artifact / name).read_bytes() for name in ("accuracy.json", "throughput.json", "manifest.json")}
+    (tmp_path / "env").symlink_to(find_vllm(None).parents[1])
+    other = ("--vllm", str(tmp_path / "env" / "bin" / "vllm"), *ENGINE)
+    done = real("recertify", str(artifact), *other, "--json")
+    made = json.loads(done.stdout)
+    assert (made["verdict"], made["moved"]) == ("holds", []), made
+    assert all(pair["before"] == pair["after"] for pair in made["answers"])
+    assert len(made["answers"]) == 5
+    assert made["likelihoods"]["source"] == "in pairs"
+    assert made["likelihoods"]["per_token"] < 1e-3
+    assert [gate["after"]["decision"] for gate in made["gates"]] == ["pass"]
+    assert made["speeds"]["source"] == "in pairs"
+    assert all(row["before"] > 0 and row["after"] > 0 for row in made["speeds"]["rows"])
+    (suite,) = made["accuracy"]
+    assert all(row["kl"] < 0.1 for row in suite["comparison"]["tasks"].values())  # transformers on record, vLLM now
+    assert "nothing to do" in real("recertify", str(artifact), *other).stderr
+    assert {name: (artifact / name).read_bytes() for name in on_record} == on_record
+    assert f"{made['folder']}: as recertified" in real("verify", made["folder"]).stdout
+    assert "## On other engines" in real("report", "--out", str(finished)).stdout
 
 
 def test_all_that_a_chain_leaves_in_its_folder_is_known_as_ours(artifact: Path) -> None:

@@ -62,6 +62,8 @@ ELSEWHERE = {
     ".venv/bin/quantpress report --mlflow": "tests/unit/report/test_tracking.py",
     ".venv/bin/quantpress evaluate gptq-w4a16 --suite smoke --limit 12 --backend vllm": "tests/e2e/test_evaluate.py",
     ".venv/bin/quantpress adopt /models/theirs.gguf": "tests/e2e/test_adopt.py",
+    ".venv/bin/quantpress recertify": "tests/e2e/test_chain.py",
+    ".venv/bin/quantpress verify artifacts/mine/w8a8-dynamic/recertified": "tests/unit/evaluate/test_recertify.py",
     ".venv/bin/quantpress quantize rtn-w4a16 --model /models/fp8 --dequantize": "tests/e2e/test_quantized_sources.py",
 }
 STARTS_VLLM = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from quantpress.artifact import recertification
 from quantpress.runtime import ownership
 
 _MANIFEST = "manifest.json"
@@ -38,6 +39,11 @@ def strangers(folder: Path) -> list[str]:
         return names
     ours = {f"checkpoint/{name}" for name in files} | _in_package(folder / "package")
     ours |= {f"scores/{one.name}/{name}" for one in _folders_of_scores(folder) for name in _scored(one)}
+    ours |= {
+        f"{one.relative_to(folder)}/{name}"
+        for one in recertification.folders_in(folder)
+        for name in (*recertification.files_of(one), "model.sig")
+    }
     return [name for name in names if name not in ours and not _WRITTEN.fullmatch(name)]
 
 

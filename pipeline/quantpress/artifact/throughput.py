@@ -66,8 +66,8 @@ class Executable(Record):
 class Inputs(Record):
     """Everything that a measurement depends on and that can be named: if it changes, `bench` measures again.
 
-    `servers` holds the URLs of servers that someone else runs, `pairing` is that of Throughput. A field is None where
-    an older version did not name it.
+    `servers` holds the URLs of servers that someone else runs, `baseline_vllm` is the vLLM of the baseline where that
+    is another one, `pairing` is that of Throughput. A field is None where an older version did not name it.
     """
 
     checkpoint: str | None = None
@@ -76,6 +76,7 @@ class Inputs(Record):
     workload: WorkloadRecord | None = None
     vllm: Executable | None = None
     servers: dict[str, str | None] | None = None
+    baseline_vllm: Executable | None = None
     environment: dict[str, str] | None = None
     machine: Machine | None = None
     pairing: str | None = None
@@ -234,6 +235,7 @@ class Capacity(Record):
 class Throughput(StageResult):
     """The result of `bench`. Fields with a default are those that files of older versions lack.
 
+    `baseline_vllm` is the vLLM that served the baseline, where two engines were compared on one checkpoint.
     `pairing` is how the servers shared the machine (APART, TOGETHER, ALTERNATING, ATTACHED), `pairing_reason` why;
     `capacity` is by role, of servers that had all of the memory. `ended` says why a bench is incomplete, `sittings` how
     often it was begun and gone on with. `answers` holds each side's first answer, `chat` all of them; `picture` is None
@@ -254,6 +256,7 @@ class Throughput(StageResult):
     inputs: Inputs
     workload: WorkloadRecord
     vllm: Executable
+    baseline_vllm: Executable | None = None
     environment: dict[str, str]
     servers: dict[str, ServerFacts]
     answers: dict[str, Said]
@@ -276,6 +279,13 @@ class Throughput(StageResult):
         """The pairing; older versions served ours together and named none."""
         foreign = any(server.startup_s is None for server in self.servers.values())
         return self.pairing or (ATTACHED if foreign else TOGETHER)
+
+    def engine(self, role: str) -> Executable:
+        """The vLLM that served this side: the URL of one that someone else runs, with the version that it tells."""
+        url = (self.inputs.servers or {}).get(role)
+        if url:
+            return Executable(executable=url, version=self.servers[role].version or "unknown")
+        return (self.baseline_vllm if role == BASELINE else None) or self.vllm
 
     @property
     def other_kernels(self) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpress.artifact import kept_blocks, manifest, online, own
+from quantpress.artifact import kept_blocks, manifest, online, own, recertification
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy
 from quantpress.artifact.manifest import Artifact, Manifest
 from quantpress.artifact.results import results_of
@@ -142,6 +142,8 @@ def _named(model: Path) -> set[str]:
     results = [results_of(artifact, Accuracy) for artifact in manifest.artifacts_of(model)]
     results += [online.results_of(model, "", method, Accuracy) for method in online.methods_in(model)]
     paths = [path for one in results for path in one.files()]
+    for artifact in manifest.artifacts_of(model):
+        paths += [path for one in recertification.folders_in(artifact.folder) for path in one.glob("accuracy/*.json")]
     return {run.folder for path in paths for run in Accuracy.load(path).runs.values()}
 
 

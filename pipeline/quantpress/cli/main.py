@@ -25,8 +25,7 @@ _EPILOG = """exit codes: 0 done, 1 a stage failed, 2 the input is wrong (nothing
 
 VERBS = (
     *("recipes", "plan", "quantize", "adopt", "evaluate", "bench", "run", "sweep", "demo", "serve", "compare"),
-    "report",
-    *("bundle", "package", "push", "status", "verify", "gc", "reproduce", "doctor"),
+    *("report", "bundle", "package", "push", "status", "verify", "gc", "reproduce", "recertify", "doctor"),
 )
 
 _AT_ITS_OWN_PACE = ("serve", "gc")  # one lets the server speak, the other asks and waits

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         type=Path,
         nargs="*",
         metavar="FOLDER",
-        help="artifacts or packages (default: all artifacts below --out)",
+        help="artifacts, packages or recertifications (default: all artifacts below --out)",
     )
     parser.add_argument("--public-key", type=Path, metavar="KEY.pem", help="check the signature of a package as well")
     add_out(parser)
@@ -49,9 +49,11 @@ def run(options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Verified:
-    """`problems` are what is wrong; `signature` says of a package whether somebody answers for it (build.Verified), and
-    is None for an artifact; `shared` are files with other names too, which must not be changed in place."""
+    """`how` it came to be: "made", "packaged" or "recertified". `problems` are what is wrong; `signature` says whether
+    somebody answers for it (build.Verified), and is None for an artifact, which is not signed; `shared` are files with
+    other names too, which must not be changed in place."""
 
+    how: str
     problems: list[str]
     signature: str | None
     shared: list[str]
@@ -60,30 +62,36 @@ class _Verified:
     def sound(self) -> str:
         """What to say of an artifact or a package without problems."""
         said = {
-            None: "as made",
-            "signed": "as packaged, and signed by the owner of the key",
-            "not checked": "as packaged; the signature was not checked (--public-key)",
-            "unsigned": "as packaged; not signed: that nothing is damaged is known, not who made it",
+            None: "",
+            "signed": ", and signed by the owner of the key",
+            "not checked": "; the signature was not checked (--public-key)",
+            "unsigned": "; not signed: that nothing is damaged is known, not who made it",
         }[self.signature]
-        if not self.shared:
-            return said
-        return f"{said}; {listed(self.shared)} are hard links that others hold too (a package, a source): do not edit"
+        links = f"; {listed(self.shared)} are hard links that others hold too (a package, a source): do not edit"
+        return f"as {self.how}{said}{links if self.shared else ''}"
 
 
 def _verified(folder: Path, public_key: Path | None) -> _Verified:
     """What is wrong with an artifact or a package. Raises InputError for a folder that is neither."""
-    from quantpress.artifact import upkeep
+    from quantpress.artifact import recertification, upkeep
     from quantpress.artifact.manifest import Artifact
     from quantpress.package import build
+    from quantpress.package.signing import recertified
     from quantpress.runtime import copying
 
     if build.is_package(folder):
         found = build.verified(folder, public_key)
-        return _Verified(found.problems, found.signature, copying.shared(folder))
+        return _Verified("packaged", found.problems, found.signature, copying.shared(folder))
+    if recertification.is_recertification(folder):
+        wrong, signed = recertified(folder, public_key)
+        return _Verified("recertified", wrong, signed, [])
     made = Artifact(folder)
     if not made.manifest_file.is_file():
         raise InputError(f"{folder} holds no manifest.json", hint="quantpress status lists the artifacts")
     if public_key:
-        raise InputError(f"{folder} is no package, and only packages are signed", hint="quantpress package RECIPE")
+        raise InputError(
+            f"{folder} is neither a package nor a recertification, and only these are signed",
+            hint="quantpress package RECIPE",
+        )
     shared = copying.shared(made.checkpoint) if made.checkpoint.is_dir() else []
-    return _Verified(upkeep.verify(made), None, shared)
+    return _Verified("made", upkeep.verify(made), None, shared)

@@ -28,7 +28,6 @@ _RECIPE = "recipe.resolved.yaml"  # what was adopted has none
 _FOREIGN = re.compile(
     r"\.gitattributes|\.cache/huggingface/(\.gitignore|CACHEDIR\.TAG|download/(?P<of>.+)\.(metadata|lock))"
 )
-Signature = Literal["signed", "unsigned", "not checked", "broken"]
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ class Verified:
     "signed" by the owner of the key that was named, "broken", "unsigned", or "not checked" where no key was named."""
 
     problems: list[str]
-    signature: Signature
+    signature: signing.Signature
 
 
 def verified(folder: Path, public_key: Path | None = None) -> Verified:
@@ -272,7 +271,7 @@ def verified(folder: Path, public_key: Path | None = None) -> Verified:
     does not cover. Raises InputError if there is no such key.
     """
     is_signed = os.path.lexists(folder / signing.SIGNATURE)
-    signature: Signature = "not checked" if is_signed else "unsigned"
+    signature: signing.Signature = "not checked" if is_signed else "unsigned"
     about = package_in(folder)
     if about is None:
         wrong = f"{MANIFEST}: not a manifest of this version of quantpress (schema_version {SCHEMA_VERSION})"

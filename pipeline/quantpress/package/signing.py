@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from quantpress.artifact import recertification
 from quantpress.errors import CapabilityError, InputError, first_line
 
 SIGNATURE = "model.sig"
 PASSWORD = "QUANTPRESS_SIGN_PASSWORD"
+Signature = Literal["signed", "unsigned", "not checked", "broken"]
 
 
 def _library() -> Any:
@@ -83,6 +85,17 @@ def problems(folder: Path, public_key: Path, beside: Collection[str] = ()) -> li
         changed = re.findall(r"Hash mismatch for \\?[\"']([^\"'\\]+)", str(error))  # beside them stand raw digests
         return [f"{SIGNATURE}: not signed like this: {', '.join(changed)}" if changed else _failed(error)]
     return []
+
+
+def recertified(folder: Path, public_key: Path | None) -> tuple[list[str], Signature]:
+    """What is wrong with the recertification in a folder, and what its signature says, as build.verified says it of a
+    package. Raises InputError if there is no such key."""
+    wrong = recertification.problems(folder, SIGNATURE)
+    is_signed = (folder / SIGNATURE).is_file()
+    if public_key is None:
+        return wrong, "not checked" if is_signed else "unsigned"
+    wrong += problems(folder, public_key)
+    return wrong, ("broken" if wrong else "signed") if is_signed else "unsigned"
 
 
 def _failed(error: Exception) -> str:

@@ -57,10 +57,10 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
         )
 
     # The inputs again, and whether they are the same.
-    model = find_model(_source(known.model), trust_remote_code, known.model.dequantized is not None)
+    model = find_model(source_of(known.model), trust_remote_code, known.model.dequantized is not None)
     own_chats.restore(artifact.folder)
     plan = quantizing.prepared(
-        plan_of(_recipe_of(artifact, known), model), model, known.inputs.compute_dtype or "stored"
+        plan_of(recipe_of(artifact, known), model), model, known.inputs.compute_dtype or "stored"
     )
     changed = manifest.differences(known.inputs.dump(), quantizing.inputs_of(plan, model).dump())
     decisive = [name for name in changed if not name.startswith("versions.")]
@@ -92,7 +92,8 @@ def reproduce(artifact: Artifact, trust_remote_code: bool = False) -> Rebuilt:
     )
 
 
-def _recipe_of(artifact: Artifact, known: Manifest) -> Recipe:
+def recipe_of(artifact: Artifact, known: Manifest) -> Recipe:
+    """The resolved recipe of a manifest. Raises StageError for one that is damaged."""
     try:
         return Recipe.model_validate(known.recipe)
     except ValidationError as error:
@@ -116,7 +117,7 @@ def _too_far(checkpoint: Path, staged: Path, log: Path) -> dict[str, Distance]:
     return {name: row for name, row in compared.items() if not row.distance <= row.bound}
 
 
-def _source(model: Identity) -> str:
+def source_of(model: Identity) -> str:
     """The model as it was named, a hub model at the commit that was used."""
     on_the_hub = model.revision and not model.source.endswith(".gguf")
     return f"{model.source.partition('@')[0]}@{model.revision}" if on_the_hub else model.source

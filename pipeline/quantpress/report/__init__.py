@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantpress.artifact.accuracy import Accuracy, Comparison
+from quantpress.artifact.recertification import Recertification
 from quantpress.artifact.throughput import Throughput
 from quantpress.language.quoting import markdown as escaped
 from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import Report
+from quantpress.report.facts.other_engines import other_engine
 from quantpress.report.facts.speed import speed_of
 from quantpress.report.views import markdown, tables
 from quantpress.runtime import atomic
@@ -47,6 +49,11 @@ def throughput_section(results: dict[str, Throughput]) -> str:
     """What the figures of benches on one machine mean, where they were served, and the figures, as Markdown."""
     measured = [(name, speed_of(result)) for name, result in results.items()]
     return "\n\n".join([f"Served on {escaped(measured[0][1].served_on)}.", *markdown.speed(measured)]).strip()
+
+
+def recertification_text(name: str, folder: Path, made: Recertification) -> str:
+    """What `recertify` found, as the report would show it."""
+    return "\n\n".join([*markdown.other_engines([(name, other_engine(folder, made))]), str(folder)])
 
 
 def answers_table(name: str, result: Throughput) -> str:

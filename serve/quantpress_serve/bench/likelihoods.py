@@ -58,22 +58,40 @@ class Scored:
         key = [self.digest, digests.sha256_file(TEXT), self.window, compute_dtype, versions]
         return self.keeps / "likelihoods" / f"{digests.sha256_json(key)[:12]}.json"
 
+    def place_served(self, vllm: str) -> Path:
+        """The file for what a vLLM of this version computes."""
+        key = [self.digest, digests.sha256_file(TEXT), self.window, "served", vllm]
+        return self.keeps / "likelihoods" / f"{digests.sha256_json(key)[:12]}.json"
+
     def keep(self, compute_dtype: str, found: Likelihoods) -> None:
         digests.require_unchanged(self.seen)
-        place = self.place(compute_dtype)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(place, found.dump())
+        _keep(self.place(compute_dtype), found)
+
+    def keep_served(self, vllm: str, found: Likelihoods) -> None:
+        _keep(self.place_served(vllm), found)
 
     def kept(self, compute_dtype: str) -> Likelihoods | None:
         """What `keep` wrote; None where there is nothing, or a damaged file, which is said."""
-        place = self.place(compute_dtype)
-        if not place.is_file():
-            return None
-        try:
-            return Likelihoods.model_validate(atomic.read_json(place))
-        except (StageError, ValidationError):
-            console.say(f"  {place} is damaged: the likelihoods are computed anew")
-            return None
+        return _kept(self.place(compute_dtype))
+
+    def kept_served(self, vllm: str) -> Likelihoods | None:
+        """What `keep_served` wrote, likewise."""
+        return _kept(self.place_served(vllm))
+
+
+def _keep(place: Path, found: Likelihoods) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(place, found.dump())
+
+
+def _kept(place: Path) -> Likelihoods | None:
+    if not place.is_file():
+        return None
+    try:
+        return Likelihoods.model_validate(atomic.read_json(place))
+    except (StageError, ValidationError):
+        console.say(f"  {place} is damaged: what it kept is computed anew")
+        return None
 
 
 def by_transformers(models: dict[str, Scored], compute_dtype: str, log: Path) -> dict[str, Likelihoods]:
@@ -135,21 +153,29 @@ def unknown(reason: str) -> Served:
     return Served(verdict=None, reason=reason, cause=None)
 
 
-def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None) -> Served:
+# What stands beside the candidate: another computation that is not the transformers'.
+UNQUANTIZED = "the engine does not compute the unquantized model as transformers does either"
+ENGINE_ON_RECORD = "the engine on record does not compute the checkpoint as transformers does either"
+
+
+def compared(
+    scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None, baseline: str = UNQUANTIZED
+) -> Served:
     """Each side's mean log-likelihood (nats a token) as scored and as served, and whether the engine computes the same.
 
     It does not if the whole 95% interval of the candidate's mean difference lies beyond the bound: BOUND and what the
     unquantized model differs itself; nor if the unquantized model's own interval lies beyond twice BOUND. The interval
     is Student's t over the means of blocks of BLOCK tokens, since neighbouring tokens are not independent (the method
-    of batch means: Law, Simulation Modeling and Analysis, section 9.5.3).
+    of batch means: Law, Simulation Modeling and Analysis, section 9.5.3). `baseline` says what it means if the other
+    side differs: UNQUANTIZED, or ENGINE_ON_RECORD where that is the same checkpoint on another engine.
     """
-    sides = {role: _side(scored[role], served[role]) for role in served}
+    sides = {role: side(scored[role], served[role]) for role in served}
     own, base = sides[CANDIDATE], sides.get(BASELINE)
     bound = BOUND + (abs(base.difference or 0.0) if base else 0.0)
-    anyway = base is not None and _beyond(base.interval, 2 * BOUND)
+    anyway = base is not None and beyond(base.interval, 2 * BOUND)
     if anyway:
-        cause = "the engine does not compute the unquantized model as transformers does either"
-    differs = anyway or _beyond(own.interval, bound)
+        cause = baseline
+    differs = anyway or beyond(own.interval, bound)
     return Served(
         verdict=DIFFERS if differs else SAME,
         reason=None,
@@ -161,12 +187,12 @@ def compared(scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: 
     )
 
 
-def _beyond(interval: tuple[float, float] | None, bound: float) -> bool:
+def beyond(interval: tuple[float, float] | None, bound: float) -> bool:
     """Whether all of it is further from 0 than the bound, on one side; true for what is not finite."""
     return interval is None or interval[1] < -bound or interval[0] > bound
 
 
-def _side(scored: list[Row], served: list[Row]) -> Side:
+def side(scored: list[Row], served: list[Row]) -> Side:
     """Means over all tokens, None where one is not finite."""
     pairs = [(a, b) for one, other in zip(scored, served, strict=True) for a, b in zip(one, other, strict=True)]
     differences = [b - a for a, b in pairs if a is not None and b is not None]

@@ -4,10 +4,10 @@ one, and judged together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantpress.artifact.served import DIFFERS, Served
-from quantpress.artifact.throughput import CANDIDATE, Answer, KernelUse, Picture, ServerFacts
+from quantpress.artifact.throughput import CANDIDATE, Answer, KernelUse, Picture, ServerFacts, Throughput
 from quantpress.errors import QuantpressError
 from quantpress.runtime import console
 from quantpress_serve.bench import chat, kernels, likelihoods, picture
@@ -35,13 +35,15 @@ class Look:
 @dataclass(frozen=True)
 class Known:
     """What was found out of the servers before the first load: facts and answers by role, the kernels, and whether the
-    engine computes what was scored. `picture` is None for a model that takes no images."""
+    engine computes what was scored. `picture` is None for a model that takes no images; `rows` are the likelihoods of
+    the fixed text, of the sides that gave them."""
 
     servers: dict[str, ServerFacts]
     served: Served
     answers: dict[str, list[Answer]]
     picture: Picture | None
     kernels: list[KernelUse] | None = None
+    rows: dict[str, list[Row]] = field(default_factory=dict)
 
 
 def expected(subject: Subject) -> Expected:
@@ -87,7 +89,17 @@ def judged(looks: dict[str, Look], subject: Subject, scored: Expected) -> Known:
         answers=answers,
         picture=picture.judged(seen, candidate, served) if seen else None,
         kernels=looks[CANDIDATE].used,
+        rows={role: look.rows for role, look in looks.items() if isinstance(look.rows, list)},
     )
+
+
+def keep_rows(subject: Subject, result: Throughput, rows: dict[str, list[Row]]) -> None:
+    """Keeps what the servers computed of the fixed text beside what transformers did: another engine may be held
+    against it one day (quantpress recertify), when this one is gone."""
+    for role, own in rows.items():
+        scored = subject.scored[role]
+        if known := scored.kept(subject.compute_dtype):
+            scored.keep_served(result.engine(role).version, Likelihoods(windows=known.windows, likelihoods=own))
 
 
 def _served(looks: dict[str, Look], subject: Subject, scored: Expected) -> Served:
@@ -97,7 +109,8 @@ def _served(looks: dict[str, Look], subject: Subject, scored: Expected) -> Serve
     if silent := [look.rows for look in looks.values() if isinstance(look.rows, str)]:
         return likelihoods.unknown(silent[0])
     rows = {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
-    served = likelihoods.compared({role: scored[role].likelihoods for role in rows}, rows, subject.inexact)
+    other = likelihoods.ENGINE_ON_RECORD if subject.on_two_engines else likelihoods.UNQUANTIZED
+    served = likelihoods.compared({role: scored[role].likelihoods for role in rows}, rows, subject.inexact, other)
     say = console.warn if served.verdict == DIFFERS else console.say
     say(likelihoods.sentence(served))
     return served

@@ -36,9 +36,10 @@ def kv_spaces(config: Config, load: Workload, weights: Mapping[str, int], pairin
 
 @dataclass(frozen=True)
 class Start:
-    """How servers of our own are started: by which executable, how paired, with which KV cache, for which time."""
+    """How servers of our own are started: by which executables, by role, how paired, with which KV cache, for which
+    time."""
 
-    vllm: Path
+    vllm: Mapping[str, Path]
     pairing: Pairing
     spaces: Spaces
     number: int
@@ -69,7 +70,7 @@ def started(
                 continue
             path, name = paths[role]
             launch = Launch(
-                vllm=start.vllm,
+                vllm=start.vllm[role],
                 path=path.resolve(),
                 name=name,
                 engine=load.engine.online(subject.online if role == CANDIDATE else None),

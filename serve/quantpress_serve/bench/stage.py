@@ -31,6 +31,7 @@ from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
 from quantpress_serve.bench.run import Run, times_started
 from quantpress_serve.bench.servers import Start
 from quantpress_serve.bench.subject import Sides, Subject
+from quantpress_serve.bench.workers import Row
 from quantpress_serve.probes import asking
 from quantpress_serve.vllm import serving_environment, vllm_version
 from quantpress_serve.workload import workload
@@ -71,7 +72,7 @@ def bench(
     `fresh` measures in any case. Raises StageError if a server or the load generator fails; what was measured until
     then is kept, marked as incomplete.
     """
-    result = measure(_subject(artifact, model, known), load, sides, fresh)
+    result = measure(subject_of(artifact, model, known), load, sides, fresh)
     if result.served:  # none in results of earlier versions
         truth.mark_scores(artifact, result.served)
     return result
@@ -79,12 +80,13 @@ def bench(
 
 def is_measured(artifact: Artifact, model: Model, load: Workload, sides: Sides) -> bool:
     """Whether `bench` would measure nothing on this machine."""
-    subject = _subject(artifact, model, Beforehand())
+    subject = subject_of(artifact, model, Beforehand())
     known = subject.results.known(load.name)
-    return bool(known and known.complete and not _changed(known, _inputs(subject, load, sides.executable(), sides)))
+    return bool(known and known.complete and not _changed(known, inputs_of(subject, load, sides.executable(), sides)))
 
 
-def _subject(artifact: Artifact, model: Model, known: Beforehand) -> Subject:
+def subject_of(artifact: Artifact, model: Model, known: Beforehand) -> Subject:
+    """The checkpoint and the model beside it."""
     files = {CANDIDATE: deciding_files(artifact.checkpoint), BASELINE: model.deciding_files()}
     seen = {role: digests.seen(paths) for role, paths in files.items()}
     record = artifact.finished()
@@ -112,7 +114,7 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     vllm = sides.executable()
 
     # Nothing to do if it was measured before, and nothing has changed since.
-    inputs = _inputs(subject, load, vllm, sides)
+    inputs = inputs_of(subject, load, vllm, sides)
     known = subject.results.known(load.name)
     changed = _changed(known, inputs) if known else []
     if known and known.complete and not changed and not (fresh or sides.vllm_url) and _kernels_known(subject, known):
@@ -123,27 +125,49 @@ def measure(subject: Subject, load: Workload, sides: Sides, fresh: bool) -> Thro
     if changed:
         console.say(f"  {subject.name} is measured again; changed: {', '.join(changed)}")
 
-    pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
-    console.say(f"  servers: {pairing.name} ({pairing.reason})")
     subject.folder.mkdir(parents=True, exist_ok=True)
     with locks.lock(subject.folder), atomic.staging(subject.folder / "bench") as staged:
         if fresh:
             unfinished.drop(subject)
-        asked = _Asked(subject, load, inputs, pairing)
-        run, known_of = _loaded(asked, sides, vllm, staged)
-        for files in subject.seen.values():
-            digests.require_unchanged(files)
-        result = _result(asked, run, known_of)
-        path = written(subject, result)
-        if not run.lost:
+        measured = served_and_loaded(subject, load, sides, inputs, staged, goes_on=True)
+        path = written(subject, measured.result)
+        looks.keep_rows(subject, measured.result, measured.rows)
+        if not measured.lost:
             unfinished.drop(subject)
-    if run.lost:
+    if measured.lost:
         raise StageError(
-            f"{run.lost.message}; {len(run.cells)} finished cells are in {path}, marked as incomplete",
-            hint=run.lost.hint,
-            log=run.lost.log,
+            f"{measured.lost.message}; {len(measured.result.cells)} finished cells are in {path}, marked as incomplete",
+            hint=measured.lost.hint,
+            log=measured.lost.log,
         )
-    return result
+    return measured.result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of the servers of a bench: the result, the likelihoods of the fixed text by each server that gave them,
+    and what ended it early."""
+
+    result: Throughput
+    rows: dict[str, list[Row]]
+    lost: StageError | None
+
+
+def served_and_loaded(
+    subject: Subject, load: Workload, sides: Sides, inputs: Inputs, staged: Path, goes_on: bool = False
+) -> Measured:
+    """Serves both sides and loads them in turns; the result is written nowhere. `staged` is a folder for what the load
+    generator writes. With `goes_on`, finished starts are kept, and those of a run that was stopped are not made again.
+
+    Raises StageError as `measure` does, but for what ended it early with a cell at least.
+    """
+    pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
+    console.say(f"  servers: {pairing.name} ({pairing.reason})")
+    asked = _Asked(subject, load, inputs, pairing, goes_on)
+    run, known = _loaded(asked, sides, sides.executable(), staged)
+    for files in subject.seen.values():
+        digests.require_unchanged(files)
+    return Measured(_result(asked, run, known), known.rows, run.lost)
 
 
 def _kernels_known(subject: Subject, known: Throughput) -> bool:
@@ -157,12 +181,14 @@ def _kernels_known(subject: Subject, known: Throughput) -> bool:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What one bench measures, under which load, with servers that are paired how."""
+    """What one bench measures, under which load, with servers that are paired how; and whether finished starts are
+    kept."""
 
     subject: Subject
     load: Workload
     inputs: Inputs
     pairing: Pairing
+    goes_on: bool = False
 
 
 def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
@@ -173,6 +199,7 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
     """
     subject, load, pairing = asked.subject, asked.load, asked.pairing
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
+    engines = {CANDIDATE: vllm, BASELINE: sides.baseline_vllm or vllm}
     on_gpu, scored = interference.on_gpu(), looks.expected(subject)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
@@ -182,7 +209,7 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
         try:
             # Side by side, whatever else the machine does hits both sides alike; alternating, it hits both in turn.
             for roles in run.visits(pairing.name, number):
-                with servers.started(subject, load, sides, Start(vllm, pairing, spaces, number), roles) as up:
+                with servers.started(subject, load, sides, Start(engines, pairing, spaces, number), roles) as up:
                     if known is None:
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
@@ -195,8 +222,10 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
             run.lost = error
             break
         assert known  # both sides were seen in the first start
-        if number + 1 < run.starts:
-            unfinished.keep(subject, _result(asked, run, known))
+        if asked.goes_on and number + 1 < run.starts:
+            so_far = _result(asked, run, known)
+            looks.keep_rows(subject, so_far, known.rows)
+            unfinished.keep(subject, so_far)
     assert known  # of the first start, without which there is no pair
     return run, known
 
@@ -204,7 +233,7 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
 def _so_far(asked: _Asked) -> tuple[Run, Known | None]:
     """The run, from its beginning or from where it was stopped, and what is known of its servers then."""
     starts = times_started(asked.load, asked.pairing.name)
-    before = unfinished.kept(asked.subject, asked.load.name)
+    before = unfinished.kept(asked.subject, asked.load.name) if asked.goes_on else None
     if (
         before is None
         or before.pairing != asked.pairing.name
@@ -227,7 +256,7 @@ def _changed(known: Throughput, inputs: Inputs) -> list[str]:
 
 def _result(asked: _Asked, run: Run, known: Known) -> Throughput:
     subject, inputs, pairing = asked.subject, asked.inputs, asked.pairing
-    assert inputs.vllm  # `_inputs` names it
+    assert inputs.vllm  # `inputs_of` names it
     first = {role: given[0] for role, given in known.answers.items()}
     return Throughput(
         checkpoint_digest=subject.digest,
@@ -239,6 +268,7 @@ def _result(asked: _Asked, run: Run, known: Known) -> Throughput:
         inputs=inputs.model_copy(update={"pairing": pairing.name}),
         workload=workload.record(run.load),
         vllm=inputs.vllm,
+        baseline_vllm=inputs.baseline_vllm,
         environment=serving_environment(),
         servers=known.servers,
         answers={role: Said(question=said.question, answer=said.answer) for role, said in first.items()},
@@ -283,15 +313,21 @@ def written(subject: Subject, result: Throughput) -> Path:
     return results.front
 
 
-def _inputs(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Inputs:
+def executable(vllm: Path) -> Executable:
+    """A vLLM as results name it."""
+    return Executable(executable=str(vllm.resolve()), version=vllm_version(vllm))
+
+
+def inputs_of(subject: Subject, load: Workload, vllm: Path, sides: Sides) -> Inputs:
     """Everything that a measurement depends on and that can be named; no pairing where none is asked for."""
     return Inputs(
         checkpoint=subject.digest,
         model=subject.model_digest,
         weights=subject.weights,
         workload=workload.record(load),
-        vllm=Executable(executable=str(vllm.resolve()), version=vllm_version(vllm)),
+        vllm=executable(vllm),
         servers={CANDIDATE: sides.vllm_url, BASELINE: sides.baseline_url},
+        baseline_vllm=executable(sides.baseline_vllm) if sides.baseline_vllm else None,
         environment=serving_environment(),
         machine=environment.machine(),
         pairing=None if sides.pairing == AUTO else sides.pairing,

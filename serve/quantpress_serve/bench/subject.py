@@ -25,11 +25,13 @@ from quantpress_serve.workload.workload import Workload
 class Sides:
     """How to reach the two servers: an executable to start them with, or URLs of servers that run already.
 
-    `vllm_model` and `baseline_model` name what is asked for at these URLs, `key` is what they ask for. `pairing` is how
-    servers of our own share the machine (quantpress_serve.bench.pairing).
+    `baseline_vllm` is the executable of the baseline's server where that is another one. `vllm_model` and
+    `baseline_model` name what is asked for at these URLs, `key` is what they ask for. `pairing` is how servers of our
+    own share the machine (quantpress_serve.bench.pairing).
     """
 
     vllm: str | None = None
+    baseline_vllm: Path | None = None
     port: int | None = None
     vllm_url: str | None = None
     baseline_url: str | None = None
@@ -139,10 +141,18 @@ class Subject:
     def scored(self) -> dict[str, Scored]:
         """Both sides, as transformers computes them."""
         trust, beside = self.model.trust_remote_code, self.folder.parent / "baseline"
+        own = Scored(self.candidate, self.digest, self.folder, trust, self.seen.get(CANDIDATE, {}))
+        if self.on_two_engines:
+            return {CANDIDATE: own, BASELINE: own}
         return {
-            CANDIDATE: Scored(self.candidate, self.digest, self.folder, trust, self.seen.get(CANDIDATE, {})),
+            CANDIDATE: own,
             BASELINE: Scored(self.model.path, self.model_digest, beside, trust, self.seen.get(BASELINE, {})),
         }
+
+    @property
+    def on_two_engines(self) -> bool:
+        """Whether both sides are the same checkpoint, and their engines are what differs."""
+        return self.digest == self.model_digest
 
     @property
     def results(self) -> Results[Throughput]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from quantpress.artifact.throughput import WorkloadRecord
+from quantpress.errors import InputError
 from quantpress.language import shipped
 from quantpress.language.document import load_yaml
 from quantpress.language.validation import Line, Strict, validate
@@ -246,6 +247,30 @@ def load_workload(name: str, trusted: Collection[str] = (), engine: Sequence[str
     prompts.usable(workload.prompts.format, found, has_output_len=workload.output_len is not None)
     read = prompts.as_vllm_reads_it(found)
     return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(read)})})
+
+
+def recorded(record: WorkloadRecord) -> Workload:
+    """The workload that `record` made this of.
+
+    Raises InputError if this version does not know it any more, or its prompts are not what they were.
+    """
+    given = record.model_dump()
+    sha256 = (given.get("prompts") or {}).pop("sha256", None)
+    try:
+        workload = Workload.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"the workload {record.name} on record is not one of this version: {first['loc']}: {first['msg']}",
+            hint="quantpress bench RECIPE measures under one of today",
+        ) from error
+    if workload.prompts:
+        path = Path(workload.prompts.path)
+        if not path.is_file() or digests.sha256_file(path) != sha256:
+            raise InputError(
+                f"{path}, the prompts of the workload {record.name}, are not those on record", hint=f"restore {path}"
+            )
+    return workload
 
 
 def record(workload: Workload) -> WorkloadRecord:

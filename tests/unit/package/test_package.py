@@ -187,7 +187,7 @@ def test_another_folder_is_not_overwritten(pack: Pack, made: Artifact, tmp_path:
 def test_the_public_key_is_for_packages(made: Artifact, key: tuple[Path, Path], quantpress: Run) -> None:
     done = quantpress("verify", str(made.folder), "--public-key", str(key[1]))
     assert done.returncode == 2
-    assert "only packages are signed" in done.stderr
+    assert "neither a package nor a recertification" in done.stderr
 
 
 @pytest.mark.parametrize(

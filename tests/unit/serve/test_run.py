@@ -221,8 +221,8 @@ class Bench:
             weight_bytes={"candidate": 1, "baseline": 2},
         )
         (folder.parent / "logs").mkdir(exist_ok=True)
-        inputs = stage._inputs(subject, load, Path("vllm"), Sides())
-        asked = stage._Asked(subject, load, inputs, Pairing(pairing, ""))
+        inputs = stage.inputs_of(subject, load, Path("vllm"), Sides())
+        asked = stage._Asked(subject, load, inputs, Pairing(pairing, ""), goes_on=True)
         return stage._loaded(asked, Sides(), Path("vllm"), folder)[0]
 
 

@@ -57,7 +57,7 @@ def moved_since(old: Report, new: Report, name: str) -> Moved:
         added=sorted(now.keys() - before.keys()),
         removed=sorted(before.keys() - now.keys()),
         headline=Headlines(old=old.decision.headline, new=new.decision.headline),
-        rows=_judged([row for recipe in both for row in _changes(before[recipe], now[recipe])]),
+        rows=judged([row for recipe in both for row in _changes(before[recipe], now[recipe])]),
     )
 
 
@@ -76,7 +76,7 @@ class Row:
         return self.change.model_copy(update={"verdict": moves if moved else "within noise"})
 
 
-def _judged(rows: list[Row]) -> list[Change]:
+def judged(rows: list[Row]) -> list[Change]:
     """Which figures moved is decided over all of them: of many figures some differ much by chance."""
     moved = iter(several.changed([row.chance for row in rows if row.chance is not None]))
     return [row.change if row.chance is None else row.judged(next(moved)) for row in rows]
@@ -94,8 +94,8 @@ def _size(old: Recipe, new: Recipe) -> Row:
     return Row(Change(recipe=new.name, kind="bytes", figure="size", old=before, new=after, verdict=verdict))
 
 
-def _text(recipe: Recipe, figure: str, old: str, new: str, verdict: str) -> Row:
-    return Row(Change(recipe=recipe.name, kind="text", figure=figure, old=old, new=new, verdict=verdict))
+def _text(recipe: str, figure: str, old: str, new: str, verdict: str) -> Row:
+    return Row(Change(recipe=recipe, kind="text", figure=figure, old=old, new=new, verdict=verdict))
 
 
 def _gates(old: Recipe, new: Recipe) -> Row:
@@ -103,7 +103,7 @@ def _gates(old: Recipe, new: Recipe) -> Row:
         ", ".join(f"{gate.gate} {gate.decision}" for score in recipe.scores for gate in score.gates) or "none"
         for recipe in (old, new)
     )
-    return _text(new, "gates", before, after, "unchanged" if before == after else "changed")
+    return _text(new.name, "gates", before, after, "unchanged" if before == after else "changed")
 
 
 def _accuracy(old: Recipe, new: Recipe) -> Iterator[Row]:
@@ -111,12 +111,12 @@ def _accuracy(old: Recipe, new: Recipe) -> Iterator[Row]:
     before = next((score for score in old.scores if after and score.suite == after.suite), old.accuracy)
     if before is None or after is None:
         if before or after:
-            yield _text(new, "accuracy", _whether_there(before), _whether_there(after), "not compared")
+            yield _text(new.name, "accuracy", _whether_there(before), _whether_there(after), "not compared")
         return
     settings = [(score.suite, score.documents, score.backend) for score in (before, after)]
     if settings[0] != settings[1]:
         was, now = (f"{suite}, {documents} documents, {backend}" for suite, documents, backend in settings)
-        yield _text(new, "accuracy", was, now, "not compared: scored otherwise")
+        yield _text(new.name, "accuracy", was, now, "not compared: scored otherwise")
         return
     yield from _distances(new.name, "overall", before.overall, after.overall)
     tasks = {task.task: task for task in before.tasks}
@@ -159,21 +159,26 @@ def _speed(old: Recipe, new: Recipe) -> Iterator[Row]:
     before = next((speed for speed in old.speeds if after and speed.workload == after.workload), old.throughput)
     if before is None or after is None:
         if before or after:
-            yield _text(new, "speed", _whether_there(before), _whether_there(after), "not compared")
+            yield _text(new.name, "speed", _whether_there(before), _whether_there(after), "not compared")
         return
+    yield from speeds(new.name, before, after)
+
+
+def speeds(recipe: str, before: Speed, after: Speed) -> Iterator[Row]:
+    """What two measurements of one recipe say of its speed over the model's."""
     was, now = (
         f"{speed.workload_name} on {speed.served_on}, {speed.pairing}, vLLM {speed.vllm}" for speed in (before, after)
     )
     if before.workload != after.workload or (before.served_on, before.pairing) != (after.served_on, after.pairing):
-        yield _text(new, "speed", was, now, "not compared: measured otherwise")
+        yield _text(recipe, "speed", was, now, "not compared: measured otherwise")
         return
     if was != now:
-        yield _text(new, "served by", was, now, "changed")
+        yield _text(recipe, "served by", was, now, "changed")
     for point in after.points:
         earlier = None if point.concurrency is None else before.at(point.concurrency)
         if earlier:
             marked = any(part.untrustworthy for part in (earlier, before, point, after))
-            yield from _ratios(new.name, earlier, point, marked)
+            yield from _ratios(recipe, earlier, point, marked)
 
 
 def _ratios(recipe: str, old: Point, new: Point, marked: bool) -> Iterator[Row]:

@@ -18,13 +18,14 @@ from quantpress.artifact.online import results_of as online_results
 from quantpress.artifact.results import Results, results_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError
-from quantpress.report.facts import comparable, decide, layer_errors
+from quantpress.report.facts import comparable, decide, layer_errors, other_engines
 from quantpress.report.facts.accuracy import score_of
 from quantpress.report.facts.data import (
     Dummy,
     LeftOut,
     Load,
     Online,
+    OtherEngine,
     Recipe,
     Report,
     Score,
@@ -143,7 +144,8 @@ def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
     scores = [_with_spread(score, artifact) for score in scores]
     speeds, unmeasured = _stage(artifact, results_of(artifact, Throughput), "bench", speed_of)
     layers, unknown = layer_errors.known(artifact, record)
-    missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown}
+    engines, unread = _other_engines(artifact)
+    missing = {"accuracy": unscored, "throughput": unmeasured, "layers": unknown, "other engines": unread}
     return Recipe(
         number=0,
         name=artifact.name,
@@ -162,6 +164,7 @@ def _recipe(artifact: Artifact, record: Manifest) -> Recipe:
         versions=record.inputs.versions,
         machine=record.machine,
         adopted=record.adopted,
+        other_engines=engines,
     )
 
 
@@ -187,6 +190,14 @@ def _stage(
         return [], "measured on an older checkpoint, so it is not shown"
     started = (artifact.folder.parent / "logs" / f"{artifact.name}.{command}.log").is_file()
     return [], f"{command} was started and has not finished" if started else "not measured"
+
+
+def _other_engines(artifact: Artifact) -> tuple[list[OtherEngine], str | None]:
+    """The checkpoint on other engines, or why that cannot be read."""
+    try:
+        return other_engines.other_engines(artifact), None
+    except StageError as error:
+        return [], error.message
 
 
 def _size(record: Manifest, checkpoint: Path) -> Size:

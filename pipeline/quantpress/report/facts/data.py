@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from quantpress.artifact.accuracy import Difference, TaskLeftOut
 from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.online import name_of
+from quantpress.artifact.recertification import GateAgain, SpeedPair
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHER, Capacity, KernelUse
 from quantpress.runtime.environment import Machine
@@ -327,6 +328,33 @@ class Layers(Record):
     tokens: int
 
 
+class Rescored(Record):
+    """One suite on another engine: its answers against those on record."""
+
+    suite: str
+    scored_by: str
+    difference: Figure
+    flips: Figure
+
+
+class OtherEngine(Record):
+    """What a recertification says of a checkpoint on another engine. `signed` is whether a signature lies beside it."""
+
+    folder: str
+    before: str | None
+    after: str
+    verdict: Literal["holds", "moved"]
+    moved: list[str]
+    unknown: list[str]
+    answers: tuple[int, int]
+    likelihoods: Figure
+    accuracy: list[Rescored]
+    speeds: list[SpeedPair]
+    gates: list[GateAgain]
+    signed: bool
+    created: str
+
+
 class Recipe(Record):
     """One recipe: what was made, and what each stage found. `missing` says why a stage has nothing to show.
 
@@ -351,6 +379,7 @@ class Recipe(Record):
     versions: dict[str, str]
     machine: Machine
     adopted: Adopted | None = None
+    other_engines: list[OtherEngine] = Field(default_factory=list)
 
     @property
     def scores(self) -> list[Score]:

@@ -57,6 +57,16 @@ ABOUT = {
         "adds; each layer gets the unquantized model's input, so one layer's error does not carry over to the next.",
         "Not measured: quantpress report --layer-errors runs model and checkpoints side by side, layer by layer.",
     ),
+    "engines": (
+        "The same checkpoint on another vLLM, held against what is on record (quantpress recertify). Answers: how many "
+        "of the chat check are the same, letter for letter; near a tie, the last bits decide one. Likelihoods: those "
+        "of the fixed text, after minus before, in nats a token; they moved if the whole interval lies beyond 0.01. "
+        "Accuracy and flips: the checkpoint's answers to the same documents, now and on record. Speed: where the old "
+        "engine was still there, both served the checkpoint in turns, and the ratio is that of their tokens/s; "
+        "elsewhere it is how many times as fast as the unquantized model the checkpoint was beside it, then and now. "
+        "The record on the old engine, and what signs it, stay as they are.",
+        "Not recertified: quantpress recertify ARTIFACT --vllm OTHER.",
+    ),
     "answers": (
         "Greedy answers of both, asked right after the servers started.",
         "Not asked: quantpress bench RECIPE.",

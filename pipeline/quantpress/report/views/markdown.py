@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from quantpress.language.quoting import Verbatim, code, fenced
 from quantpress.language.quoting import markdown as escaped
 from quantpress.report.facts.data import Report
-from quantpress.report.views import tables
+from quantpress.report.views import engines, tables
 from quantpress.report.views.captions import ABOUT, DUMMY, ONLINE, SCOREBOARD
+from quantpress.report.views.engines import Elsewhere
 from quantpress.report.views.tables import Measured, Scored, Table
 
 PROVENANCE = "## How these figures were made"
@@ -47,6 +48,8 @@ def render(report: Report) -> str:
         parts += ["### With dummy weights", DUMMY, markdown_table(tables.speed(dummy)), notes(dummy)]
     if report.online:
         parts += ["## What costs nothing to make", ONLINE, *_tables_online(report)]
+    if elsewhere := engines.found_in(report):
+        parts += ["## On other engines", *other_engines(elsewhere)]
     warnings = [
         f"- **{escaped(recipe.name)}**: {escaped(text)}" for recipe in report.recipes for text in recipe.warnings
     ]
@@ -95,6 +98,12 @@ def not_alike(scored: list[Scored]) -> list[str]:
 def speed(measured: list[Measured]) -> list[str]:
     """What figures of speed mean, the figures, and what must be known beside them."""
     return [*_section(tables.speed(measured), "speed"), notes(measured)]
+
+
+def other_engines(found: list[Elsewhere]) -> list[str]:
+    """Checkpoints on other engines: what the figures mean, the figures, and what moved or could not be compared."""
+    lines = [f"- **{escaped(name)}**: {escaped(note)}" for name, note in engines.notes(found)]
+    return [*_section(engines.table(found), "engines"), "\n".join(lines)]
 
 
 def notes(measured: list[Measured]) -> str:

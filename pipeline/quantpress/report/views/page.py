@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.report.facts.data import Report
-from quantpress.report.views import plots, tables
+from quantpress.report.views import engines, plots, tables
 from quantpress.report.views.captions import ABOUT, DUMMY, ONLINE, SCOREBOARD
 
 _HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def render(report: Report) -> str:
         "goal_titles": _GOALS,
         "state_words": _STATES,
         "gate_words": _GATES,
-        "chips": {*_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
+        "chips": {"holds", "moved", *_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
         "dummy_words": DUMMY,
         "online_words": ONLINE,
         "scoreboard_words": SCOREBOARD,
@@ -78,6 +78,7 @@ def render(report: Report) -> str:
 def _laid_out(report: Report) -> dict[str, Any]:
     """What the template lays out beside the report itself: tables that may be empty, and drawings."""
     scored, compared = tables.all_scores(report), tables.compared_speeds(report)
+    elsewhere = engines.found_in(report)
     return {
         "decision": report.decision,
         "recipes": {recipe.name: recipe for recipe in report.recipes},
@@ -93,6 +94,8 @@ def _laid_out(report: Report) -> dict[str, Any]:
         "answers": tables.answers(compared),
         "missing": tables.missing(report),
         "commands": tables.commands(report).rows,
+        "engines": engines.table(elsewhere),
+        "engine_notes": engines.notes(elsewhere),
         "moved": tables.moved(report.moved) if report.moved else None,
         "pareto": plots.pareto(report),
         "layer_plot": plots.layer_errors(report),

@@ -453,6 +453,7 @@ def missing(report: Report) -> Table:
             "accuracy": ("accuracy", f"quantpress evaluate {recipe.name}"),
             "throughput": ("throughput", f"quantpress bench {recipe.name}"),
             "layers": ("error by layer", "quantpress report --layer-errors"),
+            "other engines": ("other engines", f"quantpress recertify FOLDER/{recipe.name} --vllm OTHER --fresh"),
         }
         for stage, reason in recipe.missing.items():
             what, command = stages[stage]
