@@ -129,8 +129,8 @@ def test_every_recipe_with_data_gives_the_same_bytes_again(
 def test_two_processes_see_together_what_one_sees(
     even_widths: Path, checkpoints: Made, tmp_path: Path, real: Run
 ) -> None:
-    """Over gloo on a CPU, where GPUs would use NCCL. Sums are taken in another order: the weights are as near as bits
-    allow."""
+    """Over gloo on a CPU, where GPUs would use NCCL. Sums may be taken in another order: the weights are as near as
+    bits allow."""
     settings = [word for one in (*SMALL, "calibration.processes=2") for word in ("--set", one)]
     options = ("--model", str(even_widths), "--out", str(tmp_path))
     done = json.loads(real("quantize", "gptq-w4a16", *options, *settings, "--json").stdout)

@@ -184,7 +184,8 @@ def quantize(job: OneshotJob, hashed: Future[dict[Path, str]] | None = None) -> 
         origin = partial(origin_of, job.keep, job.common.model, hashed)
         keeper = Keeper(job.keep.folder, origin, said, {"seen": counter.seen, "routed": counter.routed})
     keeping = keeper.installed() if keeper else nullcontext()
-    with float32_products(job.compute_dtype == "float32"), explained(model, with_images), keeping:
+    exact = float32_products(job.compute_dtype == "float32")
+    with exact, explained(model, with_images), keeping, several_worker.in_step():
         oneshot(
             model=model,
             processor=tokenizer,

@@ -53,6 +53,35 @@ def loading(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"device_map": {"": "cpu"}, **options} if worker.rank() == 0 else {"device_map": "meta"}
 
 
+@contextmanager
+def in_step() -> Iterator[None]:
+    """Has every process wait for the others after each block, on a CPU.
+
+    There llmcompressor 0.14 sends no weights around (broadcast_qparams_and_cleanup, skip_cpu): they lie in memory that
+    all processes share. It does not wait for them either, so one would go on with weights that another one is still
+    quantizing.
+    """
+    import torch
+
+    if worker.processes() == 1 or torch.accelerator.is_available():
+        yield
+        return
+    from compressed_tensors.utils import patch_attr
+    from llmcompressor.modifiers.gptq import base as gptq
+    from llmcompressor.modifiers.quantization.quantization import base as quantization
+    from torch import distributed
+
+    given = gptq.broadcast_qparams_and_cleanup
+
+    def and_wait(*arguments: Any, **named: Any) -> None:
+        given(*arguments, **named)
+        distributed.barrier()
+
+    name = "broadcast_qparams_and_cleanup"
+    with patch_attr(gptq, name, and_wait), patch_attr(quantization, name, and_wait):
+        yield
+
+
 def summed(counts: dict[str, int]) -> dict[str, int]:
     """What all processes counted together."""
     if worker.processes() == 1:

@@ -265,6 +265,11 @@ def make_checkpoint(
     prints goes into `log`; wrong input, an InputError, leaves none. Raises StageError if llmcompressor fails or its
     checkpoint is not what the recipe says, CapabilityError for lack of space or memory.
     """
+    if on_disk and processes_of(plan) > 1:
+        raise CapabilityError(
+            "several processes do not find weights that stay on the disk (compressed-tensors 0.19)",
+            hint="leave calibration.processes out, or take a machine with more memory (--offload never)",
+        )
     started = time.time()
     checkpoint = staged / "checkpoint"
     checkpoint.mkdir()

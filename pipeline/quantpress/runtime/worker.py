@@ -215,7 +215,7 @@ def worker_main(work: Any) -> int:
         atomic.write_json(result_file, result)
     except OSError:
         return _UNWRITABLE
-    return 0
+    return int(processes() > 1 and "error" in result)  # torchrun ends the others then, who may wait for this one
 
 
 def _behind_the_first(result: dict[str, Any], result_file: Path) -> int:

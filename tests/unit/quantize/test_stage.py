@@ -135,6 +135,14 @@ def test_more_processes_than_devices_are_refused(
         stage.prepared(replace(plan, recipe=shared), Model("m", tmp_path, "m", {}), "stored")
 
 
+def test_several_processes_take_no_weights_from_the_disk(plan: Plan, tmp_path: Path) -> None:
+    shared = plan.recipe.model_copy(update={"calibration": Calibration(processes=2)})
+    model = Model("m", tmp_path, "m", {})
+    with pytest.raises(CapabilityError, match="several processes do not find weights that stay on the disk"):
+        stage.make_checkpoint(replace(plan, recipe=shared), model, tmp_path, tmp_path / "log", on_disk=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_several_processes_share_in_memory_are_not_rescaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
