@@ -6,6 +6,7 @@ tests/e2e/test_sweep_kills.py kills more, on three nodes.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -76,17 +77,20 @@ def test_a_cell_that_fails_ends_itself_alone(sweep_file: Path, tmp_path: Path, r
     assert sum(one["there"] for one in planned["stages"]) == 3
 
 
-def test_nothing_outlives_a_sweep_that_is_killed(sweep_file: Path, tmp_path: Path, start: Start) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)], ids=["kill", "kill -9"])
+def test_nothing_outlives_a_sweep_that_is_killed(
+    number: int, code: int, sweep_file: Path, tmp_path: Path, start: Start
+) -> None:
     running = start("sweep", str(sweep_file), "--out", str(tmp_path))
     deadline = time.monotonic() + 180
     while not any("-m quantpress quantize" in said(one) for one in below(running)):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     # Two agents of Ray's notice after a minute that their raylet is gone; they do nothing without it.
-    ours = [one for one in below(running) if "Agent" not in said(one)]
+    ours = [one for one in below(running) if "agent" not in said(one).lower()]
     assert any("raylet" in one.name() for one in ours)
-    running.kill()
-    running.wait()
+    running.send_signal(number)
+    assert running.wait(60) == code
     _, alive = psutil.wait_procs(ours, timeout=60)
     assert not alive, [said(one) for one in alive]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,9 +47,10 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         os.environ |= _ours_alone()
-    ray = _ray()
+    ray, stop = _ray(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**({"address": address} if address else _this_machine()), log_to_driver=False, logging_level="error")
+        signal.signal(signal.SIGTERM, stop)  # Ray would end the program there, without a word of ours
     except Exception as error:  # Ray raises that class itself
         raise CapabilityError(
             f"Ray on {address or 'this machine'} cannot be used: {first_line(error)}",

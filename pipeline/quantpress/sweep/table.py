@@ -121,4 +121,6 @@ def _rows(stages: Sequence[Stage], cells: dict[str, str]) -> list[list[str]]:
     found: dict[tuple[str, str], dict[Column, str]] = {}
     for stage in stages:
         found.setdefault((stage.model, stage.recipe or _ITSELF), {})[_column(stage)] = cells[stage.key]
-    return [[*names, *(of_row.get(column, "") for column in columns)] for names, of_row in found.items()]
+    models = list(dict.fromkeys(model for model, _ in found))
+    in_order = sorted(found, key=lambda names: (models.index(names[0]), names[1] == _ITSELF))
+    return [[*names, *(found[names].get(column, "") for column in columns)] for names in in_order]
