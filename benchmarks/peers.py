@@ -1,0 +1,303 @@
+"""Peers, side by side: the same model, tokens and group size through GPTQModel, AutoRound and plain llmcompressor.
+
+    make bench-peers ARGS="--data FOLDER --limit 60"
+
+`quantpress quantize gptq-w4a16` comes first: its calibration tokens and its group size are what the peers get, each in
+an environment of its own (benchmarks/peers/*.txt) and otherwise with its own defaults (benchmarks/peers/with_*.py).
+Each checkpoint is adopted, scored on the same documents and measured in vLLM against the unquantized model. Prints a
+Markdown table, which is in OUT/peers.md too. Started again, it does what is missing; a peer that cannot be made or
+served is named with its reason.
+
+Times are processor seconds of the whole process, which other programs on the machine hardly change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+
+from kl_difference import nearness
+from quantpress.artifact.accuracy import Accuracy
+from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.artifact.results import results_of
+from quantpress.artifact.throughput import Throughput
+from quantpress.model import source as models
+from quantpress.model.source import Model, find_model
+from quantpress.quantize.calibration_data import packed
+from quantpress.recipe.loading import load_recipe
+from quantpress.report.facts.accuracy import score_of
+from quantpress.report.facts.data import Ratio, load_in_words
+from quantpress.report.facts.speed import speed_of
+from quantpress.report.views import formats, markdown
+from quantpress.runtime import atomic, environment
+from quantpress.runtime.records import Record
+from timing import QUIET
+
+RECIPE = "gptq-w4a16"
+SCRIPTS = Path(__file__).with_name("peers")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A row of the table: the library that makes it, and what its script is told beside model, tokens and groups."""
+
+    name: str
+    library: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def requirements(self) -> Path:
+        return SCRIPTS / f"{self.library}.txt"
+
+    @property
+    def script(self) -> Path:
+        return SCRIPTS / f"with_{self.library}.py"
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("gptqmodel", "gptqmodel"),
+        Peer("autoround", "autoround"),
+        Peer("autoround-light", "autoround", ("light",)),
+        Peer("plain-llmcompressor", "llmcompressor"),
+    )
+}
+
+
+_INSTALLED = "from importlib.metadata import distributions\nfor d in distributions(): print(f'{d.name}=={d.version}')"
+
+
+class Made(Record):
+    """One process that made a checkpoint. `inputs` is the digest of what it was given, `peak_bytes` the resident memory
+    of its largest process, `installed` what its environment holds."""
+
+    inputs: str
+    command: list[str]
+    exit_code: int
+    seconds: float
+    processor_seconds: float
+    peak_bytes: int
+    installed: list[str]
+
+
+def measured(command: Sequence[str], inputs: str, log: Path) -> Made:
+    """Runs the command, whose first word is a Python, with its output in the log."""
+    listing = subprocess.run([command[0], "-c", _INSTALLED], capture_output=True, text=True, check=True).stdout
+    started = time.perf_counter()
+    with log.open("wb") as output:
+        surroundings = {**os.environ, **QUIET, **environment.waiting()}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=surroundings)
+        _, status, used = os.wait4(process.pid, 0)
+    return Made(
+        inputs=inputs,
+        command=list(command),
+        exit_code=os.waitstatus_to_exitcode(status),
+        seconds=time.perf_counter() - started,
+        processor_seconds=used.ru_utime + used.ru_stime,
+        peak_bytes=used.ru_maxrss * 1024,
+        installed=sorted(set(listing.splitlines())),
+    )
+
+
+def once(record: Path, inputs: str, command: Sequence[str]) -> Made:
+    """The same, unless it was done with these inputs before; what failed is tried again."""
+    if record.is_file():
+        known = Made.model_validate(atomic.read_json(record))
+        if known.inputs == inputs and known.exit_code == 0:
+            return known
+    print(f"{shlex.join(command)}", file=sys.stderr, flush=True)
+    made = measured(command, inputs, record.with_suffix(".log"))
+    atomic.write_json(record, made.dump())
+    return made
+
+
+def environment_of(peer: Peer, envs: Path) -> Path:
+    """The Python of the library's own environment, which is created unless it holds these very requirements."""
+    folder, wanted = envs / peer.library, peer.requirements.read_text()
+    stamp, python = folder / ".complete", folder / "bin" / "python"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        print(f"creating {folder}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        install = ["-m", "pip", "install", "--quiet", "--progress-bar", "off", "-r", str(peer.requirements)]
+        subprocess.run([str(python), *install], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def make(peer: Peer, python: Path, model: Model, tokens: Path, group_size: int, out: Path) -> Made:
+    """The peer's checkpoint in OUT/made/<name>, and what it took."""
+    folder = out / "made" / peer.name
+    told = [tokens.read_text(), peer.script.read_text(), peer.requirements.read_text(), str(group_size), *peer.options]
+    inputs = hashlib.sha256("\0".join(told).encode()).hexdigest()
+    command = [str(python), str(peer.script), str(model.path), str(tokens), str(group_size), str(folder), *peer.options]
+    return once(folder.with_suffix(".json"), inputs, command)
+
+
+def own(args: argparse.Namespace, model: Model) -> tuple[Made, Path, int]:
+    """quantpress's own checkpoint: what it took, the file with its calibration tokens, and its group size.
+
+    Raises SystemExit if the tokens of the file are not those that the manifest says it calibrated on.
+    """
+    from transformers import AutoTokenizer
+
+    settings = [f"calibration.samples={args.samples}", f"calibration.max_sequence_length={args.length}"]
+    command = [sys.executable, "-m", "quantpress", "quantize", RECIPE, "--model", args.model, "--out", str(args.out)]
+    command += [word for setting in settings for word in ("--set", setting)]
+    made = once(args.out / "made" / f"{RECIPE}.json", " ".join(settings), command)
+    if made.exit_code:
+        raise SystemExit(f"{shlex.join(command)} failed: see {args.out / 'made' / RECIPE}.log")
+
+    calibration = load_recipe(RECIPE, settings).calibration
+    manifest = artifact_of(args.out, model.name, RECIPE).finished()
+    if calibration is None or manifest.calibration is None:
+        raise SystemExit(f"{RECIPE} is not calibrated")
+    sequences = packed(calibration, AutoTokenizer.from_pretrained(str(model.path))).sequences
+    if hashlib.sha256(numpy.array(sequences, "int64").tobytes()).hexdigest() != manifest.calibration.fingerprint:
+        raise SystemExit(f"{RECIPE} was calibrated on other tokens than these: remove {args.out} and start again")
+    tokens = args.out / "made" / "tokens.json"
+    tokens.write_text(json.dumps(sequences))
+    config = json.loads((artifact_of(args.out, model.name, RECIPE).checkpoint / "config.json").read_text())
+    return made, tokens, config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"]
+
+
+def quantpress(*words: str, args: argparse.Namespace) -> str | None:
+    """Runs a command of quantpress; None, or its error where it failed."""
+    command = [sys.executable, "-m", "quantpress", *words, "--model", args.model, "--out", str(args.out)]
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    sys.stderr.write(done.stderr)
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return (errors or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+
+
+def scored_and_served(name: str, args: argparse.Namespace) -> str | None:
+    """Scores a checkpoint and measures it in vLLM; why not, where one of both failed."""
+    suite = ["--suite", args.suite, *(["--limit", args.limit] if args.limit else [])]
+    suite += ["--data", args.data] if args.data else []
+    failed = quantpress("evaluate", name, *suite, args=args)
+    if failed or args.without_bench:
+        return failed
+    return quantpress("bench", name, "--workload", args.workload, args=args)
+
+
+def speeds(artifact: Artifact) -> str:
+    """How many times as fast as the unquantized model, by load, with the verdict."""
+    found = results_of(artifact, Throughput).all()
+    if not found:
+        return formats.NONE
+    points = [(point, point.ratios[point.compared]) for point in speed_of(found[0]).points]
+    return "; ".join(
+        f"{load_in_words(point.concurrency, point.request_rate)}: {formats.times(ratio)}, {point.verdict}"
+        for point, ratio in points
+        if isinstance(ratio, Ratio)
+    )
+
+
+def _samples(artifact: Artifact, side: str) -> Path:
+    folder = artifact.folder if side == "candidate" else artifact.folder.parent / "baseline"
+    return folder / "scores" / _accuracy(artifact).runs[side].folder
+
+
+def _accuracy(artifact: Artifact) -> Accuracy:
+    return results_of(artifact, Accuracy).all()[0]
+
+
+HEADER = ["made by", "weights", "processor s", "peak", "KL", f"KL minus {RECIPE}'s (95%)", "flips (95%)"]
+HEADER += ["recovery (95%)", "speed in vLLM, times the unquantized model's (95%)"]
+
+
+def row(name: str, made: Made, args: argparse.Namespace, model: Model) -> list[str]:
+    """A checkpoint that was made and scored."""
+    artifact, reference = (artifact_of(args.out, model.name, one) for one in (name, RECIPE))
+    near = nearness(_samples(reference, "baseline"), _samples(artifact, "candidate"), _samples(reference, "candidate"))
+    apart = "{:+.3f} ({:+.3f} to {:+.3f})".format(near.difference, *near.interval) if near.interval else formats.NONE
+    overall = score_of(_accuracy(artifact)).overall
+    return [
+        name,
+        formats.in_bytes(artifact.finished().bytes.checkpoint),
+        f"{made.processor_seconds:.0f}",
+        formats.in_bytes(made.peak_bytes),
+        f"{near.means[0]:.3f}",
+        "" if name == RECIPE else apart,
+        formats.interval(overall.flips, "{:.1%}"),
+        formats.interval(overall.recovery),
+        speeds(artifact),
+    ]
+
+
+def page(rows: list[list[str]], missing: dict[str, str], made: dict[str, Made]) -> str:
+    """The table, what is not in it and why, and what repeats each checkpoint."""
+    about = environment.machine()
+    parts = [
+        f"{about.processor}, {about.cores} cores, {about.memory_gb} GB, Python {about.python}, "
+        f"{time.strftime('%Y-%m-%d')}",
+        markdown.table(HEADER, rows),
+        *[f"**{name} is not in the table**: {reason}" for name, reason in missing.items()],
+        *[f"{name}: `{shlex.join(one.command)}` with {', '.join(told_of(one))}" for name, one in made.items()],
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def told_of(made: Made) -> list[str]:
+    """The libraries that decide what a checkpoint becomes, with their versions, of all that was installed."""
+    deciding = ("torch==", "transformers==", "gptqmodel==", "auto-round==", "llmcompressor==", "compressed-tensors==")
+    return [one for one in made.installed if one.lower().startswith(deciding)]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("peers", nargs="*", default=list(PEERS), help=f"of {', '.join(PEERS)} (default: all)")
+    parser.add_argument("--model", default=models.EMBEDDED)
+    parser.add_argument("--samples", type=int, default=32, help="calibration sequences")
+    parser.add_argument("--length", type=int, default=512, help="tokens of each")
+    parser.add_argument("--suite", default="commonsense")
+    parser.add_argument("--limit", help="documents of each task (default: all)")
+    parser.add_argument("--data", help="folder of <task>.jsonl")
+    parser.add_argument("--workload", default="chat")
+    parser.add_argument("--without-bench", action="store_true", help="accuracy alone")
+    parser.add_argument("--envs", type=Path, default=Path(".cache/peers"), help="where the environments are")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/peers"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    (args.out / "made").mkdir(parents=True, exist_ok=True)
+    model = find_model(args.model)
+    mine, tokens, group_size = own(args, model)
+    made, missing = {RECIPE: mine}, {}
+    for peer in (PEERS[name] for name in args.peers):
+        made[peer.name] = one = make(peer, environment_of(peer, args.envs), model, tokens, group_size, args.out)
+        if one.exit_code:
+            missing[peer.name] = f"exit code {one.exit_code}: {last_line(args.out / 'made' / f'{peer.name}.log')}"
+        elif reason := quantpress("adopt", str(args.out / "made" / peer.name), "--as", peer.name, args=args):
+            missing[peer.name] = reason
+    for name in made:
+        if name not in missing and (reason := scored_and_served(name, args)):
+            missing[name] = reason
+    rows = [row(name, one, args, model) for name, one in made.items() if name not in missing]
+    text = page(rows, missing, made)
+    (args.out / "peers.md").write_text(text)
+    print(text)
+
+
+def last_line(log: Path) -> str:
+    return next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "no output")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The table of `make bench-peers`."""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    return runpy.run_path(str(BENCHMARKS / "peers.py"))
+
+
+def test_every_peer_has_a_script_and_requirements_that_name_its_torch(peers: dict[str, Any]) -> None:
+    for peer in peers["PEERS"].values():
+        assert peer.script.is_file()
+        pinned = [line for line in peer.requirements.read_text().splitlines() if not line.startswith("#")]
+        assert all("==" in line for line in pinned)
+        assert pinned[0].startswith("torch==")
+
+
+def test_what_a_process_took_counts_its_children(peers: dict[str, Any], tmp_path: Path) -> None:
+    busy = "import time\nwhile time.process_time() < 0.2: pass\nx = bytearray(50_000_000)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print('done'); sys.exit(3)"
+    made = peers["measured"]([sys.executable, "-c", outer], "inputs", tmp_path / "log")
+    assert (made.exit_code, made.inputs) == (3, "inputs")
+    assert made.processor_seconds > 0.2
+    assert made.peak_bytes > 50_000_000
+    assert peers["last_line"](tmp_path / "log") == "done"
+    assert any(line.startswith("torch==") for line in peers["told_of"](made))
+
+
+def test_the_page_names_who_is_missing_and_how_each_was_made(peers: dict[str, Any]) -> None:
+    versions = ["gptqmodel==7.6.0", "numpy==2.2.6", "torch==2.13.0"]
+    made = {
+        name: peers["Made"](
+            inputs="",
+            command=["python", f"with_{name}.py"],
+            exit_code=0,
+            seconds=1,
+            processor_seconds=1,
+            peak_bytes=1,
+            installed=versions,
+        )
+        for name in ("one", "other")
+    }
+    row = ["one", *["-"] * (len(peers["HEADER"]) - 1)]
+    page = peers["page"]([row], {"other": "vLLM cannot load it"}, made)
+    assert "\n| one | - |" in page
+    assert "**other is not in the table**: vLLM cannot load it" in page
+    assert "other: `python with_other.py` with gptqmodel==7.6.0, torch==2.13.0\n" in page
