@@ -92,13 +92,13 @@ class Made(Record):
     installed: list[str]
 
 
-def measured(command: Sequence[str], inputs: str, log: Path) -> Made:
-    """Runs the command, whose first word is a Python, with its output in the log."""
+def measured(command: Sequence[str], inputs: str, log: Path, folder: Path) -> Made:
+    """Runs the command, whose first word is a Python, in the folder, with its output in the log."""
     listing = subprocess.run([command[0], "-c", _INSTALLED], capture_output=True, text=True, check=True).stdout
     started = time.perf_counter()
     with log.open("wb") as output:
         surroundings = {**os.environ, **QUIET, **environment.waiting()}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=surroundings)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=surroundings, cwd=folder)
         _, status, used = os.wait4(process.pid, 0)
     return Made(
         inputs=inputs,
@@ -111,14 +111,14 @@ def measured(command: Sequence[str], inputs: str, log: Path) -> Made:
     )
 
 
-def once(record: Path, inputs: str, command: Sequence[str]) -> Made:
+def once(record: Path, inputs: str, command: Sequence[str], folder: Path) -> Made:
     """The same, unless it was done with these inputs before; what failed is tried again."""
     if record.is_file():
         known = Made.model_validate(atomic.read_json(record))
         if known.inputs == inputs and known.exit_code == 0:
             return known
     print(f"{shlex.join(command)}", file=sys.stderr, flush=True)
-    made = measured(command, inputs, record.with_suffix(".log"))
+    made = measured(command, inputs, record.with_suffix(".log"), folder)
     atomic.write_json(record, made.dump())
     return made
 
@@ -141,8 +141,22 @@ def make(peer: Peer, python: Path, model: Model, tokens: Path, group_size: int, 
     folder = out / "made" / peer.name
     told = [tokens.read_text(), peer.script.read_text(), peer.requirements.read_text(), str(group_size), *peer.options]
     inputs = hashlib.sha256("\0".join(told).encode()).hexdigest()
-    command = [str(python), str(peer.script), str(model.path), str(tokens), str(group_size), str(folder), *peer.options]
-    return once(folder.with_suffix(".json"), inputs, command)
+    command = [
+        str(python),
+        str(peer.script),
+        str(model.path.resolve()),
+        str(tokens),
+        str(group_size),
+        str(folder),
+        *peer.options,
+    ]
+    return once(folder.with_suffix(".json"), inputs, command, folder.parent)  # GPTQModel leaves logs where it runs
+
+
+def settings_of(args: argparse.Namespace) -> list[str]:
+    """The options that make the recipe calibrate on as much as was asked for."""
+    settings = {"calibration.samples": args.samples, "calibration.max_sequence_length": args.length}
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
 def own(args: argparse.Namespace, model: Model) -> tuple[Made, Path, int]:
@@ -152,14 +166,13 @@ def own(args: argparse.Namespace, model: Model) -> tuple[Made, Path, int]:
     """
     from transformers import AutoTokenizer
 
-    settings = [f"calibration.samples={args.samples}", f"calibration.max_sequence_length={args.length}"]
-    command = [sys.executable, "-m", "quantpress", "quantize", RECIPE, "--model", args.model, "--out", str(args.out)]
-    command += [word for setting in settings for word in ("--set", setting)]
-    made = once(args.out / "made" / f"{RECIPE}.json", " ".join(settings), command)
+    words = ["quantize", RECIPE, *settings_of(args), "--model", args.model, "--out", str(args.out)]
+    command = [sys.executable, "-m", "quantpress", *words]
+    made = once(args.out / "made" / f"{RECIPE}.json", shlex.join(words), command, Path.cwd())
     if made.exit_code:
         raise SystemExit(f"{shlex.join(command)} failed: see {args.out / 'made' / RECIPE}.log")
 
-    calibration = load_recipe(RECIPE, settings).calibration
+    calibration = load_recipe(RECIPE, settings_of(args)[1::2]).calibration
     manifest = artifact_of(args.out, model.name, RECIPE).finished()
     if calibration is None or manifest.calibration is None:
         raise SystemExit(f"{RECIPE} is not calibrated")
@@ -186,12 +199,14 @@ def quantpress(*words: str, args: argparse.Namespace) -> str | None:
 
 def scored_and_served(name: str, args: argparse.Namespace) -> str | None:
     """Scores a checkpoint and measures it in vLLM; why not, where one of both failed."""
-    suite = ["--suite", args.suite, *(["--limit", args.limit] if args.limit else [])]
+    # One backend for all: without the peers' libraries transformers does not load their formats.
+    suite = ["--suite", args.suite, "--backend", "vllm", *(["--limit", args.limit] if args.limit else [])]
     suite += ["--data", args.data] if args.data else []
-    failed = quantpress("evaluate", name, *suite, args=args)
+    settings = settings_of(args) if name == RECIPE else []
+    failed = quantpress("evaluate", name, *suite, *settings, args=args)
     if failed or args.without_bench:
         return failed
-    return quantpress("bench", name, "--workload", args.workload, args=args)
+    return quantpress("bench", name, "--workload", args.workload, *settings, args=args)
 
 
 def speeds(artifact: Artifact) -> str:
@@ -271,7 +286,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without-bench", action="store_true", help="accuracy alone")
     parser.add_argument("--envs", type=Path, default=Path(".cache/peers"), help="where the environments are")
     parser.add_argument("--out", type=Path, default=Path("artifacts/peers"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.out, args.envs = args.out.resolve(), args.envs.resolve()
+    return args
 
 
 def main() -> None:

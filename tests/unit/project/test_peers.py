@@ -27,7 +27,7 @@ def test_every_peer_has_a_script_and_requirements_that_name_its_torch(peers: dic
 def test_what_a_process_took_counts_its_children(peers: dict[str, Any], tmp_path: Path) -> None:
     busy = "import time\nwhile time.process_time() < 0.2: pass\nx = bytearray(50_000_000)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print('done'); sys.exit(3)"
-    made = peers["measured"]([sys.executable, "-c", outer], "inputs", tmp_path / "log")
+    made = peers["measured"]([sys.executable, "-c", outer], "inputs", tmp_path / "log", tmp_path)
     assert (made.exit_code, made.inputs) == (3, "inputs")
     assert made.processor_seconds > 0.2
     assert made.peak_bytes > 50_000_000
