@@ -21,13 +21,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 
 from kl_difference import nearness
+from making import Made, last_line, once, told_of
+from next_tokens import Divergence, mean, mean_difference
 from quantpress.artifact.accuracy import Accuracy
 from quantpress.artifact.manifest import Artifact, artifact_of
 from quantpress.artifact.results import results_of
@@ -37,14 +38,14 @@ from quantpress.model.source import Model, find_model
 from quantpress.quantize.calibration_data import packed
 from quantpress.recipe.loading import load_recipe
 from quantpress.report.facts.accuracy import score_of
-from quantpress.report.facts.data import Ratio, load_in_words
+from quantpress.report.facts.data import Figure, Ratio, load_in_words
 from quantpress.report.facts.speed import speed_of
 from quantpress.report.views import formats, markdown
 from quantpress.runtime import atomic, environment
-from quantpress.runtime.records import Record
 from timing import QUIET
 
 RECIPE = "gptq-w4a16"
+HELD_OUT = "held-out.json"  # as many tokens of the same chats that no checkpoint was calibrated on
 SCRIPTS = Path(__file__).with_name("peers")
 
 
@@ -74,53 +75,6 @@ PEERS = {
         Peer("plain-llmcompressor", "llmcompressor"),
     )
 }
-
-
-_INSTALLED = "from importlib.metadata import distributions\nfor d in distributions(): print(f'{d.name}=={d.version}')"
-
-
-class Made(Record):
-    """One process that made a checkpoint. `inputs` is the digest of what it was given, `peak_bytes` the resident memory
-    of its largest process, `installed` what its environment holds."""
-
-    inputs: str
-    command: list[str]
-    exit_code: int
-    seconds: float
-    processor_seconds: float
-    peak_bytes: int
-    installed: list[str]
-
-
-def measured(command: Sequence[str], inputs: str, log: Path, folder: Path) -> Made:
-    """Runs the command, whose first word is a Python, in the folder, with its output in the log."""
-    listing = subprocess.run([command[0], "-c", _INSTALLED], capture_output=True, text=True, check=True).stdout
-    started = time.perf_counter()
-    with log.open("wb") as output:
-        surroundings = {**os.environ, **QUIET, **environment.waiting()}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=surroundings, cwd=folder)
-        _, status, used = os.wait4(process.pid, 0)
-    return Made(
-        inputs=inputs,
-        command=list(command),
-        exit_code=os.waitstatus_to_exitcode(status),
-        seconds=time.perf_counter() - started,
-        processor_seconds=used.ru_utime + used.ru_stime,
-        peak_bytes=used.ru_maxrss * 1024,
-        installed=sorted(set(listing.splitlines())),
-    )
-
-
-def once(record: Path, inputs: str, command: Sequence[str], folder: Path) -> Made:
-    """The same, unless it was done with these inputs before; what failed is tried again."""
-    if record.is_file():
-        known = Made.model_validate(atomic.read_json(record))
-        if known.inputs == inputs and known.exit_code == 0:
-            return known
-    print(f"{shlex.join(command)}", file=sys.stderr, flush=True)
-    made = measured(command, inputs, record.with_suffix(".log"), folder)
-    atomic.write_json(record, made.dump())
-    return made
 
 
 def environment_of(peer: Peer, envs: Path) -> Path:
@@ -159,6 +113,15 @@ def settings_of(args: argparse.Namespace) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
+def diverge(name: str, python: str, model: Model, checkpoint: Path, out: Path) -> None:
+    """Compares the next tokens of a checkpoint with the model's, in the environment that made it."""
+    text, record = out / "made" / HELD_OUT, out / "made" / f"{name}.divergence.json"
+    script = SCRIPTS / "divergence.py"
+    if not record.is_file() or record.stat().st_mtime < (checkpoint / "config.json").stat().st_mtime:
+        command = [python, str(script), *map(str, (model.path.resolve(), checkpoint, text, record))]
+        subprocess.run(command, check=True, env={**os.environ, **QUIET}, cwd=record.parent)
+
+
 def own(args: argparse.Namespace, model: Model) -> tuple[Made, Path, int]:
     """quantpress's own checkpoint: what it took, the file with its calibration tokens, and its group size.
 
@@ -176,11 +139,14 @@ def own(args: argparse.Namespace, model: Model) -> tuple[Made, Path, int]:
     manifest = artifact_of(args.out, model.name, RECIPE).finished()
     if calibration is None or manifest.calibration is None:
         raise SystemExit(f"{RECIPE} is not calibrated")
-    sequences = packed(calibration, AutoTokenizer.from_pretrained(str(model.path))).sequences
+    twice = calibration.model_copy(update={"samples": 2 * args.samples})
+    both = packed(twice, AutoTokenizer.from_pretrained(str(model.path))).sequences
+    sequences, held_out = both[: args.samples], both[args.samples :]
     if hashlib.sha256(numpy.array(sequences, "int64").tobytes()).hexdigest() != manifest.calibration.fingerprint:
         raise SystemExit(f"{RECIPE} was calibrated on other tokens than these: remove {args.out} and start again")
     tokens = args.out / "made" / "tokens.json"
     tokens.write_text(json.dumps(sequences))
+    (tokens.parent / HELD_OUT).write_text(json.dumps(held_out))
     config = json.loads((artifact_of(args.out, model.name, RECIPE).checkpoint / "config.json").read_text())
     return made, tokens, config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"]
 
@@ -231,46 +197,65 @@ def _accuracy(artifact: Artifact) -> Accuracy:
     return results_of(artifact, Accuracy).all()[0]
 
 
-HEADER = ["made by", "weights", "processor s", "peak", "KL", f"KL minus {RECIPE}'s (95%)", "flips (95%)"]
-HEADER += ["recovery (95%)", "speed in vLLM, times the unquantized model's (95%)"]
+MADE = ["made by", "weights", "processor s", "peak", "KL of the next token (95%)", f"minus {RECIPE}'s (95%)"]
+MADE += ["likeliest token is another (95%)"]
+SERVED = ["made by", "KL of the answers", f"minus {RECIPE}'s (95%)", "flips (95%)", "recovery (95%)"]
+SERVED += ["speed in vLLM, times the unquantized model's (95%)"]
 
 
-def row(name: str, made: Made, args: argparse.Namespace, model: Model) -> list[str]:
-    """A checkpoint that was made and scored."""
+def as_made(name: str, made: Made, args: argparse.Namespace, model: Model) -> list[str]:
+    """What a checkpoint took, its bytes, and how near its next tokens are to the model's."""
+    found, reference = (
+        Divergence.model_validate(atomic.read_json(args.out / "made" / f"{one}.divergence.json"))
+        for one in (name, RECIPE)
+    )
+    weights = sum(file.stat().st_size for file in checkpoint_of(name, args, model).glob("*.safetensors"))
+    return [
+        name,
+        formats.in_bytes(weights),
+        f"{made.processor_seconds:.0f}",
+        formats.in_bytes(made.peak_bytes),
+        formats.interval(mean(found.kl)),
+        "" if name == RECIPE else formats.interval(mean_difference(found.kl, reference.kl), "{:+.3f}"),
+        formats.interval(mean(found.flips), "{:.1%}"),
+    ]
+
+
+def as_served(name: str, args: argparse.Namespace, model: Model) -> list[str]:
+    """How a checkpoint answers, and how fast."""
     artifact, reference = (artifact_of(args.out, model.name, one) for one in (name, RECIPE))
     near = nearness(_samples(reference, "baseline"), _samples(artifact, "candidate"), _samples(reference, "candidate"))
-    apart = "{:+.3f} ({:+.3f} to {:+.3f})".format(near.difference, *near.interval) if near.interval else formats.NONE
+    apart = Figure(value=near.difference, interval=near.interval)
     overall = score_of(_accuracy(artifact)).overall
     return [
         name,
-        formats.in_bytes(artifact.finished().bytes.checkpoint),
-        f"{made.processor_seconds:.0f}",
-        formats.in_bytes(made.peak_bytes),
         f"{near.means[0]:.3f}",
-        "" if name == RECIPE else apart,
+        "" if name == RECIPE else formats.interval(apart, "{:+.3f}"),
         formats.interval(overall.flips, "{:.1%}"),
         formats.interval(overall.recovery),
         speeds(artifact),
     ]
 
 
-def page(rows: list[list[str]], missing: dict[str, str], made: dict[str, Made]) -> str:
-    """The table, what is not in it and why, and what repeats each checkpoint."""
+def checkpoint_of(name: str, args: argparse.Namespace, model: Model) -> Path:
+    """The checkpoint as its library left it."""
+    return artifact_of(args.out, model.name, RECIPE).checkpoint if name == RECIPE else args.out / "made" / name
+
+
+def page(
+    made_rows: list[list[str]], served_rows: list[list[str]], missing: dict[str, str], made: dict[str, Made]
+) -> str:
+    """The tables, what is not in them and why, and what repeats each checkpoint."""
     about = environment.machine()
     parts = [
         f"{about.processor}, {about.cores} cores, {about.memory_gb} GB, Python {about.python}, "
         f"{time.strftime('%Y-%m-%d')}",
-        markdown.table(HEADER, rows),
-        *[f"**{name} is not in the table**: {reason}" for name, reason in missing.items()],
+        markdown.table(MADE, made_rows),
+        markdown.table(SERVED, served_rows),
+        *[f"**{name} is missing**: {reason}" for name, reason in missing.items()],
         *[f"{name}: `{shlex.join(one.command)}` with {', '.join(told_of(one))}" for name, one in made.items()],
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def told_of(made: Made) -> list[str]:
-    """The libraries that decide what a checkpoint becomes, with their versions, of all that was installed."""
-    deciding = ("torch==", "transformers==", "gptqmodel==", "auto-round==", "llmcompressor==", "compressed-tensors==")
-    return [one for one in made.installed if one.lower().startswith(deciding)]
 
 
 def arguments() -> argparse.Namespace:
@@ -295,25 +280,29 @@ def main() -> None:
     args = arguments()
     (args.out / "made").mkdir(parents=True, exist_ok=True)
     model = find_model(args.model)
+
+    # First every checkpoint, and how near it is to the model in its own library.
     mine, tokens, group_size = own(args, model)
     made, missing = {RECIPE: mine}, {}
     for peer in (PEERS[name] for name in args.peers):
         made[peer.name] = one = make(peer, environment_of(peer, args.envs), model, tokens, group_size, args.out)
         if one.exit_code:
             missing[peer.name] = f"exit code {one.exit_code}: {last_line(args.out / 'made' / f'{peer.name}.log')}"
-        elif reason := quantpress("adopt", str(args.out / "made" / peer.name), "--as", peer.name, args=args):
-            missing[peer.name] = reason
-    for name in made:
-        if name not in missing and (reason := scored_and_served(name, args)):
+    made_rows = []
+    for name in [name for name in made if name not in missing]:
+        diverge(name, made[name].command[0], model, checkpoint_of(name, args, model), args.out)
+        made_rows.append(as_made(name, made[name], args, model))
+
+    # Then what vLLM makes of it.
+    for name in [name for name in made if name not in missing]:
+        adopting = ("adopt", str(checkpoint_of(name, args, model)), "--as", name)
+        reason = None if name == RECIPE else quantpress(*adopting, args=args)
+        if reason := reason or scored_and_served(name, args):
             missing[name] = reason
-    rows = [row(name, one, args, model) for name, one in made.items() if name not in missing]
-    text = page(rows, missing, made)
+    served_rows = [as_served(name, args, model) for name in made if name not in missing]
+    text = page(made_rows, served_rows, missing, made)
     (args.out / "peers.md").write_text(text)
     print(text)
-
-
-def last_line(log: Path) -> str:
-    return next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "no output")
 
 
 if __name__ == "__main__":
