@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -50,12 +51,14 @@ def measured(command: Sequence[str], inputs: str, log: Path, folder: Path) -> Ma
 
 
 def once(record: Path, inputs: str, command: Sequence[str], folder: Path) -> Made:
-    """The same, unless it was done with these inputs before; what failed is tried again."""
+    """The same, unless it was done with these inputs before. What failed is tried again, without what it left in the
+    folder that is named as the record is."""
     if record.is_file():
         known = Made.model_validate(atomic.read_json(record))
         if known.inputs == inputs and known.exit_code == 0:
             return known
-    print(f"{shlex.join(command)}", file=sys.stderr, flush=True)
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    shutil.rmtree(record.with_suffix(""), ignore_errors=True)
     made = measured(command, inputs, record.with_suffix(".log"), folder)
     atomic.write_json(record, made.dump())
     return made

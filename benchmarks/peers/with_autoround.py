@@ -23,3 +23,7 @@ AutoRound(
     seqlen=ids.shape[1],
     **({"iters": 50, "lr": 5e-3} if mode == ["light"] else {}),
 ).quantize_and_save(output, format="auto_round")
+(made,) = Path(output).iterdir()  # a folder in it, which is named after the model
+for file in made.iterdir():
+    file.rename(Path(output) / file.name)
+made.rmdir()
