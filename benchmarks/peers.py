@@ -299,7 +299,8 @@ def main() -> None:
         reason = None if name == RECIPE else quantpress(*adopting, args=args)
         if reason := reason or scored_and_served(name, args):
             missing[name] = reason
-    served_rows = [as_served(name, args, model) for name in made if name not in missing]
+    compared = [] if RECIPE in missing else [name for name in made if name not in missing]
+    served_rows = [as_served(name, args, model) for name in compared]
     text = page(made_rows, served_rows, missing, made)
     (args.out / "peers.md").write_text(text)
     print(text)
