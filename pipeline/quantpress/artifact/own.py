@@ -27,7 +27,8 @@ _WRITTEN = re.compile(
     re.VERBOSE,
 )
 _SCORED = re.compile(
-    r"next_tokens\.npy|samples\.json|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml|lm_eval/[^/]+/results_[^/]+\.json"
+    r"next_tokens\.npy|likelihoods\.json|samples\.json|samples_[^/]+\.jsonl\.gz|tasks/[^/]+\.yaml"
+    r"|lm_eval/[^/]+/results_[^/]+\.json"
 )
 
 

@@ -16,6 +16,7 @@ from quantpress.cli import gc
 from quantpress.errors import InputError
 from quantpress.quantize import stage
 from quantpress.runtime import console, locks
+from quantpress_evaluate import sanity
 
 Pack = Callable[..., Path]
 
@@ -25,6 +26,13 @@ def scores(folder: Path) -> Path:
     (folder / "score.json").write_text(json.dumps({"folder": folder.name}))
     (folder / "next_tokens.npy").write_bytes(b"")
     return folder
+
+
+@pytest.mark.parametrize("kept", [sanity.LOGITS, sanity.LIKELIHOODS])
+def test_what_either_backend_keeps_of_a_score_is_ours(tmp_path: Path, kept: str) -> None:
+    folder = scores(tmp_path / "scores" / "smoke-1")
+    (folder / kept).write_bytes(b"")
+    assert own.score_strangers(folder) == []
 
 
 def test_gc_touches_nothing_of_others(tmp_path: Path, made: Artifact) -> None:
