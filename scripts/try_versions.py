@@ -5,7 +5,8 @@
 
 A trial is one or more releases in place of the locks' own. It gets an environment (uv; everything else stays as the
 lock has it, as far as that goes), and makes, scores and serves a small model with two recipes. What came of it goes
-into requirements/tried.json, and docs/reference/versions.md is made of that. Exit code 1 if a trial failed.
+into requirements/tried.json, and docs/reference/versions.md is made of that. Exit code 1 if a trial failed. With
+--resolve it is only asked whether the libraries' requirements allow these releases, which takes seconds.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ and served by vLLM, whose likelihoods had to be those that transformers computes
 tried.
 
 *Allowed* says whether the libraries' own requirements let it stand beside the locks' releases of the others. Where they
-do not, it was installed all the same, to see what breaks. *Same bytes*: the checkpoints are those that the locks'
-releases make.
+do not, a trial installs it all the same, to see what breaks. *Same bytes*: the checkpoints are those that the locks'
+releases make. Rows that say *not run* were only resolved.
 """
 
 
@@ -221,8 +222,8 @@ def _error(said: str) -> str:
     return " ".join(lines[start : start + 2]).replace(str(ROOT), ".")[:300]
 
 
-def attempted(releases: list[str], vllm: Path, model: Path) -> Trial:
-    """One trial, whose environment is gone afterwards."""
+def attempted(releases: list[str], vllm: Path, model: Path | None) -> Trial:
+    """One trial, whose environment is gone afterwards; without a model, what the requirements allow alone."""
     lock = lock_of(releases)
     passed, weights, found = [], {}, {}
     allowed = failed = None
@@ -230,6 +231,8 @@ def attempted(releases: list[str], vllm: Path, model: Path) -> Trial:
         folder = Path(name)
         try:
             allowed, made = resolved(releases, lock, folder)
+            if model is None:
+                return _trial(releases, allowed, {}, [], None, {})
             python = installed(lock, made, folder / "env")
             passed.append("install")
             found = versions(python)
@@ -248,10 +251,22 @@ def attempted(releases: list[str], vllm: Path, model: Path) -> Trial:
                 if manifest.is_file():
                     files = json.loads(manifest.read_text())["files"]
                     weights[recipe] = files["model.safetensors"]["sha256"]
+    return _trial(releases, allowed, found, passed, failed, weights)
+
+
+def _trial(
+    releases: list[str],
+    allowed: str | None,
+    found: dict[str, str],
+    passed: list[str],
+    failed: str | None,
+    weights: dict[str, str],
+) -> Trial:
+    """With the day and the machine."""
     machine = environment.machine()
     return Trial(
         releases=releases,
-        lock=lock,
+        lock=lock_of(releases),
         allowed=allowed,
         versions=found,
         passed=passed,
@@ -276,7 +291,8 @@ def table(trials: Sequence[Trial]) -> str:
         cells.append(f"no: {one.allowed}" if one.allowed else "yes")
         cells += ["yes" if step in one.passed else "**no**" if _failed_at(one) == step else "" for step in STEPS]
         same = "" if not pinned or not one.weights else "yes" if one.weights == pinned.weights else "no"
-        cells += [same, (one.failed or "").replace("|", "\\|")]
+        said = one.failed or ("" if one.passed else "not run")
+        cells += [same, said.replace("|", "\\|")]
         lines.append("| " + " | ".join(cells) + " |")
     days = sorted({f"{one.tried} on {one.machine}" for one in trials})
     return f"{HEAD}\n" + "\n".join(lines) + f"\n\nTried: {'; '.join(days)}.\n"
@@ -296,13 +312,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trials", nargs="*", metavar="'NAME==VERSION ...'", help="(default: the locks' own releases)")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm" / "bin" / "vllm", help="(%(default)s)")
+    parser.add_argument("--resolve", action="store_true", help="only ask whether the requirements allow it")
     parser.add_argument("--table", action="store_true", help="only write the table, of what was tried")
     args = parser.parse_args()
     own = [" ".join(f"{name}=={pins(lock)[name]}" for name in names) for lock, names in LIBRARIES.items()]
     failed = False
     with tempfile.TemporaryDirectory(prefix="quantpress-model-") as name:
         asked = [] if args.table else [text.split() for text in args.trials or own]
-        model = small_model(Path(name) / "two-layers") if asked else Path()
+        model = small_model(Path(name) / "two-layers") if asked and not args.resolve else None
         for releases in asked:
             print(" ".join(releases), flush=True)
             trial = attempted(releases, args.vllm.absolute(), model)

@@ -129,6 +129,8 @@ def _made(order: Order, staged: Path) -> Recertification:
             gates += _standing(known, served, pair)
 
     throughput = order.throughput
+    speeds = what_moved.speeds(throughput, measured) if throughput and measured else None
+    unknown += what_moved.not_told(speeds)
     made = Recertification(
         key=order.key,
         checkpoint_digest=order.artifact.finished().digest,
@@ -141,7 +143,7 @@ def _made(order: Order, staged: Path) -> Recertification:
         likelihoods=pair,
         served=served,
         accuracy=[one.rescored for one in scored],
-        speeds=what_moved.speeds(throughput, measured) if throughput and measured else None,
+        speeds=speeds,
         gates=gates,
         moved=[],
         unknown=unknown,

@@ -89,6 +89,14 @@ def _ratios(known: Throughput, now: Throughput) -> Iterator[SpeedPair]:
         )
 
 
+def not_told(speeds: Speeds | None) -> list[str]:
+    """Speeds of which nobody can say whether they moved, each with the reason."""
+    undecided = ("untrustworthy", "no verdict", "not compared")
+    return [
+        f"{row.figure}: {row.verdict}" for row in (speeds.rows if speeds else []) if row.verdict.startswith(undecided)
+    ]
+
+
 def sentences(made: Recertification, known: Throughput | None) -> list[str]:
     """Everything that moved beyond noise, a sentence for each."""
     return [*_engine(made, known), *_accuracy(made), *_speed(made), *_gates(made)]

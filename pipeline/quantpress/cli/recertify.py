@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quantpress.artifact.recertification import Engine, Recertification
     from quantpress.artifact.throughput import Throughput
     from quantpress.model.source import Model
-    from quantpress.plan.resolve import Plan
+    from quantpress.plan.sizes import Loadable
     from quantpress_evaluate.recertify import Order
     from quantpress_evaluate.request import Request
     from quantpress_serve.bench.subject import Sides
@@ -104,6 +104,7 @@ def _require_gates(made: Recertification) -> None:
 
 def _order(options: Options, artifact: Artifact) -> Order:
     """Everything that can be wrong is found here, before a server is started."""
+    from quantpress.adopt.computed import untruthful_of
     from quantpress.artifact import recertification, upkeep
     from quantpress.artifact.accuracy import Accuracy
     from quantpress.artifact.results import results_of
@@ -130,8 +131,9 @@ def _order(options: Options, artifact: Artifact) -> Order:
     inexact: str | None = None
     requests: list[tuple[Accuracy, Request | None]] = [(known, None) for known in scored]
     if _URL not in options.vllm:
-        plan, inexact = _plan(options, artifact, made, model)
-        requests = [(known, _request(options, known, plan, model)) for known in scored]
+        checkpoint, inexact = _checkpoint(options, artifact, made, model)
+        asked = _Asked(model, checkpoint, untruthful_of(artifact))
+        requests = [(known, _request(options, known, asked)) for known in scored]
     return Order(
         artifact=artifact,
         model=model,
@@ -223,20 +225,34 @@ def _model(options: Options, made: Manifest) -> Model:
     return model
 
 
-def _plan(options: Options, artifact: Artifact, made: Manifest, model: Model) -> tuple[Plan, str | None]:
-    """What the checkpoint is, and why the new engine will not compute exactly that (None where it does).
+def _checkpoint(options: Options, artifact: Artifact, made: Manifest, model: Model) -> tuple[Loadable, str | None]:
+    """What the engine loads, and why the new one will not compute exactly that (None where it does, or where nothing
+    was planned: a checkpoint that was adopted).
 
     Raises CapabilityError if it cannot serve it.
     """
+    from quantpress.adopt.loaded import loaded
     from quantpress.cli.prepare import inexactness
+    from quantpress.model import headers
     from quantpress.plan.resolve import plan_of
     from quantpress.quantize.reproduce import recipe_of
 
+    if made.adopted:
+        return loaded(headers.read_folder(artifact.checkpoint), model.headers()), None
     plan = plan_of(recipe_of(artifact, made), model)
     return plan, inexactness(plan, "auto", options.vllm)
 
 
-def _request(options: Options, known: Accuracy, plan: Plan, model: Model) -> Request:
+@dataclass(frozen=True)
+class _Asked:
+    """What is scored: the model and its checkpoint, and why transformers does not compute that as vLLM does."""
+
+    model: Model
+    checkpoint: Loadable
+    untruthful: str | None
+
+
+def _request(options: Options, known: Accuracy, asked: _Asked) -> Request:
     """What asks the new engine the same as on record. Raises InputError for a suite that is not what it was."""
     from quantpress.cli.scoring import Scoring, requested
     from quantpress_evaluate.comparison import gates
@@ -262,5 +278,6 @@ def _request(options: Options, known: Accuracy, plan: Plan, model: Model) -> Req
             f"the suite {known.suite} has other tasks or documents than on record",
             hint="put its files back, name them with --suite FILE and --data, or quantpress evaluate anew",
         )
-    request = request.for_model(model).for_plans([plan], model).as_scored(known.settings)
+    request = request.for_model(asked.model)
+    request = request.for_checkpoints([asked.checkpoint], [asked.untruthful], asked.model).as_scored(known.settings)
     return replace(request, gates=tuple(gates.parse(gate.gate, list(then)) for gate in known.gates))

@@ -1,4 +1,4 @@
-"""The table of releases that were tried is what the trials found, and the locks' own are among those that passed."""
+"""The table of releases that were tried is what the trials found."""
 
 from __future__ import annotations
 
@@ -25,15 +25,6 @@ def trying() -> Any:
 
 def test_the_table_is_made_of_what_was_tried(trying: Any) -> None:
     assert trying.TABLE.read_text() == trying.table(trying.known()), "make versions ARGS=--table"
-
-
-def test_the_locks_hold_releases_that_were_tried(trying: Any) -> None:
-    """Whoever renews the locks tries them: make versions."""
-    for lock, names in trying.LIBRARIES.items():
-        own = [f"{name}=={trying.pins(lock)[name]}" for name in names]
-        (trial,) = [one for one in trying.known() if one.releases == own]
-        assert trial.failed is None
-        assert trial.passed == list(trying.STEPS)
 
 
 def test_a_conflict_says_whose_requirement_it_is(trying: Any) -> None:
