@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError
+from quantpress.model.source import read_config
 from quantpress.model.whole_model_worker import text_decoder, whole_model
 from quantpress.quantize import calibration_data
 from quantpress.recipe.recipe import Calibration
@@ -27,9 +28,11 @@ def layer_errors(job: LayerErrorsJob) -> MeasuredLayers:
     import torch
     from transformers import CompressedTensorsConfig
 
-    trust, unpacked = job.trust_remote_code, CompressedTensorsConfig(run_compressed=False)
+    trust, format_of = job.trust_remote_code, read_config(job.checkpoint).get("quantization_config") or {}
     original = whole_model(job.model, trust, dtype=torch.float32)
-    quantized = whole_model(job.checkpoint, trust, dtype=torch.float32, quantization_config=unpacked)
+    packed = format_of.get("quant_method") == "compressed-tensors"  # what was adopted may be of another format, or none
+    unpacking = {"quantization_config": CompressedTensorsConfig(run_compressed=False)} if packed else {}
+    quantized = whole_model(job.checkpoint, trust, dtype=torch.float32, **unpacking)
     errors: list[float] = []
     for layer, own in zip(_layers(original), _layers(quantized), strict=True):
         layer.register_forward_hook(_compare(own, errors), with_kwargs=True)
