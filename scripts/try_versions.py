@@ -295,7 +295,8 @@ def table(trials: Sequence[Trial]) -> str:
         cells += [same, said.replace("|", "\\|")]
         lines.append("| " + " | ".join(cells) + " |")
     days = sorted({f"{one.tried} on {one.machine}" for one in trials})
-    return f"{HEAD}\n" + "\n".join(lines) + f"\n\nTried: {'; '.join(days)}.\n"
+    what = "Tried" if any(one.passed or one.failed for one in trials) else "Resolved, and not one of them tried yet"
+    return f"{HEAD}\n" + "\n".join(lines) + f"\n\n{what}: {'; '.join(days)}.\n"
 
 
 def _failed_at(one: Trial) -> str | None:
