@@ -42,7 +42,7 @@ from quantpress.report.facts.data import Figure, Ratio, load_in_words
 from quantpress.report.facts.speed import speed_of
 from quantpress.report.views import formats, markdown
 from quantpress.runtime import atomic, environment
-from timing import QUIET
+from timing import QUIET, complaint
 
 RECIPE = "gptq-w4a16"
 HELD_OUT = "held-out.json"  # as many tokens of the same chats that no checkpoint was calibrated on
@@ -157,10 +157,7 @@ def quantpress(*words: str, args: argparse.Namespace) -> str | None:
     print(shlex.join(command), file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     sys.stderr.write(done.stderr)
-    if done.returncode == 0:
-        return None
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return (errors or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+    return complaint(done) if done.returncode else None
 
 
 def scored_and_served(name: str, args: argparse.Namespace) -> str | None:

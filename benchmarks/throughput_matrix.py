@@ -26,6 +26,7 @@ from quantpress.model import source as models
 from quantpress.report.facts.data import load_in_words
 from quantpress.report.views import markdown
 from quantpress.runtime import atomic, environment
+from timing import complaint
 
 RECIPES = ["fp8-dynamic", "gptq-w4a16", "w8a8-dynamic"]
 
@@ -43,8 +44,7 @@ def bench(recipe: str, workload: str, args: argparse.Namespace) -> tuple[list[st
     sys.stderr.write(done.stderr)
     if done.returncode == 0:
         return command, dict(json.loads(done.stdout))
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return command, (errors or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+    return command, complaint(done)
 
 
 def driver() -> str:

@@ -40,3 +40,9 @@ def ratios(ones: Sequence[float], others: Sequence[float]) -> list[float]:
 
 def median_ratio(ones: Sequence[float], others: Sequence[float]) -> float:
     return median(ratios(ones, others))
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command of quantpress that failed said instead of a result: its last error, or else its exit code."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return (errors or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")

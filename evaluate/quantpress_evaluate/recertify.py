@@ -88,20 +88,14 @@ def recertify(order: Order) -> Recertification:
         if order.sign_key and not (order.folder / signing.SIGNATURE).is_file():
             _sign(order.folder, order.sign_key)
         return known
-    ownership.require_ours(order.folder, strangers, f"move {order.folder} away")
+    ownership.require_ours(order.folder, recertification.strangers, f"move {order.folder} away")
     with locks.using(order.artifact.folder), locks.lock(order.folder), atomic.staging(order.folder) as staged:
         made = _made(order, staged)
         made.save(staged / RECORD)
         if order.sign_key:
             _sign(staged, order.sign_key)
-        atomic.publish(staged, order.folder, strangers)
+        atomic.publish(staged, order.folder, recertification.strangers)
     return made
-
-
-def strangers(folder: Path) -> list[str]:
-    """What in the folder of a recertification is not ours."""
-    ours = {*recertification.files_of(folder), signing.SIGNATURE}
-    return [name for name in ownership.entries(folder) if name not in ours]
 
 
 def _known(order: Order) -> Recertification | None:

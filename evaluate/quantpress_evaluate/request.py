@@ -25,7 +25,7 @@ from quantpress_evaluate.comparison.gates import Requirement
 from quantpress_evaluate.kept_tasks import KNOWN_TASKS, KnownTasks, kept_tasks
 from quantpress_evaluate.suite import ResolvedTask, Suite
 from quantpress_serve.server import fit
-from quantpress_serve.server.fit import Asked
+from quantpress_serve.server.fit import Asked, Need
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.engine import Engine
 
@@ -85,12 +85,9 @@ class Request:
         `reasons` say of each why transformers does not compute it as vLLM does. Raises CapabilityError if vLLM is to
         score one of them, and no such engine fits.
         """
-        context = backend.context(model.path, self.suite.max_length) + 2  # which lm-eval's client sets aside
-        asked = Asked(context=context, at_once=self.suite.batch_size)
         by_vllm = any(self.for_checkpoint(reason)[0].backend == "vllm" for reason in reasons)
         try:
-            need = fit.need_of(checkpoints, model.config, self.engine, asked, fit.largest(checkpoints))
-            found = fit.fitted(self.engine, need)
+            found = fit.fitted(self.engine, self.need(checkpoints, model))
         except CapabilityError:
             if by_vllm:
                 raise
@@ -98,6 +95,12 @@ class Request:
         if by_vllm:
             fit.say(found)
         return replace(self, engine=found.engine)
+
+    def need(self, checkpoints: Sequence[Loadable], model: Model) -> Need:
+        """What a server needs that scores the model or any of its checkpoints."""
+        context = backend.context(model.path, self.suite.max_length) + 2  # which lm-eval's client sets aside
+        asked = Asked(context=context, at_once=self.suite.batch_size)
+        return fit.need_of(checkpoints, model.config, self.engine, asked, fit.largest(checkpoints))
 
     def for_checkpoint(self, untruthful: str | None) -> tuple[Request, str]:
         """The same with a backend that computes what a checkpoint is, and why that one; `untruthful` says why

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quantpress.artifact.manifest import Artifact
+from quantpress.model import headers
 from quantpress.model.headers import Tensor
 from quantpress.model.layers import Layers
+from quantpress.model.source import Model
 from quantpress.model.stored import StoredLayer, stored_layers
 from quantpress.recipe.presets import Scheme
 
@@ -29,6 +32,11 @@ def loaded(tensors: dict[str, Tensor], base: dict[str, Tensor]) -> Loaded:
         schemes={name: _scheme(layer) for name, layer in layers.items()},
         structure=Layers({name: layer.shape for name, layer in layers.items()}),
     )
+
+
+def loaded_of(artifact: Artifact, model: Model) -> Loaded:
+    """The checkpoint of an artifact that was adopted to be compared with this model."""
+    return loaded(headers.read_folder(artifact.checkpoint), model.headers())
 
 
 def _scheme(layer: StoredLayer) -> Scheme:

@@ -97,6 +97,9 @@ class Written(Record):
     dropped: dict[str, int]
 
 
+SIGNATURE = "model.sig"  # beside a manifest, or a recertification, that is signed
+
+
 class DataSource(Record):
     """What decides the documents of one source: a local file by its sha256, a hub data set by its commit.
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from quantpress.artifact import recertification
+from quantpress.artifact.manifest import SIGNATURE
 from quantpress.runtime import ownership
 
 _MANIFEST = "manifest.json"
@@ -43,14 +44,14 @@ def strangers(folder: Path) -> list[str]:
     ours |= {
         f"{one.relative_to(folder)}/{name}"
         for one in recertification.folders_in(folder)
-        for name in (*recertification.files_of(one), "model.sig")
+        for name in recertification.files_of(one)
     }
     return [name for name in names if name not in ours and not _WRITTEN.fullmatch(name)]
 
 
 def _in_package(folder: Path) -> set[str]:
     files = ownership.marked_files(folder / _MANIFEST)
-    return set() if files is None else {f"package/{name}" for name in (*files, _MANIFEST, "model.sig")}
+    return set() if files is None else {f"package/{name}" for name in (*files, _MANIFEST, SIGNATURE)}
 
 
 def _folders_of_scores(keeps: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from quantpress.artifact.accuracy import Comparison, Gate
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import SIGNATURE, Artifact
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import Executable
 from quantpress.errors import StageError, slug
@@ -189,19 +189,25 @@ def recertifications_of(artifact: Artifact) -> list[tuple[Path, Recertification]
 
 
 def files_of(folder: Path) -> set[str]:
-    """The relative names of the files that belong to a recertification: its record and what that lists."""
-    return {RECORD, *(ownership.marked_files(folder / RECORD) or ())}
+    """The relative names of the files that belong to a recertification: its record, what that lists, and its
+    signature, whether there is one or not."""
+    return {RECORD, SIGNATURE, *(ownership.marked_files(folder / RECORD) or ())}
 
 
-def problems(folder: Path, signature: str) -> list[str]:
+def strangers(folder: Path) -> list[str]:
+    """What in the folder of a recertification is not ours."""
+    ours = files_of(folder)
+    return [name for name in ownership.entries(folder) if name not in ours]
+
+
+def problems(folder: Path) -> list[str]:
     """What is not as it was written, a line for each file: the results beside the record, and the manifest of the
-    artifact that it lies in. `signature` is the name of the file that may lie beside them."""
+    artifact that it lies in. A signature may lie beside them."""
     try:
         record = Recertification.load(folder / RECORD)
     except StageError as error:
         return [error.message]
-    beside = {name for name in ownership.entries(folder) if name not in (RECORD, signature)}
-    found = [f"{name}: not in {RECORD}" for name in sorted(beside - record.files.keys())]
+    found = [f"{name}: not in {RECORD}" for name in strangers(folder)]
     for name, expected in record.files.items():
         found += _changed(folder / name, name, expected)
     return found + _changed(folder.parents[1] / "manifest.json", "the artifact's manifest.json", record.manifest)

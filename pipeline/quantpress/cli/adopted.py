@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantpress.adopt.computed import untruthful_of
-from quantpress.adopt.loaded import Loaded, loaded
+from quantpress.adopt.loaded import Loaded, loaded_of
 from quantpress.artifact import upkeep
 from quantpress.artifact.manifest import Artifact, artifact_of
 from quantpress.cli.options import Work
 from quantpress.errors import InputError, StageError
-from quantpress.model import headers
 from quantpress.model.source import Model, find_model
 
 if TYPE_CHECKING:
@@ -60,11 +59,15 @@ def told_apart(names: Sequence[str], work: Work, require_kernels: bool) -> tuple
     """
     recipes = [name for name in names if not is_adopted(name, work.out)]
     theirs = [candidate(name, work) for name in names if name not in recipes]
-    if theirs and require_kernels:
-        raise InputError(
-            f"--require-kernels goes with recipes, and {theirs[0].artifact.name} was adopted", hint="leave it out"
-        )
+    for one in theirs[:1]:
+        require_none(one.artifact.name, {"--require-kernels": require_kernels})
     return recipes, theirs
+
+
+def require_none(name: str, of_recipes: Mapping[str, object]) -> None:
+    """Raises InputError if any of these options, by its name, was given for what was adopted under this name."""
+    if given := [option for option, value in of_recipes.items() if value]:
+        raise InputError(f"{given[0]} goes with recipes, and {name} was adopted", hint=f"leave {given[0]} out")
 
 
 def candidate(name: str, work: Work) -> Candidate:
@@ -86,6 +89,6 @@ def candidate(name: str, work: Work) -> Candidate:
     return Candidate(
         artifact=artifact,
         model=model,
-        loaded=loaded(headers.read_folder(artifact.checkpoint), model.headers()),
+        loaded=loaded_of(artifact, model),
         untruthful=untruthful_of(artifact),
     )

@@ -87,10 +87,7 @@ def _bench_adopted(options: Options) -> None:
     from quantpress_serve.server import fit
 
     serving = options.serving
-    if options.weights == "dummy" or serving.online:
-        raise InputError(
-            f"--weights dummy and --online go with a recipe, and {options.recipe} was adopted", hint="leave them out"
-        )
+    adopted.require_none(options.recipe, {"--weights dummy": options.weights == "dummy", "--online": serving.online})
     load, sides = serving.load(), serving.sides()
     sides.executable()
     stage.require_servers(load, sides)

@@ -121,11 +121,8 @@ def _evaluate_adopted(options: Options) -> None:
     from quantpress_evaluate.stage import evaluate, require_gates
     from quantpress_serve.workload.engines import load_engine
 
-    given = {"--seeds": options.seeds != 1, "--online": options.online, "--only-model": options.only_model}
-    if of_recipes := [name for name, is_given in given.items() if is_given]:
-        raise InputError(
-            f"{of_recipes[0]} goes with a recipe, and {options.recipe} was adopted", hint=f"leave {of_recipes[0]} out"
-        )
+    of_recipes = {"--seeds": options.seeds != 1, "--online": options.online, "--only-model": options.only_model}
+    adopted.require_none(options.recipe, of_recipes)
     engine = load_engine(options.engine, options.trust_workload)
     found = adopted.candidate(options.recipe, options.work)
     request = scoring.checked_request(

@@ -231,14 +231,13 @@ def _checkpoint(options: Options, artifact: Artifact, made: Manifest, model: Mod
 
     Raises CapabilityError if it cannot serve it.
     """
-    from quantpress.adopt.loaded import loaded
+    from quantpress.adopt.loaded import loaded_of
     from quantpress.cli.prepare import inexactness
-    from quantpress.model import headers
     from quantpress.plan.resolve import plan_of
     from quantpress.quantize.reproduce import recipe_of
 
     if made.adopted:
-        return loaded(headers.read_folder(artifact.checkpoint), model.headers()), None
+        return loaded_of(artifact, model), None
     plan = plan_of(recipe_of(artifact, made), model)
     return plan, inexactness(plan, "auto", options.vllm)
 

@@ -21,73 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Where it runs, and what holds for every cell: the options of `run`, without those that the file has."""
+    """Where it runs, and what holds for every cell: the options of `run`, less the models, suites and workloads of
+    the file, which are empty here."""
 
     file: Path
     plan: bool
     render: str | None
     address: str | None
-    out: Path
-    set: list[str]
-    target: str | None
-    compute_dtype: str
-    offload: str
-    trust_remote_code: bool
-    dequantize: bool
-    data: str | None
-    backend: str | None
-    gate: list[str]
-    extend: bool
-    count_no_signal: bool
-    noise_floor: bool
-    limit: int | None
-    vllm: str | None
-    engine: list[str]
-    trust_workload: list[str]
-    pairing: str
-    require_kernels: bool
-
-    def work(self, model: str) -> Work:
-        return Work(
-            model=model,
-            out=self.out,
-            set=self.set,
-            target=self.target,
-            compute_dtype=self.compute_dtype,
-            offload=self.offload,
-            trust_remote_code=self.trust_remote_code,
-            dequantize=self.dequantize,
-        )
-
-    def scoring(self, suite: str) -> Scoring:
-        return Scoring(
-            suite=suite,
-            data=self.data,
-            backend=self.backend,
-            gate=self.gate,
-            extend=self.extend,
-            count_no_signal=self.count_no_signal,
-            noise_floor=self.noise_floor,
-            limit=self.limit,
-        )
-
-    def serving(self, workload: str) -> Serving:
-        return Serving(
-            workload=workload,
-            fresh=False,
-            vllm=self.vllm,
-            port=None,
-            vllm_url=None,
-            baseline_url=None,
-            vllm_model=None,
-            baseline_model=None,
-            api_key_env=None,
-            engine=self.engine,
-            trust_workload=self.trust_workload,
-            require_kernels=self.require_kernels,
-            pairing=self.pairing,
-            online=None,
-        )
+    work: Work
+    scoring: Scoring
+    serving: Serving
 
     @property
     def elsewhere(self) -> bool:
@@ -111,6 +54,9 @@ def add(commands: Commands) -> None:
         "--address",
         help="a Ray cluster that runs: auto where this machine is a node of it, or HOST:6379 (default: this machine)",
     )
+    # Of each cell, or about servers that someone else runs.
+    parser.set_defaults(model="", suite="", workload="", fresh=False, port=None, online=None)
+    parser.set_defaults(vllm_url=None, baseline_url=None, vllm_model=None, baseline_model=None, api_key_env=None)
     add_work(parser)
     add_data(parser)
     add_how_to_score(parser)
@@ -134,10 +80,10 @@ def run(options: Options) -> None:
     named = sweep_plan.named(options, read)
     if not options.plan:
         cluster.require_ray()
-        beforehand.require_place(options.out)
+        beforehand.require_place(options.work.out)
     planned = sweep_plan.planned(options, read, named)
     if len({one.model.name for one in planned}) > 1:
-        index.require_ours(options.out)
+        index.require_ours(options.work.out)
     if options.plan:
         stages = sweep_plan.stages(options, planned, [placing.this_machine()])
         there = sweep_plan.there(options, planned, stages)
@@ -149,7 +95,7 @@ def run(options: Options) -> None:
     with cluster.connected(options.address) as nodes:
         stages = sweep_plan.stages(options, planned, nodes)
         outcomes = _followed(options, read.sweep.name, stages, nodes)
-    _report(options.out, [one.model for one in outcomes if one.has_results])
+    _report(options.work.out, [one.model for one in outcomes if one.has_results])
     _raise_for(outcomes)
 
 
@@ -163,8 +109,10 @@ def _rendered(options: Options, read: Read) -> str:
             f"{options.file} has no `cluster`, which says what to render", hint="docs/how-to/sweep.md has one"
         )
     folder = Path(read.sweep.cluster.folder)
-    data = str(folder / options.data) if options.data else None
-    there = replace(options, out=folder / options.out, data=data)
+    work = replace(options.work, out=folder / options.work.out)
+    data = options.scoring.data
+    scoring = replace(options.scoring, data=str(folder / data) if data else None)
+    there = replace(options, work=work, scoring=scoring)
     words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_words.of_all(there)]
     render = submitting.ray_job if options.render == "ray-job" else submitting.kuberay
     return render(read.sweep.name, read.sweep.cluster, [*words, "--address", "auto", "--json"])
@@ -177,7 +125,7 @@ def _followed(options: Options, name: str, stages: list[Stage], nodes: list[Node
     from quantpress.sweep.stages import SweepRecord
     from quantpress.sweep.task import Setting
 
-    folder, started = options.out.absolute() / ".sweeps" / name, time.time()
+    folder, started = options.work.out.absolute() / ".sweeps" / name, time.time()
     logs = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
     record = SweepRecord(name=name, stages=len(stages), started=round(started, 3))
     setting = Setting(logs, os.environ.get("OMP_NUM_THREADS"))

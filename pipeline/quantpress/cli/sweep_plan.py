@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +12,22 @@ from quantpress.cli import beforehand, needed, prepare, scoring, sweep_words
 from quantpress.errors import CapabilityError, InputError, QuantpressError
 from quantpress.model.source import Model, described_model
 from quantpress.plan.resolve import Plan
-from quantpress.quantize.stage import check_data, inputs_of
+from quantpress.quantize.stage import check_data, inputs_of, processes_of
 from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import console, digests
 from quantpress.sweep.file import HINT, Cell, Read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Needs, Stage
-from quantpress_evaluate import backend
 from quantpress_evaluate.stage import baseline, is_scored
 from quantpress_serve.bench import stage as serving_stage
 from quantpress_serve.server import fit
-from quantpress_serve.server.fit import Asked
 from quantpress_serve.workload import engines, workload
 from quantpress_serve.writing import own_chats
 
 if TYPE_CHECKING:
+    from quantpress.cli.options import Work
+    from quantpress.cli.scoring import Scoring
     from quantpress.cli.sweep import Options
     from quantpress.recipe.recipe import Recipe
     from quantpress_evaluate.request import Request
@@ -64,17 +64,19 @@ class Named:
 
 def named(options: Options, read: Read) -> Named:
     """The files and models that a sweep names. Raises InputError with the place of each that cannot be used."""
-    engine = engines.layered(options.engine)
-    recipes = read.loaded("recipes", lambda name: load_recipe(name, options.set), lambda recipe: recipe.name)
+    engine = engines.layered(options.serving.engine)
+    recipes = read.loaded("recipes", lambda name: load_recipe(name, options.work.set), lambda recipe: recipe.name)
     requests = read.loaded(
         "suites",
-        lambda name: scoring.requested(options.scoring(name), options.vllm, options.compute_dtype, engine),
+        lambda name: scoring.requested(*_asked(options, name), engine),
         lambda request: request.suite.name,
     )
-    loads = read.loaded("workloads", lambda name: options.serving(name).load(), lambda load: load.name)
+    loads = read.loaded(
+        "workloads", lambda name: replace(options.serving, workload=name).load(), lambda load: load.name
+    )
     read.loaded(
         "models",
-        lambda name: described_model(name, options.dequantize, options.trust_remote_code),
+        lambda name: described_model(name, options.work.dequantize, options.work.trust_remote_code),
         lambda model: model.name,
     )
     return Named(recipes, requests, loads)
@@ -89,7 +91,7 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
     requests = {name: _checked(options, read.located("suites", name), recipes) for name in named.requests}
     checked = Named(recipes, requests, named.loads)
     for load in named.loads.values():
-        serving_stage.require_servers(load, options.serving("").sides())
+        serving_stage.require_servers(load, options.serving.sides())
     cells, problems = [], list[QuantpressError]()
     for model_name in read.sweep.models:
         of_model = [cell for cell in read.cells if cell.model == model_name]
@@ -107,9 +109,14 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
 
 
 def _checked(options: Options, suite: str, recipes: dict[str, Recipe]) -> Request:
-    engine = engines.layered(options.engine)
+    engine = engines.layered(options.serving.engine)
     reasons = [untruthful(recipe.dump()) for recipe in recipes.values()]
-    return scoring.checked_request(options.scoring(suite), options.vllm, options.compute_dtype, reasons, engine)
+    return scoring.checked_request(*_asked(options, suite), reasons, engine)
+
+
+def _asked(options: Options, suite: str) -> tuple[Scoring, str | None, str]:
+    """How a suite is scored: by which vLLM, and in which type transformers computes."""
+    return replace(options.scoring, suite=suite), options.serving.vllm, options.work.compute_dtype
 
 
 def _raise_all(problems: Sequence[QuantpressError]) -> None:
@@ -123,7 +130,11 @@ def _raise_all(problems: Sequence[QuantpressError]) -> None:
 
 def _model(options: Options, source: str, recipes: Sequence[Recipe]) -> Model:
     """The model, fetched once for all: the cache is shared. A hub model is pinned to its commit."""
-    return prepare.loaded_model(options.work(source), recipes, _target(options), options.vllm)
+    return prepare.loaded_model(_work(options, source), recipes, _target(options), options.serving.vllm)
+
+
+def _work(options: Options, source: str) -> Work:
+    return replace(options.work, model=source)
 
 
 def _target(options: Options) -> str:
@@ -133,16 +144,16 @@ def _target(options: Options) -> str:
 
 def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Named) -> PlannedCell:
     source, recipe, loads = read.located("models", cell.model), named.recipes[cell.recipe], named.loads
-    found = prepare.planned_before_chats(options.work(source), recipe, model, _target(options), options.vllm)
+    out, serving = options.work.out, options.serving
+    found = prepare.planned_before_chats(_work(options, source), recipe, model, _target(options), serving.vllm)
     if found.inexact:
         console.warn(found.inexact)
     check_data(found.plan, model)
     if not options.elsewhere:
-        beforehand.require_room(options.out, model, [found.plan])
+        beforehand.require_room(out, model, [found.plan])
         for name in cell.workloads:
-            beforehand.require_servers_here(
-                options.serving("").sides().executable(), loads[name], options.out, model, [found.plan], options.pairing
-            )
+            vllm = serving.sides().executable()
+            beforehand.require_servers_here(vllm, loads[name], out, model, [found.plan], serving.pairing)
     return PlannedCell(
         cell=cell,
         model=model,
@@ -200,10 +211,10 @@ class _Making:
             verb="quantize",
             model=self._model,
             recipe=self._recipe,
-            arguments=["quantize", *self._work, *sweep_words.words(vllm=self.options.vllm)],
+            arguments=["quantize", *self._work, *sweep_words.words(vllm=self.options.serving.vllm)],
             results=["manifest.json"],
             writes=self._folder,
-            needs=Needs(gpus=self._gpu * _processes(self.one.plan), memory=self._memory("quantize")),
+            needs=Needs(gpus=self._gpu * processes_of(self.one.plan), memory=self._memory("quantize")),
         )
 
     def baseline(self, suite: str) -> Stage:
@@ -228,7 +239,7 @@ class _Making:
             model=self._model,
             recipe=self._recipe,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), *sweep_words.words(gate=self.options.gate)],
+            arguments=[*self._scoring(suite), *sweep_words.words(gate=self.options.scoring.gate)],
             results=["accuracy.json", "accuracy/*.json"],
             writes=self._folder,
             needs=self._needs_to_score(request),
@@ -239,12 +250,12 @@ class _Making:
     def bench(self, name: str, made: Stage, last: Stage) -> Stage:
         load, where = self.one.loads[name], self.one.workloads[name]
         return Stage(
-            key=digests.sha256_json([made.key, workload.record(load).dump(), self.options.pairing]),
+            key=digests.sha256_json([made.key, workload.record(load).dump(), self.options.serving.pairing]),
             verb="bench",
             model=self._model,
             recipe=self._recipe,
             of=load.name,
-            arguments=["bench", *self._work, "--workload", where, *sweep_words.of_serving(self.options)],
+            arguments=["bench", *self._work, "--workload", where, *sweep_words.of_serving(self.options.serving)],
             results=["throughput.json", "throughput/*.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * load.engine.devices, memory=self._memory("bench"), alone=True),
@@ -262,11 +273,11 @@ class _Making:
 
     @property
     def _folder(self) -> Path:
-        return self.one.artifact(self.options.out.absolute()).folder
+        return self.one.artifact(self.options.work.out.absolute()).folder
 
     @property
     def _work(self) -> list[str]:
-        return [self.one.recipe, "--model", self.one.source, *sweep_words.of_work(self.options)]
+        return [self.one.recipe, "--model", self.one.source, *sweep_words.of_work(self.options.work)]
 
     def _scoring(self, suite: str) -> list[str]:
         return ["evaluate", *self._work, "--suite", self.one.suites[suite], *sweep_words.of_scoring(self.options)]
@@ -279,7 +290,7 @@ class _Making:
     def _memory(self, stage: str) -> int:
         """Bytes at its peak, by the plan; 0 where the engine is told (on a GPU)."""
         machine = needed.Machine(free=max(node.memory for node in self.nodes), disk=0, speeds=None, compute="stored")
-        found = needed.stages(self.one.plan, self.one.model, self.options.out, machine)
+        found = needed.stages(self.one.plan, self.one.model, self.options.work.out, machine)
         return next(one.memory or 0 for one in found if one.name == stage)
 
     def _needs_to_score(self, request: Request) -> Needs:
@@ -288,18 +299,10 @@ class _Making:
         of_node = max((node.gpu_memory for node in self.nodes), key=len)
         if not of_node:
             return Needs(gpus=self._gpu, memory=memory)
-        if (self.options.backend or request.suite.backend) == "hf":  # auto is vLLM on GPUs
+        if (self.options.scoring.backend or request.suite.backend) == "hf":  # auto is vLLM on GPUs
             return Needs(gpus=min(len(of_node), -(-memory // min(of_node))), memory=memory)
-        plan, config = self.one.plan, self.one.model.config
-        context = backend.context(self.one.model.path, request.suite.max_length) + 2
-        asked = Asked(context=context, at_once=request.suite.batch_size)
-        need = fit.need_of([plan], config, request.engine, asked, fit.largest([plan]))
+        need = request.need([self.one.plan], self.one.model)
         return Needs(gpus=fit.fitted(request.engine, need, of_node).engine.devices, memory=memory)
-
-
-def _processes(plan: Plan) -> int:
-    """Of a calibration, each with a GPU of its own."""
-    return (plan.recipe.calibration.processes if plan.recipe.calibration else None) or 1
 
 
 def _quantize_key(one: PlannedCell) -> str:
@@ -322,8 +325,8 @@ def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage
 
 def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
     if stage.verb == "baseline":
-        return any((options.out / stage.model / "baseline").glob(stage.results[0]))
-    artifact = one.artifact(options.out)
+        return any((options.work.out / stage.model / "baseline").glob(stage.results[0]))
+    artifact = one.artifact(options.work.out)
     known = artifact.manifest()
     if known is None or own_chats.to_be_written(one.plan.recipe.calibration):
         return False
@@ -335,7 +338,7 @@ def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
     if stage.verb == "bench":
         load = next(load for load in one.loads.values() if load.name == stage.of)
         load = load.model_copy(
-            update={"engine": fit.for_load(load, [one.plan], one.model.config, options.pairing).engine}
+            update={"engine": fit.for_load(load, [one.plan], one.model.config, options.serving.pairing).engine}
         )
-        return serving_stage.is_measured(artifact, one.model, load, options.serving("").sides())
+        return serving_stage.is_measured(artifact, one.model, load, options.serving.sides())
     return True

@@ -10,53 +10,59 @@ from typing import TYPE_CHECKING
 from quantpress_serve.workload import engines
 
 if TYPE_CHECKING:
+    from quantpress.cli.options import Work
+    from quantpress.cli.serving import Serving
     from quantpress.cli.sweep import Options
 
 
 def of_all(options: Options) -> list[str]:
     """The options of the sweep as words, for the one that a cluster is to run."""
     return [
-        *of_work(options),
+        *of_work(options.work),
         *of_scoring(options),
-        *words(gate=options.gate, pairing=_unless_auto(options.pairing), require_kernels=options.require_kernels),
+        *words(gate=options.scoring.gate),
+        *_paired(options.serving),
     ]
 
 
-def of_work(options: Options) -> list[str]:
+def of_work(work: Work) -> list[str]:
     return words(
-        set=options.set,
-        target=options.target,
-        compute_dtype=_unless_auto(options.compute_dtype),
-        offload=_unless_auto(options.offload),
-        out=options.out.absolute(),
-        trust_remote_code=options.trust_remote_code,
-        dequantize=options.dequantize,
+        set=work.set,
+        target=work.target,
+        compute_dtype=_unless_auto(work.compute_dtype),
+        offload=_unless_auto(work.offload),
+        out=work.out.absolute(),
+        trust_remote_code=work.trust_remote_code,
+        dequantize=work.dequantize,
     )
 
 
 def of_scoring(options: Options) -> list[str]:
-    data = options.data or os.environ.get("QUANTPRESS_DATA") or None
-    return words(
+    """Without gates."""
+    scoring = options.scoring
+    data = scoring.data or os.environ.get("QUANTPRESS_DATA") or None
+    how = words(
         data=Path(data).absolute() if data else None,
-        backend=options.backend,
-        extend=options.extend,
-        count_no_signal=options.count_no_signal,
-        noise_floor=options.noise_floor,
-        limit=options.limit,
-        vllm=options.vllm,
-        engine=_located_engine(options.engine),
-        trust_workload=options.trust_workload,
+        backend=scoring.backend,
+        extend=scoring.extend,
+        count_no_signal=scoring.count_no_signal,
+        noise_floor=scoring.noise_floor,
+        limit=scoring.limit,
     )
+    return [*how, *_of_vllm(options.serving)]
 
 
-def of_serving(options: Options) -> list[str]:
-    return words(
-        vllm=options.vllm,
-        engine=_located_engine(options.engine),
-        trust_workload=options.trust_workload,
-        pairing=_unless_auto(options.pairing),
-        require_kernels=options.require_kernels,
-    )
+def of_serving(serving: Serving) -> list[str]:
+    return [*_of_vllm(serving), *_paired(serving)]
+
+
+def _of_vllm(serving: Serving) -> list[str]:
+    engine = _located_engine(serving.engine)
+    return words(vllm=serving.vllm, engine=engine, trust_workload=serving.trust_workload)
+
+
+def _paired(serving: Serving) -> list[str]:
+    return words(pairing=_unless_auto(serving.pairing), require_kernels=serving.require_kernels)
 
 
 def _unless_auto(value: str) -> str | None:

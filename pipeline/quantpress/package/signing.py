@@ -9,10 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpress.artifact import recertification
+from quantpress.artifact import manifest, recertification
 from quantpress.errors import CapabilityError, InputError, first_line
 
-SIGNATURE = "model.sig"
+SIGNATURE = manifest.SIGNATURE
 PASSWORD = "QUANTPRESS_SIGN_PASSWORD"
 Signature = Literal["signed", "unsigned", "not checked", "broken"]
 
@@ -90,7 +90,7 @@ def problems(folder: Path, public_key: Path, beside: Collection[str] = ()) -> li
 def recertified(folder: Path, public_key: Path | None) -> tuple[list[str], Signature]:
     """What is wrong with the recertification in a folder, and what its signature says, as build.verified says it of a
     package. Raises InputError if there is no such key."""
-    wrong = recertification.problems(folder, SIGNATURE)
+    wrong = recertification.problems(folder)
     is_signed = (folder / SIGNATURE).is_file()
     if public_key is None:
         return wrong, "not checked" if is_signed else "unsigned"

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from quantpress.errors import bounded
+from quantpress.errors import GateError, bounded
 from quantpress.runtime import atomic, locks, process
 from quantpress.sweep.stages import Outcome, Stage, State, ended, why_skipped
 
 # Until a lost attempt's processes are gone: the guard gives them ten seconds, and kills them then.
 _PATIENCE_S = 60.0
 _LOOK_S = 1.0
-_GATE = 3
 _SIGNALS = 128  # exit codes from here on: killed by a signal
 _LONGEST_ERROR = 2000
 
@@ -131,7 +130,7 @@ def _files(stage: Stage) -> set[tuple[int, int]]:
 
 
 def _state(code: int, made: bool) -> State:
-    if code == _GATE:
+    if code == GateError.exit_code:
         return "gate"
     if code:
         return "failed"

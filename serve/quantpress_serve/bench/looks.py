@@ -89,7 +89,7 @@ def judged(looks: dict[str, Look], subject: Subject, scored: Expected) -> Known:
         answers=answers,
         picture=picture.judged(seen, candidate, served) if seen else None,
         kernels=looks[CANDIDATE].used,
-        rows={role: look.rows for role, look in looks.items() if isinstance(look.rows, list)},
+        rows=_rows(looks),
     )
 
 
@@ -102,13 +102,18 @@ def keep_rows(subject: Subject, result: Throughput, rows: dict[str, list[Row]]) 
             scored.keep_served(result.engine(role).version, Likelihoods(windows=known.windows, likelihoods=own))
 
 
+def _rows(looks: dict[str, Look]) -> dict[str, list[Row]]:
+    """The likelihoods of the sides that gave them."""
+    return {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
+
+
 def _served(looks: dict[str, Look], subject: Subject, scored: Expected) -> Served:
     """Whether the engine computes what transformers scored; it is said here, whichever it is."""
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
     if silent := [look.rows for look in looks.values() if isinstance(look.rows, str)]:
         return likelihoods.unknown(silent[0])
-    rows = {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
+    rows = _rows(looks)
     other = likelihoods.ENGINE_ON_RECORD if subject.on_two_engines else likelihoods.UNQUANTIZED
     served = likelihoods.compared({role: scored[role].likelihoods for role in rows}, rows, subject.inexact, other)
     say = console.warn if served.verdict == DIFFERS else console.say

@@ -224,7 +224,8 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
         assert known  # both sides were seen in the first start
         if asked.goes_on and number + 1 < run.starts:
             so_far = _result(asked, run, known)
-            looks.keep_rows(subject, so_far, known.rows)
+            if number == 0:  # the only start whose servers are asked
+                looks.keep_rows(subject, so_far, known.rows)
             unfinished.keep(subject, so_far)
     assert known  # of the first start, without which there is no pair
     return run, known

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import SMALL_LLAMA, planned_from
 
-from quantpress.cli import scoring, sweep_plan
+from quantpress.cli import scoring, sweep, sweep_plan
+from quantpress.cli.options import taken
 from quantpress.cli.sweep import Options
 from quantpress.cli.sweep_plan import PlannedCell
 from quantpress.model.source import Model, read_config
@@ -23,31 +26,11 @@ GPU = Node(64, 8, 500 * 10**9, [80 * 10**9] * 8)
 
 
 def options(tmp_path: Path) -> Options:
-    return Options(
-        file=tmp_path / "sweep.yaml",
-        plan=False,
-        render=None,
-        address=None,
-        out=tmp_path / "out",
-        set=[],
-        target=None,
-        compute_dtype="auto",
-        offload="auto",
-        trust_remote_code=False,
-        dequantize=False,
-        data=None,
-        backend="hf",
-        gate=["kl<=0.1"],
-        extend=False,
-        count_no_signal=False,
-        noise_floor=False,
-        limit=4,
-        vllm=None,
-        engine=[],
-        trust_workload=[],
-        pairing="auto",
-        require_kernels=False,
-    )
+    """As the command line gives them."""
+    parser = argparse.ArgumentParser()
+    sweep.add(parser.add_subparsers())
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")]
+    return taken(Options, parser.parse_args([*words, "--backend", "hf", "--gate", "kl<=0.1", "--limit", "4"]))
 
 
 @pytest.fixture
@@ -55,7 +38,7 @@ def stages(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[[Node], 
     """Those of two recipes on one model with a suite and a workload, on such nodes."""
     folder = make_model()
     model, asked = Model("tiny", folder, str(folder), read_config(folder)), options(tmp_path)
-    request = scoring.requested(asked.scoring("smoke"), None, "stored")
+    request = scoring.requested(replace(asked.scoring, suite="smoke"), None, "stored")
     cells = [
         PlannedCell(
             cell=Cell("tiny", name, ("smoke",), ("glance",)),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact.manifest import SIGNATURE, Artifact
 from quantpress.artifact.recertification import Recertification, recertifications_of
 from quantpress.artifact.recertification import Rescored as Recorded
 from quantpress.report.facts.data import Figure, OtherEngine, Rescored
 
-_SIGNATURE = "model.sig"
 _NONE = Figure(value=None, interval=None)
 
 
@@ -32,7 +31,7 @@ def other_engine(folder: Path, made: Recertification) -> OtherEngine:
         accuracy=[_rescored(suite) for suite in made.accuracy],
         speeds=made.speeds.rows if made.speeds else [],
         gates=made.gates,
-        signed=(folder / _SIGNATURE).is_file(),
+        signed=(folder / SIGNATURE).is_file(),
         created=made.created,
     )
 
