@@ -92,6 +92,7 @@ FAMILIES: dict[str, Family] = {
         "lfm2",
         {
             **PLAIN,
+            "tie_word_embeddings": True,  # vLLM's class always ties them
             "layer_types": ["conv", "full_attention"],
             "block_auto_adjust_ff_dim": False,
             "conv_dim": 128,

@@ -88,8 +88,8 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def quantpress(tmp_path: Path) -> Run:
-    """Runs the quantpress command in an empty folder, offline."""
+def quantpress_process(tmp_path: Path) -> Run:
+    """Runs the quantpress command in an empty folder, offline, as a process."""
 
     def run(
         *arguments: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = 120

@@ -59,10 +59,13 @@ def test_a_bundle_runs_the_whole_chain_without_a_network(
         ),
         *("--engine", str(tmp_path / "few.yaml"), "--engine", "max_num_batched_tokens=1024"),
         *("--to", str(tmp_path / "bundle"), "--no-wheels", "--json"),
+        *("--offload", "never", "--compute-dtype", "float32"),
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     )
     about = json.loads(made.stdout)
     assert {"run.sh", "recipes/smoothquant-gptq-w8a8.yaml", f"workloads/{least_load.name}"} <= set(about["files"])
+    script = (tmp_path / "bundle" / "run.sh").read_text()
+    assert "--compute-dtype=float32 --offload=never" in script
     for path in (tmp_path / "own.jsonl", tmp_path / "few.yaml", least_load):
         path.unlink()
     moved = (tmp_path / "bundle").rename(tmp_path / "elsewhere")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
-KILLS = int(os.environ.get("QUANTPRESS_KILLS", "10"))
+KILLS = int(os.environ.get("QUANTPRESS_KILLS", "6"))
 CHAIN_KILLS = int(os.environ.get("QUANTPRESS_CHAIN_KILLS", "0"))
 RESULTS = ("manifest.json", "accuracy.json", "throughput.json")
 

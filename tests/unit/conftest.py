@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import contextvars
+import io
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,20 +20,32 @@ import pytest
 
 from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact, Manifest, artifact_of
-from quantpress.errors import QuantpressError
-from quantpress.model import headers, source, structure
+from quantpress.cli import main
+from quantpress.model import structure
 from quantpress.model.source import Model
 from quantpress.package import build
 from quantpress.runtime import atomic
 
+# Before anything in this process imports the hub's library.
+os.environ["HF_HUB_OFFLINE"] = "1"
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def structures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for answers that all tests share, those of other processes of this run too."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "answers"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def structures(answers: Path) -> Path:
     """What models are made of, kept for all tests: each is asked once."""
-    return tmp_path_factory.mktemp("structures")
+    (answers / "structures").mkdir(exist_ok=True)
+    return answers / "structures"
 
 
 @pytest.fixture(autouse=True)
@@ -41,37 +57,55 @@ def asked_here(structures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         file = structures / kept.name
         if not file.is_file():
-            atomic.write_kept(file, ask(job).dump())
+            with contextlib.redirect_stdout(sys.stderr):  # as a worker's, and not that of the command which asks
+                atomic.write_kept(file, ask(job).dump())
         return structure.Structure.model_validate(atomic.read_kept(file))
 
     monkeypatch.setattr(structure, "STRUCTURE", SimpleNamespace(answer=answer))
 
 
 @pytest.fixture(scope="session")
-def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def products(answers: Path) -> Path:
     """How fast this machine multiplies, kept for all tests: it is tried once."""
-    return tmp_path_factory.mktemp("products")
+    (answers / "products").mkdir(exist_ok=True)
+    return answers / "products"
 
 
 @pytest.fixture
-def quantpress(quantpress: Run, structures: Path, products: Path, tmp_path: Path) -> Run:
-    """Runs the quantpress command, which finds what its model is made of, and how fast this machine is, as kept
-    answers."""
-    known = tmp_path / "cache" / "structures"
+def quantpress(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the quantpress command in an empty folder, offline, and in this process: another one takes longer to start
+    than most commands. How fast this machine is, it finds as a kept answer."""
 
-    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        environ = {"QUANTPRESS_CACHE": str(tmp_path / "cache"), **(env or {})}
+        known = Path(environ["QUANTPRESS_CACHE"]) / "products"
         known.parent.mkdir(exist_ok=True)
         if not known.exists():
-            known.symlink_to(structures)
-            known.with_name("products").symlink_to(products)
-        for before, folder in itertools.pairwise(arguments):
-            path = tmp_path / folder
-            if before == "--model" and (path / "config.json").is_file():
-                with contextlib.suppress(QuantpressError, ValueError, OSError):
-                    structure.structure_of(path, source.read_config(path), headers.read_if_any(path))
-        return quantpress(*arguments, **options)
+            known.symlink_to(products)
+        stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+        with monkeypatch.context() as here:
+            here.chdir(cwd)
+            for name, value in environ.items():
+                here.setenv(name, value)
+            here.setattr(sys, "stdout", stdout)
+            here.setattr(sys, "stderr", stderr)
+            code = contextvars.copy_context().run(_exit_code, arguments)
+            said = [stream.buffer.getvalue().decode() for stream in (stdout, stderr) if not stream.flush()]
+        return subprocess.CompletedProcess(arguments, code, *said)
 
     return run
+
+
+def _exit_code(arguments: tuple[str, ...]) -> int:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return main.main(arguments)
+    except SystemExit as stop:  # argparse's
+        return int(stop.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
 def run(options: Options) -> None:
     from quantpress.cli import prepare
     from quantpress.cli.scoring import requested
+    from quantpress.cli.words import unless_auto, words
     from quantpress.language import shipped
     from quantpress.package.bundle import Contents, bundle
     from quantpress.recipe.loading import load_recipes
@@ -69,7 +70,12 @@ def run(options: Options) -> None:
         suite=shipped.find("suites", options.suite),
         workload=shipped.find("workloads", options.workload),
         engine=[one if engines.is_setting(one) else shipped.find("engines", one) for one in options.engine],
-        trust_workload=options.trust_workload,
+        options=words(
+            trust_remote_code=work.trust_remote_code,
+            trust_workload=options.trust_workload,
+            compute_dtype=unless_auto(work.compute_dtype),
+            offload=unless_auto(work.offload),
+        ),
         documents={task.task: Path(task.data) for task in request.tasks if task.data and task.task not in own},
         on_the_hub=[task.dump() for task in request.tasks if not task.data],
         documents_worker=DOCUMENTS,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from quantpress.artifact.manifest import Artifact, artifact_of
 from quantpress.cli import beforehand, needed, prepare, scoring, sweep_words
+from quantpress.cli.words import words
 from quantpress.errors import CapabilityError, InputError, QuantpressError
 from quantpress.model.source import Model, described_model
 from quantpress.plan.resolve import Plan
@@ -211,7 +212,7 @@ class _Making:
             verb="quantize",
             model=self._model,
             recipe=self._recipe,
-            arguments=["quantize", *self._work, *sweep_words.words(vllm=self.options.serving.vllm)],
+            arguments=["quantize", *self._work, *words(vllm=self.options.serving.vllm)],
             results=["manifest.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * processes_of(self.one.plan), memory=self._memory("quantize")),
@@ -239,7 +240,7 @@ class _Making:
             model=self._model,
             recipe=self._recipe,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), *sweep_words.words(gate=self.options.scoring.gate)],
+            arguments=[*self._scoring(suite), *words(gate=self.options.scoring.gate)],
             results=["accuracy.json", "accuracy/*.json"],
             writes=self._folder,
             needs=self._needs_to_score(request),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantpress.cli.words import unless_auto, words
 from quantpress_serve.workload import engines
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def of_work(work: Work) -> list[str]:
     return words(
         set=work.set,
         target=work.target,
-        compute_dtype=_unless_auto(work.compute_dtype),
-        offload=_unless_auto(work.offload),
+        compute_dtype=unless_auto(work.compute_dtype),
+        offload=unless_auto(work.offload),
         out=work.out.absolute(),
         trust_remote_code=work.trust_remote_code,
         dequantize=work.dequantize,
@@ -62,12 +63,7 @@ def _of_vllm(serving: Serving) -> list[str]:
 
 
 def _paired(serving: Serving) -> list[str]:
-    return words(pairing=_unless_auto(serving.pairing), require_kernels=serving.require_kernels)
-
-
-def _unless_auto(value: str) -> str | None:
-    """Of an option whose default is auto."""
-    return None if value == "auto" else value
+    return words(pairing=unless_auto(serving.pairing), require_kernels=serving.require_kernels)
 
 
 def _located_engine(items: Sequence[str]) -> list[str]:
@@ -75,17 +71,3 @@ def _located_engine(items: Sequence[str]) -> list[str]:
         return not engines.is_setting(item) and Path(item).is_file()
 
     return [str(Path(item).absolute()) if is_file(item) else item for item in items]
-
-
-def words(**options: object) -> list[str]:
-    """Options as words of a command line: flags that are set, lists repeated, nothing for what is not given."""
-    words = []
-    for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        elif isinstance(value, list):
-            words += [f"{option}={one}" for one in value]
-        elif value is not None and value is not False:
-            words.append(f"{option}={value}")
-    return words

@@ -28,8 +28,12 @@ def without_weights(source: str, trust_remote_code: bool) -> Path:
 
 def whole(source: str, trust_remote_code: bool) -> Path:
     """The same folder with the weights. Raises CapabilityError if it cannot be fetched."""
-    patterns = [*_WEIGHTS, *_patterns(trust_remote_code)]
-    return _snapshot(source, patterns, f"fetching {source} from the Hugging Face hub")
+    patterns, title = _patterns(trust_remote_code), f"fetching {source} from the Hugging Face hub"
+    folder = _snapshot(source, [*_WEIGHTS, *patterns], title)
+    # An index may name files otherwise. All of them at once would often be the same weights twice.
+    if fetched(folder) or not (folder / "model.safetensors.index.json").is_file():
+        return folder
+    return _snapshot(source, ["*.safetensors", *patterns], title)
 
 
 def _patterns(trust_remote_code: bool) -> list[str]:

@@ -36,7 +36,7 @@ class Contents:
     """What goes into a bundle.
 
     `suite` and `workload` are files, and so are engines, among which single settings (KEY=VALUE) may be.
-    `trust_workload` are the arguments that workload and engine may set; `documents` the tasks' local files by task;
+    `options` are further ones of the run; `documents` the tasks' local files by task;
     `on_the_hub` the tasks without one, which `documents_worker` fetches (evaluate's: this room knows nothing of it).
     """
 
@@ -45,7 +45,7 @@ class Contents:
     suite: Path
     workload: Path
     engine: list[Path | str]
-    trust_workload: list[str]
+    options: list[str]
     documents: dict[str, Path]
     on_the_hub: list[dict[str, Any]]
     documents_worker: Worker[Any, Any]
@@ -84,9 +84,7 @@ def bundle(contents: Contents, target: Path) -> Bundle:
         if contents.on_the_hub:
             _fetch_documents(contents.on_the_hub, staged / "benchmarks", contents.documents_worker)
         arguments = [*recipes, "--model", model, "--suite", suite, "--workload", workload]
-        arguments += ["--trust-remote-code"] if contents.model.trust_remote_code else []
-        arguments += [f"--engine={_add_engine(item, staged)}" for item in contents.engine]
-        arguments += [f"--trust-workload={name}" for name in contents.trust_workload]
+        arguments += [*contents.options, *(f"--engine={_add_engine(item, staged)}" for item in contents.engine)]
         _write_script(staged / "run.sh", arguments, (staged / "benchmarks").is_dir())
         if contents.wheels:
             _add_tree(staged)

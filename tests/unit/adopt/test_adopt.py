@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_in import COMMIT, hub_of
 
 from quantpress.adopt import stage
 from quantpress.adopt.source import Source, find
@@ -75,6 +76,16 @@ def taken(theirs: Path, base: Path, out: Path, tried: Callable[[], str] | None =
     found, model = find(str(theirs), False, False), find_model(str(base))
     described = found.described(model)
     return stage.adopt(Adoption(artifact_of(out, model.name, NAME), found.candidate, model, described, tried))
+
+
+def test_a_repository_of_the_hub(theirs: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_of(theirs, tmp_path / "hub", monkeypatch):
+        found, model = find("org/name", False, False), find_model(str(base))
+        described = found.described(model)
+        made = stage.adopt(Adoption(artifact_of(tmp_path, model.name, NAME), found.candidate, model, described, served))
+    assert made.adopted
+    assert (made.adopted.source, made.adopted.revision, made.adopted.bits) == ("org/name", COMMIT, [4])
+    assert upkeep.verify(artifact_of(tmp_path, "base", NAME)) == []
 
 
 def state(folder: Path) -> dict[str, Any]:

@@ -3,97 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hub_stand_in import COMMIT, Hub, hub_of
 
 from quantpress.cli import main
 from quantpress.model import hub, source
 from quantpress.model.headers import read_folder
 
-COMMIT = "c" * 40
 CHAT = '{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}\n'
-
-
-class Hub(ThreadingHTTPServer):
-    """Serves the files of a folder as one repository, as huggingface.co does; `fetched` counts bytes by file."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.fetched, self.gives_parts = folder, dict[str, int](), True
-        super().__init__(("127.0.0.1", 0), Answer)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def about(self, path: str) -> Any:
-        """What the hub says of the repository, or of its files."""
-        files = sorted(self.folder.iterdir())
-        if "/tree/" in path:
-            return [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
-        return {"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/models/org/name"):
-            self.send(200, json.dumps(self.server.about(self.path)).encode())
-            return
-        path = self.server.folder / self.path.rpartition("/")[2]
-        if not path.is_file():
-            self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        part = re.match(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
-        content, status = path.read_bytes(), 200
-        if part and not self.server.gives_parts:
-            content, status = b"", 403
-        elif part:
-            content, status = content[int(part[1]) : int(part[2]) + 1], 206
-        self.send(status, content, {"ETag": f'"{path.name}-1"', "X-Repo-Commit": COMMIT})
-
-    def send(self, status: int, content: bytes, more: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for header, value in {"Content-Length": str(len(content)), **(more or {})}.items():
-            self.send_header(header, value)
-        self.end_headers()
-        if self.command == "GET":
-            name = self.path.rpartition("/")[2]
-            self.server.fetched[name] = self.server.fetched.get(name, 0) + len(content)
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def on_the_hub(make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A small Llama under the name org/name, of whose weights more than 100 kB are no header."""
-    from huggingface_hub import constants
-
-    with Hub(make_model("there", hidden=256, intermediate=512)) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = server.url
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
-        monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
+    with hub_of(make_model("there", hidden=256, intermediate=512), tmp_path / "hub", monkeypatch) as server:
         yield server
-        server.shutdown()
 
 
 def run(*arguments: str) -> int:
@@ -157,6 +85,15 @@ def test_a_repository_without_weights_as_safetensors_is_refused(on_the_hub: Hub)
     (on_the_hub.folder / "model.safetensors").rename(on_the_hub.folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"org/name holds neither model\.safetensors nor"):
         source.described_model("org/name")
+
+
+def test_shards_that_an_index_names_otherwise_are_fetched(on_the_hub: Hub) -> None:
+    expected = read_folder(on_the_hub.folder)
+    (on_the_hub.folder / "model.safetensors").rename(on_the_hub.folder / "gptq-1.safetensors")
+    index = {"weight_map": dict.fromkeys(expected, "gptq-1.safetensors")}
+    (on_the_hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert source.described_model("org/name").headers() == expected
+    assert source.find_model("org/name").headers() == expected
 
 
 def test_a_hub_that_gives_no_parts_of_files_is_planned_by_its_config(on_the_hub: Hub) -> None:

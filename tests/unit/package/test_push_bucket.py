@@ -129,19 +129,26 @@ def test_a_published_package_is_not_replaced_file_by_file(store: Store, pack: Pa
     ids=["no bucket", "no server", "no credentials", "spelling"],
 )
 def test_what_goes_wrong_is_said(
-    change: dict[str, str], where: str, code: int, words: str, store: Store, pack: Pack, quantpress: Run, tmp_path: Path
+    change: dict[str, str],
+    where: str,
+    code: int,
+    words: str,
+    store: Store,
+    pack: Pack,
+    quantpress_process: Run,
+    tmp_path: Path,
 ) -> None:
     nobody = {"HOME": str(tmp_path), "AWS_SHARED_CREDENTIALS_FILE": "/nowhere", "AWS_CONFIG_FILE": "/nowhere"}
-    done = quantpress("push", str(pack()), where, env={**store.environment, **nobody, **change})
+    done = quantpress_process("push", str(pack()), where, env={**store.environment, **nobody, **change})
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert SECRET not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_without_the_library(pack: Pack, quantpress: Run, tmp_path: Path) -> None:
+def test_without_the_library(pack: Pack, quantpress_process: Run, tmp_path: Path) -> None:
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "boto3.py").write_text("raise ImportError('hidden')")
     path = f"{tmp_path / 'hidden'}:{os.environ.get('PYTHONPATH', '')}"
-    done = quantpress("push", str(pack()), WHERE, env={"PYTHONPATH": path})
+    done = quantpress_process("push", str(pack()), WHERE, env={"PYTHONPATH": path})
     assert done.returncode == 4
     assert "pip install 'boto3" in done.stderr

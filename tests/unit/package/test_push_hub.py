@@ -162,7 +162,7 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def push(hub: Hub, quantpress: Run, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def push(hub: Hub, quantpress_process: Run, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     environment = {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": TOKEN,
@@ -172,7 +172,7 @@ def push(hub: Hub, quantpress: Run, tmp_path: Path) -> Callable[..., subprocess.
     }
 
     def run(folder: Path, *options: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return quantpress("push", str(folder), WHERE, *options, env=environment | changed)
+        return quantpress_process("push", str(folder), WHERE, *options, env=environment | changed)
 
     return run
 

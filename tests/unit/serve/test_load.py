@@ -12,17 +12,14 @@ from support import StandIn
 
 from quantpress.artifact import speed
 from quantpress.artifact.throughput import Cell, ServerFacts, Throughput
-from quantpress.errors import CapabilityError, StageError
+from quantpress.errors import StageError
 from quantpress.language import shipped
 from quantpress.report import throughput_table
 from quantpress.runtime import console
 from quantpress_serve.bench import load
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.outcome import Outcome, example
-from quantpress_serve.server import foreign
-from quantpress_serve.server.foreign import Address
 from quantpress_serve.server.server import Server, ServerLost
-from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.workload import Workload, load_workload
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -163,36 +160,3 @@ def test_the_example_is_the_longest_prompt_of_a_file(form: str, tmp_path: Path) 
     workload = f"name: w\ndescription: d\n{more}prompts: {{format: {form}, path: asked.{form}}}\n"
     (tmp_path / "w.yaml").write_text(f"{workload}engine: {{max_model_len: 64}}\nconcurrency: [1]\nrequests: 2\n")
     assert example(load_workload(str(tmp_path / "w.yaml"))) == ("Why, then?", 7)
-
-
-def test_vllms_own_load_generator_brings_the_key_past_a_proxy_and_tells_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real one, on a server that fails every third request; a proxy of the environment answers nothing."""
-    try:
-        vllm = find_vllm(None)
-    except CapabilityError:
-        pytest.skip("vLLM is not installed here")
-    from tokenizers import Tokenizer, models
-
-    words = {"a": 0, "b": 1, "[UNK]": 2}
-    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}'
-    )
-    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.setenv("OPENAI_API_KEY", "of another server")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    stand_in = StandIn(key="sesame-open-7351", failing=lambda number, body: body["max_tokens"] == 4 and number % 3 == 0)
-    with stand_in.up() as url:
-        found = foreign.attach(Address(url=url, key="sesame-open-7351"), tmp_path)
-        cell = Generator(vllm, LOAD, tmp_path, tmp_path / "log").measure(found, Turn("candidate", LOAD.levels[0], 0))
-    failed = int(cell.figures["failed"])
-    assert failed
-    assert sum(cell.errors.values()) == failed
-    assert all("Internal Server Error" in why for why in cell.errors)
-    assert cell.figures["completed"] == 6 - failed
-    assert cell.command
-    for kept in (cell.model_dump_json(), (tmp_path / "log").read_text()):
-        assert "sesame" not in kept

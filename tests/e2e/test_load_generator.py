@@ -1,0 +1,46 @@
+"""vLLM's own load generator against a server that fails now and then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import StandIn
+
+from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.server import foreign
+from quantpress_serve.server.foreign import Address
+from quantpress_serve.vllm import find_vllm
+from quantpress_serve.workload.workload import Workload
+
+pytestmark = pytest.mark.e2e
+LOAD = Workload(name="w", description="d", input_len=8, output_len=4, concurrency=[2], requests=6, rounds=1)
+
+
+def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, on a server that fails every third request; a proxy of the environment answers nothing."""
+    from tokenizers import Tokenizer, models
+
+    words = {"a": 0, "b": 1, "[UNK]": 2}
+    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}'
+    )
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("OPENAI_API_KEY", "of another server")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    stand_in = StandIn(key="sesame-open-7351", failing=lambda number, body: body["max_tokens"] == 4 and number % 3 == 0)
+    with stand_in.up() as url:
+        found = foreign.attach(Address(url=url, key="sesame-open-7351"), tmp_path)
+        cell = Generator(find_vllm(None), LOAD, tmp_path, tmp_path / "log").measure(
+            found, Turn("candidate", LOAD.levels[0], 0)
+        )
+    failed = int(cell.figures["failed"])
+    assert failed
+    assert sum(cell.errors.values()) == failed
+    assert all("Internal Server Error" in why for why in cell.errors)
+    assert cell.figures["completed"] == 6 - failed
+    assert cell.command
+    for kept in (cell.model_dump_json(), (tmp_path / "log").read_text()):
+        assert "sesame" not in kept
