@@ -21,6 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 # Tests keep nothing outside the clone.
 os.environ["QUANTPRESS_CACHE"] = os.environ.get("QUANTPRESS_CACHE") or str(ROOT / ".cache" / "quantpress")
+# Before anything in this process imports the hub's library: a hub that cannot be reached is asked again and again.
+os.environ["HF_HUB_OFFLINE"] = "1"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -94,7 +96,7 @@ def quantpress_process(tmp_path: Path) -> Run:
     def run(
         *arguments: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "QUANTPRESS_CACHE": str(tmp_path / "cache"), **(env or {})}
+        environ = {**os.environ, "QUANTPRESS_CACHE": str(tmp_path / "cache"), **(env or {})}
         command: Sequence[str] = [sys.executable, "-m", "quantpress", *arguments]
         return subprocess.run(
             command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=timeout, check=False

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-# Before anything in this process imports the hub's library: a hub that cannot be reached is asked again and again.
-os.environ["HF_HUB_OFFLINE"] = "1"
 CACHE = Path(os.environ["QUANTPRESS_CACHE"]).resolve()  # tests/conftest.py names it where nobody does
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

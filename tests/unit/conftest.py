@@ -26,8 +26,7 @@ from quantpress.model.source import Model
 from quantpress.package import build
 from quantpress.runtime import atomic
 
-# Before anything in this process imports the hub's library.
-os.environ["HF_HUB_OFFLINE"] = "1"
+PATIENCE = 120  # seconds
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -84,7 +83,7 @@ def quantpress(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         known.parent.mkdir(exist_ok=True)
         if not known.exists():
             known.symlink_to(products)
-        stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+        stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
         with monkeypatch.context() as here:
             here.chdir(cwd)
             for name, value in environ.items():
@@ -92,20 +91,29 @@ def quantpress(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             here.setattr(sys, "stdout", stdout)
             here.setattr(sys, "stderr", stderr)
             code = contextvars.copy_context().run(_exit_code, arguments)
-            said = [stream.buffer.getvalue().decode() for stream in (stdout, stderr) if not stream.flush()]
+        said = [stream.buffer.getvalue().decode() for stream in (stdout, stderr)]
         return subprocess.CompletedProcess(arguments, code, *said)
 
     return run
 
 
 def _exit_code(arguments: tuple[str, ...]) -> int:
-    before = signal.getsignal(signal.SIGTERM)
+    """Of a command that gets as long as one that is a process. Handlers of signals are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, _took_too_long)
+    signal.alarm(PATIENCE)
     try:
         return main.main(arguments)
     except SystemExit as stop:  # argparse's
         return int(stop.code or 0)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _took_too_long(*_: object) -> None:
+    pytest.fail(f"the command took more than {PATIENCE} s")  # no Exception, which the command would explain
 
 
 @pytest.fixture

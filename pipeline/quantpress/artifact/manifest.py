@@ -14,6 +14,7 @@ from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
 
 SCHEMA_VERSION = 4
+SIGNATURE = "model.sig"  # beside a manifest, or a recertification, that is signed
 
 
 class File(Record):
@@ -95,9 +96,6 @@ class Written(Record):
     conversations: int
     tokens: int
     dropped: dict[str, int]
-
-
-SIGNATURE = "model.sig"  # beside a manifest, or a recertification, that is signed
 
 
 class DataSource(Record):
