@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 from support import StandIn
 
+from quantpress_serve.bench import load
+from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.server import foreign
 from quantpress_serve.server.foreign import Address
+from quantpress_serve.server.server import ServerLost
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.workload import Workload
 
@@ -17,15 +21,47 @@ pytestmark = pytest.mark.e2e
 LOAD = Workload(name="w", description="d", input_len=8, output_len=4, concurrency=[2], requests=6, rounds=1)
 
 
-def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real one, on a server that fails every third request; a proxy of the environment answers nothing."""
+def write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models
 
     words = {"a": 0, "b": 1, "[UNK]": 2}
-    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(
+    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}'
     )
+
+
+def waiting() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if "load_probe.py" in " ".join(one.cmdline())]
+
+
+def test_one_process_imports_vllm_for_all_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that is given up takes it down, and the next one starts another; at the end there is none."""
+    write_tokenizer(tmp_path)
+    stand_in = StandIn()
+    with stand_in.up() as url, Generators(find_vllm(None), tmp_path / "log") as generators:
+        generator = Generator(generators.vllm, LOAD, tmp_path, generators.log, generators=generators)
+        server = foreign.attach(Address(url=url), tmp_path)
+
+        def completed(number: int) -> float:
+            return generator.measure(server, Turn("candidate", LOAD.levels[0], number)).figures["completed"]
+
+        assert completed(0) == 6
+        first = {one.pid for one in waiting()}
+        assert completed(1) == 6
+        assert {one.pid for one in waiting()} == first != set()
+        with monkeypatch.context() as patch, pytest.raises(ServerLost):
+            patch.setattr(load, "longest_time", lambda workload, level: 0.0)
+            completed(2)
+        assert not waiting()
+        assert completed(3) == 6
+        assert not first & {one.pid for one in waiting()}
+    assert not waiting()
+
+
+def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, on a server that fails every third request; a proxy of the environment answers nothing."""
+    write_tokenizer(tmp_path)
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("OPENAI_API_KEY", "of another server")
@@ -33,9 +69,9 @@ def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, mo
     stand_in = StandIn(key="sesame-open-7351", failing=lambda number, body: body["max_tokens"] == 4 and number % 3 == 0)
     with stand_in.up() as url:
         found = foreign.attach(Address(url=url, key="sesame-open-7351"), tmp_path)
-        cell = Generator(find_vllm(None), LOAD, tmp_path, tmp_path / "log").measure(
-            found, Turn("candidate", LOAD.levels[0], 0)
-        )
+        with Generators(find_vllm(None), tmp_path / "log") as generators:
+            generator = Generator(generators.vllm, LOAD, tmp_path, generators.log, generators=generators)
+            cell = generator.measure(found, Turn("candidate", LOAD.levels[0], 0))
     failed = int(cell.figures["failed"])
     assert failed
     assert sum(cell.errors.values()) == failed

@@ -16,6 +16,7 @@ from quantpress.runtime import atomic, console, process
 from quantpress.statistics.percentiles import is_carried
 from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
+from quantpress_serve.bench.generators import Generators, alone
 from quantpress_serve.bench.outcome import Outcome
 from quantpress_serve.server.server import Server, ServerLost
 from quantpress_serve.vllm import serving_environment
@@ -55,13 +56,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Generator:
-    """`vllm bench serve` under one workload. Its results go to `folder`, what it prints to `log`."""
+    """`vllm bench serve` under one workload. Its results go to `folder`, what it prints to `log`.
+
+    Without `generators`, each load is a process that imports vLLM for itself.
+    """
 
     vllm: Path
     workload: Workload
     folder: Path
     log: Path
     on_gpu: frozenset[str] = frozenset()
+    generators: Generators | None = None
 
     def command(self, server: Server, turn: Turn, name: str) -> list[str]:
         level = turn.level
@@ -96,7 +101,7 @@ class Generator:
         title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
         with console.step(title, self.log) as step:
             with interference.watching(self.folder, self.on_gpu) as watch:
-                code = _run(asked, self.log, server, others, longest_time(self.workload, turn.level))
+                code = self._run(asked, server, others, longest_time(self.workload, turn.level))
             outcome = self._outcome(name, code, server)
             step.result = outcome.said
             if not outcome.answered:
@@ -118,6 +123,27 @@ class Generator:
             untrustworthy=[*interference.problems(seen), *outcome.cut_short(self.workload)],
             command=shlex.join(asked),
         )
+
+    def _run(self, asked: list[str], server: Server, others: Sequence[Server], longest_s: float) -> int:
+        """Runs the load generator, and stops it if a server goes away or the load does not end: it would wait for
+        answers that never come."""
+        ends = time.monotonic() + longest_s
+        host = urlsplit(server.url).hostname or ""
+        changes = surroundings.of_load_generator(serving_environment(), host, server.key)
+        started = self.generators.started(asked, changes) if self.generators else alone(asked, self.log, changes)
+        with started as poll:
+            while (code := poll()) is None:
+                for one in (server, *others):
+                    one.require_running()
+                if time.monotonic() > ends:
+                    raise ServerLost(
+                        f"the server of {server.name} at {server.url} did not answer a load within "
+                        f"{longest_s / 60:.0f} min, and a server at one token a second would have",
+                        hint=f"{server.where_to_look}; or send it fewer requests (the workload's requests_per_stream)",
+                        log=server.log or self.log,
+                    )
+                time.sleep(0.1)
+        return code
 
     def _outcome(self, name: str, code: int, server: Server) -> Outcome:
         """What the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
@@ -156,27 +182,6 @@ def longest_time(workload: Workload, level: Level) -> float:
     turns = math.ceil(requests / (level.concurrency or 1)) + 1  # and those that warm up
     arriving = requests / level.request_rate if level.request_rate else 0.0
     return _BESIDE_REQUESTS_S + arriving + turns * each
-
-
-def _run(asked: list[str], log: Path, server: Server, others: Sequence[Server], longest_s: float) -> int:
-    """Runs the load generator, and stops it if a server goes away or the load does not end: it would wait for answers
-    that never come."""
-    ends = time.monotonic() + longest_s
-    host = urlsplit(server.url).hostname or ""
-    changes = surroundings.of_load_generator(serving_environment(), host, server.key)
-    with process.guarded(asked, log, changes) as running:
-        while (code := running.poll()) is None:
-            for one in (server, *others):
-                one.require_running()
-            if time.monotonic() > ends:
-                raise ServerLost(
-                    f"the server of {server.name} at {server.url} did not answer a load within {longest_s / 60:.0f} "
-                    "min, and a server at one token a second would have",
-                    hint=f"{server.where_to_look}; or send it fewer requests (the workload's requests_per_stream)",
-                    log=server.log or log,
-                )
-            time.sleep(0.1)
-    return code
 
 
 def prompts_of(workload: Workload) -> list[str]:

@@ -25,6 +25,7 @@ from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
 from quantpress.runtime import atomic, console, digests, environment, locks
 from quantpress_serve.bench import interference, kernels, looks, servers, unfinished
+from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.load import Generator
 from quantpress_serve.bench.looks import Known
 from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
@@ -164,7 +165,10 @@ def served_and_loaded(
     pairing = AS_ATTACHED if sides.vllm_url else decide(sides.pairing, subject.model.config, load, subject.to_be_paired)
     console.say(f"  servers: {pairing.name} ({pairing.reason})")
     asked = _Asked(subject, load, inputs, pairing, goes_on)
-    run, known = _loaded(asked, sides, sides.executable(), staged)
+    log = subject.logs / f"{subject.name}.bench.log"
+    log.unlink(missing_ok=True)
+    with Generators(sides.executable(), log) as generators:
+        run, known = _loaded(asked, sides, generators, staged)
     for files in subject.seen.values():
         digests.require_unchanged(files)
     return Measured(_result(asked, run, known), known.rows, run.lost)
@@ -191,7 +195,7 @@ class _Asked:
     goes_on: bool = False
 
 
-def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run, Known]:
+def _loaded(asked: _Asked, sides: Sides, generators: Generators, staged: Path) -> tuple[Run, Known]:
     """Starts the servers as often as the workload and the pairing say, and loads them in turns. A run that was stopped
     goes on at the start that it did not finish. The run holds what ended it early.
 
@@ -199,10 +203,9 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
     """
     subject, load, pairing = asked.subject, asked.load, asked.pairing
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
+    vllm, log = generators.vllm, generators.log
     engines = {CANDIDATE: vllm, BASELINE: sides.baseline_vllm or vllm}
     on_gpu, scored = interference.on_gpu(), looks.expected(subject)
-    log = subject.logs / f"{subject.name}.bench.log"
-    log.unlink(missing_ok=True)
     run, known = _so_far(asked)
     seen: dict[str, looks.Look] = {}
     for number in range(run.started, run.starts):
@@ -214,7 +217,8 @@ def _loaded(asked: _Asked, sides: Sides, vllm: Path, staged: Path) -> tuple[Run,
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
                             known = looks.judged(seen, subject, scored)
-                    run.measure(Generator(vllm, load, staged, log, interference.on_gpu() - on_gpu), up, number)
+                    others = interference.on_gpu() - on_gpu
+                    run.measure(Generator(vllm, load, staged, log, others, generators), up, number)
         except StageError as error:
             if not run.cells or not (known or CANDIDATE in seen):
                 raise

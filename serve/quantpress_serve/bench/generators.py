@@ -1,0 +1,109 @@
+"""Starting load generators. vLLM takes ten seconds to import: where that can be, it is imported once for many loads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from quantpress.runtime import atomic, process
+from quantpress.runtime.secrets import scrub
+
+Environment = Mapping[str, str | None]
+Poll = Callable[[], int | None]  # the exit code, or None while it runs
+_CONSOLE_SCRIPT = "from vllm.entrypoints.cli.main import main"
+
+
+@contextmanager
+def alone(command: Sequence[str], log: Path, env: Environment) -> Iterator[Poll]:
+    """Runs a load generator as a process that imports vLLM for itself; it is taken down at the end of the block."""
+    with process.guarded(command, log, env) as running:
+        yield running.poll
+
+
+@dataclass
+class Generators:
+    """The load generators of one bench; all of them print to `log`. To be entered: at its end, none is left.
+
+    vLLM's console script is Python: a process imports what it does and waits (load_probe), and each load is a fork of
+    it. Servers that are asked with other keys, or past other proxies, have a process each. Of an executable that is
+    something else, each load is a process of its own.
+    """
+
+    vllm: Path
+    log: Path
+    _waiting: dict[frozenset[tuple[str, str | None]], _Waiting] = field(default_factory=dict)
+
+    def __enter__(self) -> Generators:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with ExitStack() as stack:
+            for one in self._waiting.values():
+                stack.callback(one.close)
+        self._waiting.clear()
+
+    @contextmanager
+    def started(self, command: Sequence[str], env: Environment) -> Iterator[Poll]:
+        """Starts one; if the block ends before it does, it is taken down."""
+        python = _interpreter(self.vllm)
+        if python is None:
+            with alone(command, self.log, env) as poll:
+                yield poll
+            return
+        key = frozenset(env.items())
+        if key not in self._waiting:
+            self._waiting[key] = _Waiting(python, self.log, env)
+        waiting = self._waiting[key]
+        try:
+            poll = waiting.run(command)
+            yield poll
+        finally:
+            if poll() is None or not waiting.is_up:
+                del self._waiting[key]
+                waiting.close()
+            scrub(self.log)
+
+
+class _Waiting:
+    """A process that has imported vLLM, and the folder that it reads its commands from."""
+
+    def __init__(self, python: Path, log: Path, env: Environment) -> None:
+        with ExitStack() as stack:
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantpress-load-")))
+            command = [str(python), str(Path(__file__).with_name("load_probe.py")), str(self._folder)]
+            self._process = stack.enter_context(process.guarded(command, log, env))
+            self.close = stack.pop_all().close
+        self._asked = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, command: Sequence[str]) -> Poll:
+        number, self._asked = self._asked, self._asked + 1
+        atomic.write_json(self._folder / f"{number}.command.json", list(command))
+        written = self._folder / f"{number}.code"
+
+        def poll() -> int | None:
+            if not written.exists() and self.is_up:
+                return None
+            # One that has ended by itself has not run the command: none of its exit codes is that of a load.
+            return int(written.read_text(encoding="utf-8")) if written.exists() else 1
+
+        return poll
+
+
+def _interpreter(vllm: Path) -> Path | None:
+    """The Python that an executable names in its first line, if it is the console script that pip writes for vLLM."""
+    try:
+        with vllm.open("rb") as file:
+            first, *rest = file.read(1000).decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError):
+        return None
+    python = Path(first.removeprefix("#!").strip())
+    named = first.startswith("#!") and python.is_absolute() and python.name.startswith("python")
+    return python if named and _CONSOLE_SCRIPT in rest and python.is_file() else None
