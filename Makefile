@@ -35,6 +35,9 @@ $(INSTALL) torch $(1)/install-1.log $(1)/bin/python $(PIP) --no-deps --only-bina
 endef
 INSTALL    := @scripts/install.sh
 
+# The two environments know nothing of each other: both are installed at the same time.
+MAKEFLAGS += -j2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean questions locks versions gpu-report
 
@@ -101,12 +104,13 @@ package: .venv/.complete ## turn RECIPE's checkpoint into what a cluster takes; 
 serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
 	@$(QUANTPRESS) serve $(call one,RECIPE) $(COMMON)
 
-demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=...): 5 to 10 minutes after the installation
+demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=...): 3 to 7 minutes after the installation
 	@$(QUANTPRESS) demo $(if $(filter file,$(origin RECIPE)),,$(call one,RECIPE)) $(COMMON)
 
+# Three at a time on two cores, with a thread each (tests/e2e/conftest.py): while one waits for a server, the others compute.
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint
-	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest -n 2 --dist loadfile tests/e2e)
+	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest -n 3 --dist loadfile tests/e2e)
 
 coverage: .venv/.complete-dev ## which lines of the packages the fast tests run (not those in processes of their own)
 	@.venv/bin/python -m coverage run -m pytest -q tests/unit $(PYTEST_ARGS)

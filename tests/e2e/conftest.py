@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+# Tests that run side by side share the cores. Each with a thread on every core, they would wait for one another at
+# every barrier of every product.
+if (beside := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // beside)))
+
 CACHE = Path(os.environ["QUANTPRESS_CACHE"]).resolve()  # tests/conftest.py names it where nobody does
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

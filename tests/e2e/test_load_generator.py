@@ -32,7 +32,8 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def waiting() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if "load_probe.py" in " ".join(one.cmdline())]
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if "load_probe.py" in " ".join(one.as_dict(["cmdline"])["cmdline"] or [])]
 
 
 def test_one_process_imports_vllm_for_all_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from quantpress.cli.scoring import add_scoring
 from quantpress.cli.serving import add_serving
 from quantpress.errors import CapabilityError
 
-# What is tried in turn, with the documents of each task (None: all): the first that this machine serves exactly.
-# CPUs without AVX-512 take the last, and are slow.
-RECIPES = {"gptq-w4a16": None, "fp8-dynamic": 12}
+# What is tried in turn, with the documents of each task: the first that this machine serves exactly. CPUs without
+# AVX-512 take the last, and are slow.
+RECIPES = {"gptq-w4a16": 24, "fp8-dynamic": 12}
+SAMPLES = 8  # sequences to calibrate on
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +33,7 @@ def run(options: Options) -> None:
         scoring = replace(options.scoring, limit=options.scoring.limit or RECIPES[chosen])
         options = replace(options, recipes=[chosen], scoring=scoring)
     if all(load_recipe(name).needs_data for name in options.recipes):
-        work = replace(options.work, set=["calibration.samples=16", *options.work.set])
+        work = replace(options.work, set=[f"calibration.samples={SAMPLES}", *options.work.set])
         options = replace(options, work=work)
     whole_run.run(options)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 SCOREBOARD = (
     "Recovery: accuracy over the unquantized model's, with its 95% interval; 1 is no loss, an arrow says that "
     "the whole interval shows one. TPOT (time per output token) and tokens/s: how many times as fast as the "
-    "unquantized model that was measured beside it, with the interval; below 1 is slower. A question mark: shown to be "
-    "neither faster nor slower."
+    "unquantized model that was measured beside it, with the interval; below 1 is slower. A question mark: neither "
+    "faster nor slower is shown, because the interval leaves room for both or the rounds cannot be trusted (section "
+    "Speed in vLLM says which)."
 )
 DUMMY = (
     "Weights: dummy. Shapes and schemes are the model's and the recipe's, the numbers in them are random. Nothing can "
