@@ -107,10 +107,10 @@ serve: setup ## serve RECIPE's checkpoint with vLLM in the foreground
 demo: setup ## the main job, small, with a recipe for this machine (or RECIPE=...): 3 to 7 minutes after the installation
 	@$(QUANTPRESS) demo $(if $(filter file,$(origin RECIPE)),,$(call one,RECIPE)) $(COMMON)
 
-# Three at a time on two cores, with a thread each (tests/e2e/conftest.py): while one waits for a server, the others compute.
+# Two at a time, with a share of the cores each (tests/e2e/conftest.py). Three took longer on two cores.
 test: setup .venv/.complete-dev ## lint and all tests, with the real model and the real vLLM
 	@$(MAKE) --no-print-directory lint
-	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest -n 3 --dist loadfile tests/e2e)
+	@$(if $(PYTEST_ARGS),.venv/bin/python -m pytest $(PYTEST_ARGS),.venv/bin/python -m pytest -n 2 tests/unit && .venv/bin/python -m pytest -n 2 --dist loadfile tests/e2e)
 
 coverage: .venv/.complete-dev ## which lines of the packages the fast tests run (not those in processes of their own)
 	@.venv/bin/python -m coverage run -m pytest -q tests/unit $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """Runs in vLLM's environment: log-likelihoods of given tokens by each of several checkpoints, without a server.
 
-    python answer_in_vllm.py '{"windows": [[1, 2, 3]], "folders": ["a", "b"]}'
+    python answer_in_vllm.py '{"windows": [[1, 2, 3]], "folders": ["a", "b"], "dtype": "auto"}'
 
 Prints one line of JSON for each folder: {"folder", "likelihoods"} or {"folder", "error"}.
 """
@@ -16,13 +16,14 @@ from typing import Any
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def likelihoods(folder: str, windows: list[list[int]]) -> list[list[float]]:
+def likelihoods(folder: str, windows: list[list[int]], dtype: str) -> list[list[float]]:
     """Of each token after the first of its window, natural logarithm."""
     from vllm import LLM, SamplingParams
 
     longest = max(map(len, windows)) + 8
     engine = LLM(
         folder,
+        dtype=dtype,
         max_model_len=longest,
         max_num_seqs=2,
         enforce_eager=True,
@@ -56,7 +57,7 @@ def _reason(error: BaseException) -> str:
 def main(asked: dict[str, Any]) -> None:
     for folder in asked["folders"]:
         try:
-            found: dict[str, Any] = {"likelihoods": likelihoods(folder, asked["windows"])}
+            found: dict[str, Any] = {"likelihoods": likelihoods(folder, asked["windows"], asked["dtype"])}
         except Exception as error:
             found = {"error": _reason(error)}
         print("\n" + json.dumps({"folder": folder, **found}), flush=True)

@@ -46,8 +46,8 @@ LINEAR = {
     "layer_types": ["linear_attention"] * 3 + ["full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64}
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -217,6 +217,7 @@ calibration: {samples: 8, max_sequence_length: 128}
 """,
 }
 TOKENS = 96  # of the text that is asked about, in windows of 48
+APART = "NOT THE SAME"
 BOUND = 0.1  # nats a token: mean distance of vLLM's log-likelihoods from transformers', of one and the same checkpoint
 
 
@@ -261,7 +262,9 @@ def quantize(model: Path, recipe: str, out: Path) -> tuple[Path | None, str]:
     return out / "artifacts" / model.name / recipe / "checkpoint", "yes"
 
 
-def by_transformers(folders: list[Path]) -> tuple[list[list[int]], dict[str, list[list[float]] | str]]:
+def by_transformers(
+    folders: list[Path], dtype: str = "auto"
+) -> tuple[list[list[int]], dict[str, list[list[float]] | str]]:
     """Windows of tokens, and each checkpoint's log-likelihoods of them, or why transformers cannot load it."""
     from transformers import AutoTokenizer
 
@@ -273,7 +276,7 @@ def by_transformers(folders: list[Path]) -> tuple[list[list[int]], dict[str, lis
     for folder in folders:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         try:
-            answer = likelihood_worker.of_model(whole_model(folder, False, dtype="auto"), tokenizer, TOKENS // 2)
+            answer = likelihood_worker.of_model(whole_model(folder, False, dtype=dtype), tokenizer, TOKENS // 2)
         except StageError as error:
             found[str(folder)] = error.message.replace(f" {folder}", "")
             continue
@@ -282,12 +285,12 @@ def by_transformers(folders: list[Path]) -> tuple[list[list[int]], dict[str, lis
     return windows, found
 
 
-def by_vllm(folders: list[Path], windows: list[list[int]]) -> dict[str, dict[str, Any]]:
+def by_vllm(folders: list[Path], windows: list[list[int]], dtype: str = "auto") -> dict[str, dict[str, Any]]:
     """What vLLM says of each folder; a process that dies takes the folders after it along, which are asked anew."""
     found: dict[str, dict[str, Any]] = {}
     rest = [str(folder) for folder in folders]
     while rest:
-        asked = json.dumps({"windows": windows, "folders": rest})
+        asked = json.dumps({"windows": windows, "folders": rest, "dtype": dtype})
         script = Path(__file__).with_name("answer_in_vllm.py")
         done = subprocess.run(
             [str(VLLM), str(script), asked],
@@ -325,7 +328,15 @@ def row_of(name: str, out: Path, tokenizer: Path) -> dict[str, str]:
     served = by_vllm(list(folders.values()), windows)
     for what, folder in folders.items():
         row[f"{what} in vLLM"] = _agreement(scored[str(folder)], served[str(folder)])
+        if row[f"{what} in vLLM"].startswith(APART):
+            row[f"{what} in vLLM"] += f"; in 32 bits {_in_32_bits(folder)}"
     return row
+
+
+def _in_32_bits(folder: Path) -> str:
+    """Whether it is the rounding to 16 bits that sets the two apart, which a router's choices make large."""
+    windows, scored = by_transformers([folder], "float32")
+    return _agreement(scored[str(folder)], by_vllm([folder], windows, "float32")[str(folder)])
 
 
 def _agreement(scored: list[list[float]] | str, answer: dict[str, Any]) -> str:
@@ -339,7 +350,7 @@ def _agreement(scored: list[list[float]] | str, answer: dict[str, Any]) -> str:
         for ours, theirs in zip(mine, other, strict=True)
     ]
     mean = sum(pairs) / len(pairs)
-    return f"{'yes' if mean <= BOUND else 'NOT THE SAME'}: {mean:.3f} nats a token apart, {max(pairs):.2f} at most"
+    return f"{'yes' if mean <= BOUND else APART}: {mean:.3f} nats a token apart, {max(pairs):.2f} at most"
 
 
 def table(rows: dict[str, dict[str, str]]) -> Iterator[str]:
