@@ -35,8 +35,11 @@ $(INSTALL) torch $(1)/install-1.log $(1)/bin/python $(PIP) --no-deps --only-bina
 endef
 INSTALL    := @scripts/install.sh
 
-# The two environments know nothing of each other: both are installed at the same time.
+# The two environments know nothing of each other: both are installed at the same time. A make below this one shares its
+# jobs, and would warn of a number of its own.
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j2
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quantize evaluate bench run report package serve demo test test-avx2 test-families test-docs crash-test coverage lint clean questions locks versions gpu-report

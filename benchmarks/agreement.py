@@ -24,6 +24,7 @@ from quantpress.model.source import find_model
 from quantpress.runtime import environment
 from quantpress.statistics.ratios import estimate
 from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.vllm import find_vllm, serving_environment
@@ -79,10 +80,10 @@ def main() -> None:
                     model_len=workload.model_len,
                     kv_space_gib=1,
                 )
-                with server.serving(launch, folder / "server.log") as own:
+                with server.serving(launch, folder / "server.log") as own, Starter(vllm, log) as starter:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
-                    generator = Generator(vllm, workload, folder, log)
+                    generator = Generator(starter, workload, folder)
                     for number, who in in_turns(("ours", "hand"), args.rounds):
                         turn = Turn(role, Level(concurrency=args.concurrency), number)
                         if who == "ours":

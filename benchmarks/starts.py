@@ -19,6 +19,7 @@ from pathlib import Path
 from quantpress.model import source as models
 from quantpress.model.source import find_model
 from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.server import server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.vllm import find_vllm
@@ -65,9 +66,9 @@ def main() -> None:
         model_len=workload.model_len,
         kv_space_gib=1,
     )
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, Starter(vllm, Path(work) / "load.log") as starter:
         folder = Path(work)
-        generator = Generator(vllm, workload, folder, folder / "load.log")
+        generator = Generator(starter, workload, folder)
         for start in range(args.starts):
             with server.serving(launch, folder / "server.log") as running:
                 turns = [

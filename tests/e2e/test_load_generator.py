@@ -9,8 +9,8 @@ import pytest
 from support import StandIn
 
 from quantpress_serve.bench import load
-from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.server import foreign
 from quantpress_serve.server.foreign import Address
 from quantpress_serve.server.server import ServerLost
@@ -40,8 +40,8 @@ def test_one_process_imports_vllm_for_all_loads(tmp_path: Path, monkeypatch: pyt
     """A load that is given up takes it down, and the next one starts another; at the end there is none."""
     write_tokenizer(tmp_path)
     stand_in = StandIn()
-    with stand_in.up() as url, Generators(find_vllm(None), tmp_path / "log") as generators:
-        generator = Generator(generators.vllm, LOAD, tmp_path, generators.log, generators=generators)
+    with stand_in.up() as url, Starter(find_vllm(None), tmp_path / "log") as starter:
+        generator = Generator(starter, LOAD, tmp_path)
         server = foreign.attach(Address(url=url), tmp_path)
 
         def completed(number: int) -> float:
@@ -70,8 +70,8 @@ def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, mo
     stand_in = StandIn(key="sesame-open-7351", failing=lambda number, body: body["max_tokens"] == 4 and number % 3 == 0)
     with stand_in.up() as url:
         found = foreign.attach(Address(url=url, key="sesame-open-7351"), tmp_path)
-        with Generators(find_vllm(None), tmp_path / "log") as generators:
-            generator = Generator(generators.vllm, LOAD, tmp_path, generators.log, generators=generators)
+        with Starter(find_vllm(None), tmp_path / "log") as starter:
+            generator = Generator(starter, LOAD, tmp_path)
             cell = generator.measure(found, Turn("candidate", LOAD.levels[0], 0))
     failed = int(cell.figures["failed"])
     assert failed

@@ -104,6 +104,7 @@ def loaded_shapes(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, lis
             f"{name} has the shape {tuple(found)} in the files, and {tuple(described)} by {job.folder}/config.json",
             hint="fetch the model again: its config and its weights are not of one model",
         )
+    model.config._name_or_path = job.folder  # transformers says "None", which llmcompressor looks for on the hub
     return model, sorted(report["missing_keys"])
 
 

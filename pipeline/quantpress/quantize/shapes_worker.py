@@ -48,9 +48,6 @@ def attached_model(job: RecipeJob, as_loaded: bool = False) -> tuple[Any, list[A
     else:
         model = empty_model(config, trust)
     model.config.save_pretrained(output)
-    model.config._name_or_path = (
-        source  # where resave_config looks; a model made of shapes alone says "None", a repository
-    )
     resave_config(model.config, output)  # as oneshot does: the model's own, which transformers would write otherwise
     modifiers = modifiers_of(job.recipe, model)
     for modifier in modifiers:

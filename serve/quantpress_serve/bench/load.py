@@ -16,8 +16,8 @@ from quantpress.runtime import atomic, console, process
 from quantpress.statistics.percentiles import is_carried
 from quantpress_serve import surroundings
 from quantpress_serve.bench import interference
-from quantpress_serve.bench.generators import Generators, alone
 from quantpress_serve.bench.outcome import Outcome
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.server.server import Server, ServerLost
 from quantpress_serve.vllm import serving_environment
 from quantpress_serve.workload.workload import Level, Workload, longest, middle, range_ratios
@@ -56,17 +56,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Generator:
-    """`vllm bench serve` under one workload. Its results go to `folder`, what it prints to `log`.
+    """`vllm bench serve` under one workload. Its results go to `folder`."""
 
-    Without `generators`, each load is a process that imports vLLM for itself.
-    """
-
-    vllm: Path
+    starter: Starter
     workload: Workload
     folder: Path
-    log: Path
     on_gpu: frozenset[str] = frozenset()
-    generators: Generators | None = None
 
     def command(self, server: Server, turn: Turn, name: str) -> list[str]:
         level = turn.level
@@ -79,7 +74,7 @@ class Generator:
         percentiles = ",".join(str(one) for one in PERCENTILES if one == 50 or is_carried(one, requests))
         goals = self.workload.goodput.model_dump(exclude_none=True) if self.workload.goodput else {}
         return [
-            *(str(self.vllm), "bench", "serve", "--backend", "openai", "--base-url", server.url),
+            *(str(self.starter.vllm), "bench", "serve", "--backend", "openai", "--base-url", server.url),
             *("--model", server.name, "--tokenizer", str(server.tokens_by), *prompts_of(self.workload)),
             *("--ignore-eos", "--temperature", "0", "--seed", str(turn.seed)),
             *("--num-prompts", str(requests), "--num-warmups", str(warmups), *strength),
@@ -99,7 +94,7 @@ class Generator:
         name = f"{turn.role}-{turn.level.label.replace(' ', '-').replace('/', '-')}-r{turn.round}.json"
         asked = self.command(server, turn, name)
         title = f"load on {turn.role}: {turn.level.label}, round {turn.round + 1} of {self.workload.rounds}"
-        with console.step(title, self.log) as step:
+        with console.step(title, self.starter.log) as step:
             with interference.watching(self.folder, self.on_gpu) as watch:
                 code = self._run(asked, server, others, longest_time(self.workload, turn.level))
             outcome = self._outcome(name, code, server)
@@ -130,8 +125,7 @@ class Generator:
         ends = time.monotonic() + longest_s
         host = urlsplit(server.url).hostname or ""
         changes = surroundings.of_load_generator(serving_environment(), host, server.key)
-        started = self.generators.started(asked, changes) if self.generators else alone(asked, self.log, changes)
-        with started as poll:
+        with self.starter.started(asked, changes) as poll:
             while (code := poll()) is None:
                 for one in (server, *others):
                     one.require_running()
@@ -140,7 +134,7 @@ class Generator:
                         f"the server of {server.name} at {server.url} did not answer a load within "
                         f"{longest_s / 60:.0f} min, and a server at one token a second would have",
                         hint=f"{server.where_to_look}; or send it fewer requests (the workload's requests_per_stream)",
-                        log=server.log or self.log,
+                        log=server.log or self.starter.log,
                     )
                 time.sleep(0.1)
         return code
@@ -149,13 +143,13 @@ class Generator:
         """What the load generator wrote. Raises StageError if it failed, ServerLost if the server did."""
         if code != 0 or not (self.folder / name).is_file():
             server.require_healthy()
-            said = process.last_error(self.log)
+            said = process.last_error(self.starter.log)
             raise StageError(
                 f"vllm bench serve failed with exit code {code}: {said}",
-                hint=f"install vLLM's extra `bench` beside {self.vllm}"
+                hint=f"install vLLM's extra `bench` beside {self.starter.vllm}"
                 if "No module named" in said
                 else "read the log",
-                log=self.log,
+                log=self.starter.log,
             )
         server.require_healthy()  # and still the one that was asked at first
         return Outcome.of(atomic.read_json(self.folder / name)).explained(server, self.workload)
@@ -168,7 +162,7 @@ class Generator:
             f"no request to the {turn.role} was answered at {turn.level.label} "
             f"({outcome.failed} of {outcome.sent} failed): {outcome.why_nothing}",
             hint=hint,
-            log=server.log or self.log,
+            log=server.log or self.starter.log,
         )
 
 

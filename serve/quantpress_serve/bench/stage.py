@@ -25,12 +25,12 @@ from quantpress.plan import arithmetic
 from quantpress.plan.kernels import Kernels
 from quantpress.runtime import atomic, console, digests, environment, locks
 from quantpress_serve.bench import interference, kernels, looks, servers, unfinished
-from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.load import Generator
 from quantpress_serve.bench.looks import Known
 from quantpress_serve.bench.pairing import AS_ATTACHED, AUTO, Pairing, decide
 from quantpress_serve.bench.run import Run, times_started
 from quantpress_serve.bench.servers import Start
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Row
 from quantpress_serve.probes import asking
@@ -167,8 +167,8 @@ def served_and_loaded(
     asked = _Asked(subject, load, inputs, pairing, goes_on)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
-    with Generators(sides.executable(), log) as generators:
-        run, known = _loaded(asked, sides, generators, staged)
+    with Starter(sides.executable(), log) as starter:
+        run, known = _loaded(asked, sides, starter, staged)
     for files in subject.seen.values():
         digests.require_unchanged(files)
     return Measured(_result(asked, run, known), known.rows, run.lost)
@@ -195,7 +195,7 @@ class _Asked:
     goes_on: bool = False
 
 
-def _loaded(asked: _Asked, sides: Sides, generators: Generators, staged: Path) -> tuple[Run, Known]:
+def _loaded(asked: _Asked, sides: Sides, starter: Starter, staged: Path) -> tuple[Run, Known]:
     """Starts the servers as often as the workload and the pairing say, and loads them in turns. A run that was stopped
     goes on at the start that it did not finish. The run holds what ended it early.
 
@@ -203,8 +203,7 @@ def _loaded(asked: _Asked, sides: Sides, generators: Generators, staged: Path) -
     """
     subject, load, pairing = asked.subject, asked.load, asked.pairing
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
-    vllm, log = generators.vllm, generators.log
-    engines = {CANDIDATE: vllm, BASELINE: sides.baseline_vllm or vllm}
+    engines = {CANDIDATE: starter.vllm, BASELINE: sides.baseline_vllm or starter.vllm}
     on_gpu, scored = interference.on_gpu(), looks.expected(subject)
     run, known = _so_far(asked)
     seen: dict[str, looks.Look] = {}
@@ -217,8 +216,8 @@ def _loaded(asked: _Asked, sides: Sides, generators: Generators, staged: Path) -
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
                             known = looks.judged(seen, subject, scored)
-                    others = interference.on_gpu() - on_gpu
-                    run.measure(Generator(vllm, load, staged, log, others, generators), up, number)
+                    ours = interference.on_gpu() - on_gpu
+                    run.measure(Generator(starter, load, staged, ours), up, number)
         except StageError as error:
             if not run.cells or not (known or CANDIDATE in seen):
                 raise

@@ -21,6 +21,7 @@ from quantpress.errors import InputError
 from quantpress.runtime import secrets
 from quantpress_serve.bench import chat, likelihoods
 from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides
 from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.server import foreign, key, server
@@ -258,7 +259,9 @@ def test_the_key_goes_to_every_request_and_nowhere_else(
         chat.answers_of("candidate", found)
         rows = likelihoods.by_server("candidate", found, Likelihoods(windows=[[1, 2]], likelihoods=[[-1.0]]))
         load = load_workload("smoke")
-        cell = Generator(vllm, load, tmp_path, tmp_path / "log").measure(found, Turn("candidate", load.levels[0], 0))
+        cell = Generator(Starter(vllm, tmp_path / "log"), load, tmp_path).measure(
+            found, Turn("candidate", load.levels[0], 0)
+        )
     assert {sent for _, sent, _ in stand_in.seen} == {f"Bearer {KEY}"}
     assert {"/v1/models", "/metrics", "/version"} <= {path for path, _, _ in stand_in.seen}
     assert "HTTP Error 500: Internal Server Error: no such thing, ***" in rows

@@ -16,9 +16,9 @@ from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
 from quantpress_serve.bench import looks, pairing, servers, stage
-from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.pairing import Facts, Pairing
 from quantpress_serve.bench.run import Run
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides
 from quantpress_serve.server.memory import GIB
 from quantpress_serve.server.server import Launch
@@ -219,6 +219,6 @@ def test_a_side_that_does_not_start_costs_no_finished_cell(tmp_path: Path, monke
     monkeypatch.setattr(Run, "measure", lambda run, *_: run.cells.append("a cell"))
     subject: Any = SimpleNamespace(name="a", logs=tmp_path, weight_bytes={}, model=SimpleNamespace(config={}))
     asked = stage._Asked(subject, load_workload("smoke"), Inputs(), Pairing("alternating", ""))
-    run, known = stage._loaded(asked, Sides(), Generators(tmp_path / "vllm", tmp_path / "log"), tmp_path)
+    run, known = stage._loaded(asked, Sides(), Starter(tmp_path / "vllm", tmp_path / "log"), tmp_path)
     assert (run.cells, known) == (["a cell"], {"candidate": "candidate"})
     assert run.lost and run.lost.message == "vLLM stopped while starting"

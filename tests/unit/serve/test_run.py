@@ -15,11 +15,11 @@ from quantpress.artifact.throughput import ALTERNATING, APART, ATTACHED, TOGETHE
 from quantpress.errors import StageError
 from quantpress.model.source import Model
 from quantpress_serve.bench import likelihoods, looks, run, servers, stage
-from quantpress_serve.bench.generators import Generators
 from quantpress_serve.bench.load import Turn
 from quantpress_serve.bench.looks import Known
 from quantpress_serve.bench.pairing import Pairing
 from quantpress_serve.bench.run import Run
+from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.workload.workload import Workload, load_workload
 
@@ -224,7 +224,7 @@ class Bench:
         (folder.parent / "logs").mkdir(exist_ok=True)
         inputs = stage.inputs_of(subject, load, Path("vllm"), Sides())
         asked = stage._Asked(subject, load, inputs, Pairing(pairing, ""), goes_on=True)
-        return stage._loaded(asked, Sides(), Generators(Path("vllm"), folder / "log"), folder)[0]
+        return stage._loaded(asked, Sides(), Starter(Path("vllm"), folder / "log"), folder)[0]
 
 
 def test_servers_are_started_anew_with_the_same_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

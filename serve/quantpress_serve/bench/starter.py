@@ -17,16 +17,9 @@ Poll = Callable[[], int | None]  # the exit code, or None while it runs
 _CONSOLE_SCRIPT = "from vllm.entrypoints.cli.main import main"
 
 
-@contextmanager
-def alone(command: Sequence[str], log: Path, env: Environment) -> Iterator[Poll]:
-    """Runs a load generator as a process that imports vLLM for itself; it is taken down at the end of the block."""
-    with process.guarded(command, log, env) as running:
-        yield running.poll
-
-
 @dataclass
-class Generators:
-    """The load generators of one bench; all of them print to `log`. To be entered: at its end, none is left.
+class Starter:
+    """Starts the load generators of one bench; all of them print to `log`. At the end of its block none is left.
 
     vLLM's console script is Python: a process imports what it does and waits (load_probe), and each load is a fork of
     it. Servers that are asked with other keys, or past other proxies, have a process each. Of an executable that is
@@ -37,7 +30,7 @@ class Generators:
     log: Path
     _waiting: dict[frozenset[tuple[str, str | None]], _Waiting] = field(default_factory=dict)
 
-    def __enter__(self) -> Generators:
+    def __enter__(self) -> Starter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -51,15 +44,15 @@ class Generators:
         """Starts one; if the block ends before it does, it is taken down."""
         python = _interpreter(self.vllm)
         if python is None:
-            with alone(command, self.log, env) as poll:
-                yield poll
+            with process.guarded(command, self.log, env) as running:
+                yield running.poll
             return
         key = frozenset(env.items())
         if key not in self._waiting:
             self._waiting[key] = _Waiting(python, self.log, env)
         waiting = self._waiting[key]
+        poll = waiting.run(command)
         try:
-            poll = waiting.run(command)
             yield poll
         finally:
             if poll() is None or not waiting.is_up:
