@@ -1,6 +1,6 @@
 """Runs in vLLM's environment: log-likelihoods of given tokens by each of several checkpoints, without a server.
 
-    python answer_in_vllm.py '{"windows": [[1, 2, 3]], "folders": ["a", "b"], "dtype": "auto"}'
+    python answer_in_vllm.py '{"windows": [[1, 2, 3]], "folders": ["a", "b"], "dtype": "auto", "eager": true}'
 
 Prints one line of JSON for each folder: {"folder", "likelihoods"} or {"folder", "error"}.
 """
@@ -16,7 +16,7 @@ from typing import Any
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def likelihoods(folder: str, windows: list[list[int]], dtype: str) -> list[list[float]]:
+def likelihoods(folder: str, windows: list[list[int]], dtype: str, eager: bool) -> list[list[float]]:
     """Of each token after the first of its window, natural logarithm."""
     from vllm import LLM, SamplingParams
 
@@ -26,7 +26,7 @@ def likelihoods(folder: str, windows: list[list[int]], dtype: str) -> list[list[
         dtype=dtype,
         max_model_len=longest,
         max_num_seqs=2,
-        enforce_eager=True,
+        enforce_eager=eager,
         enable_prefix_caching=False,
         limit_mm_per_prompt={"image": 0, "video": 0, "audio": 0},
     )
@@ -57,7 +57,8 @@ def _reason(error: BaseException) -> str:
 def main(asked: dict[str, Any]) -> None:
     for folder in asked["folders"]:
         try:
-            found: dict[str, Any] = {"likelihoods": likelihoods(folder, asked["windows"], asked["dtype"])}
+            how = (asked["windows"], asked["dtype"], asked["eager"])
+            found: dict[str, Any] = {"likelihoods": likelihoods(folder, *how)}
         except Exception as error:
             found = {"error": _reason(error)}
         print("\n" + json.dumps({"folder": folder, **found}), flush=True)

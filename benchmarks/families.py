@@ -285,12 +285,15 @@ def by_transformers(
     return windows, found
 
 
-def by_vllm(folders: list[Path], windows: list[list[int]], dtype: str = "auto") -> dict[str, dict[str, Any]]:
-    """What vLLM says of each folder; a process that dies takes the folders after it along, which are asked anew."""
+def by_vllm(
+    folders: list[Path], windows: list[list[int]], dtype: str = "auto", eager: bool = True
+) -> dict[str, dict[str, Any]]:
+    """What vLLM says of each folder; a process that dies takes the folders after it along, which are asked anew.
+    Eager, it runs its own operators (quantpress serves so on CPUs); compiled, torch's."""
     found: dict[str, dict[str, Any]] = {}
     rest = [str(folder) for folder in folders]
     while rest:
-        asked = json.dumps({"windows": windows, "folders": rest, "dtype": dtype})
+        asked = json.dumps({"windows": windows, "folders": rest, "dtype": dtype, "eager": eager})
         script = Path(__file__).with_name("answer_in_vllm.py")
         done = subprocess.run(
             [str(VLLM), str(script), asked],
@@ -330,6 +333,8 @@ def row_of(name: str, out: Path, tokenizer: Path) -> dict[str, str]:
         row[f"{what} in vLLM"] = _agreement(scored[str(folder)], served[str(folder)])
         if row[f"{what} in vLLM"].startswith(APART):
             row[f"{what} in vLLM"] += f"; in 32 bits {_in_32_bits(folder)}"
+            compiled = by_vllm([folder], windows, eager=False)
+            row[f"{what} in vLLM"] += f"; compiled {_agreement(scored[str(folder)], compiled[str(folder)])}"
     return row
 
 

@@ -52,6 +52,7 @@ def test_our_table_of_cpus_is_what_the_library_has_and_computes(target: str) -> 
             assert found.operator in asked["operators"], kind
     assert ("cpu_gemm_wna16" in asked["operators"]) is (hardware.cell("W4A16", target).support == "full")
     assert asked["int8_is_exact"] is (hardware.cell("W8A8", target).support == "full")
+    assert asked["rotates_heads"] is False, "this vLLM's rotary operator is right: say so in docs/reference/models.md"
 
 
 def test_4_bit_weights_are_refused_on_avx2_in_seconds(two_layers: Path, tmp_path: Path, real: Run) -> None:

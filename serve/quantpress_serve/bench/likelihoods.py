@@ -28,6 +28,10 @@ WINDOW = 256  # tokens that are seen together, at most
 BLOCK = 64  # tokens; neighbouring differences are not independent, means of blocks nearly are
 # Nats a token. The mean loss may differ by this and by what the unquantized model differs itself.
 BOUND = 0.01
+# Nats a token, in the mean of absolute differences, by which rounding to 16 bits sets an unquantized model apart at
+# most: 0.08 was seen of the families (docs/reference/models.md), and 0.16 and more where the engine was wrong.
+# The mean loss alone would not show an engine that is wrong both ways alike, as with a model that predicts little.
+APART = 0.1
 # Nats a token that a checkpoint may lose against its model before it is called broken. Sound checkpoints of 4 bits lost
 # 0.1 to 0.3; a uniform guess over 50 000 tokens loses about 7.
 BROKEN = 1.0
@@ -159,22 +163,30 @@ ENGINE_ON_RECORD = "the engine on record does not compute the checkpoint as tran
 
 
 def compared(
-    scored: dict[str, list[Row]], served: dict[str, list[Row]], cause: str | None, baseline: str = UNQUANTIZED
+    scored: dict[str, list[Row]],
+    served: dict[str, list[Row]],
+    cause: str | None,
+    baseline: str = UNQUANTIZED,
+    apart: float = APART,
 ) -> Served:
     """Each side's mean log-likelihood (nats a token) as scored and as served, and whether the engine computes the same.
 
     It does not if the whole 95% interval of the candidate's mean difference lies beyond the bound: BOUND and what the
-    unquantized model differs itself; nor if the unquantized model's own interval lies beyond twice BOUND. The interval
-    is Student's t over the means of blocks of BLOCK tokens, since neighbouring tokens are not independent (the method
-    of batch means: Law, Simulation Modeling and Analysis, section 9.5.3). `baseline` says what it means if the other
-    side differs: UNQUANTIZED, or ENGINE_ON_RECORD where that is the same checkpoint on another engine.
+    unquantized model differs itself; nor if the unquantized model's own interval lies beyond twice BOUND, or its tokens
+    are `apart` from what was scored, in the mean of absolute differences. The interval is Student's t over the means of
+    blocks of BLOCK tokens, since neighbouring tokens are not independent (the method of batch means: Law, Simulation
+    Modeling and Analysis, section 9.5.3). `baseline` says what it means if the other side differs: UNQUANTIZED, or
+    ENGINE_ON_RECORD where that is the same checkpoint on another engine.
     """
     sides = {role: side(scored[role], served[role]) for role in served}
     own, base = sides[CANDIDATE], sides.get(BASELINE)
     bound = BOUND + (abs(base.difference or 0.0) if base else 0.0)
-    anyway = base is not None and beyond(base.interval, 2 * BOUND)
-    if anyway:
-        cause = baseline
+    anyway = False
+    if base and beyond(base.interval, 2 * BOUND):
+        anyway, cause = True, baseline
+    elif base and base.per_token is not None and base.per_token > apart:
+        far = f"its tokens are {base.per_token:.3f} nats apart in the mean, and rounding makes {apart} at most"
+        anyway, cause = True, f"{baseline}: {far}"
     differs = anyway or beyond(own.interval, bound)
     return Served(
         verdict=DIFFERS if differs else SAME,

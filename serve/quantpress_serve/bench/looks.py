@@ -4,15 +4,18 @@ one, and judged together."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from quantpress.artifact.served import DIFFERS, Served
 from quantpress.artifact.throughput import CANDIDATE, Answer, KernelUse, Picture, ServerFacts, Throughput
 from quantpress.errors import QuantpressError
-from quantpress.runtime import console
+from quantpress.runtime import console, environment
 from quantpress_serve.bench import chat, kernels, likelihoods, picture
 from quantpress_serve.bench.subject import Subject
 from quantpress_serve.bench.workers import Likelihoods, Row
+from quantpress_serve.probes import asking
 from quantpress_serve.server.server import Server
 
 # Both sides' likelihoods of a fixed text by transformers, by role, or why there are none.
@@ -75,10 +78,11 @@ def look_at(role: str, server: Server, subject: Subject, scored: Expected) -> Lo
     )
 
 
-def judged(looks: dict[str, Look], subject: Subject, scored: Expected) -> Known:
-    """What the answers of all servers say together. Raises StageError for a checkpoint that talks nonsense."""
+def judged(looks: dict[str, Look], subject: Subject, scored: Expected, vllm: Path) -> Known:
+    """What the answers of all servers say together; `vllm` is the one that our servers run. Raises StageError for a
+    checkpoint that talks nonsense."""
     candidate = looks[CANDIDATE].server
-    served = _served(looks, subject, scored)
+    served = _served(looks, subject, scored, vllm)
     answers = {role: look.answers for role, look in looks.items() if look.answers}
     if answers:
         chat.require_sense(answers, candidate, served)
@@ -107,15 +111,22 @@ def _rows(looks: dict[str, Look]) -> dict[str, list[Row]]:
     return {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
 
 
-def _served(looks: dict[str, Look], subject: Subject, scored: Expected) -> Served:
+def _served(looks: dict[str, Look], subject: Subject, scored: Expected, vllm: Path) -> Served:
     """Whether the engine computes what transformers scored; it is said here, whichever it is."""
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
     if silent := [look.rows for look in looks.values() if isinstance(look.rows, str)]:
         return likelihoods.unknown(silent[0])
     rows = _rows(looks)
-    other = likelihoods.ENGINE_ON_RECORD if subject.on_two_engines else likelihoods.UNQUANTIZED
-    served = likelihoods.compared({role: scored[role].likelihoods for role in rows}, rows, subject.inexact, other)
+    if subject.on_two_engines:  # the same checkpoint: two kernels may round it otherwise
+        other, apart = likelihoods.ENGINE_ON_RECORD, math.inf
+    else:
+        other, apart = likelihoods.UNQUANTIZED, likelihoods.APART
+    expect = {role: scored[role].likelihoods for role in rows}
+    served = likelihoods.compared(expect, rows, subject.inexact, other, apart)
+    ours_on_cpu = looks[CANDIDATE].server.running is not None and not environment.gpus()
+    if served.cause and served.cause.startswith(other) and ours_on_cpu and (operator := asking.wrong_operator(vllm)):
+        served = served.model_copy(update={"cause": f"{served.cause}; {operator}"})
     say = console.warn if served.verdict == DIFFERS else console.say
     say(likelihoods.sentence(served))
     return served

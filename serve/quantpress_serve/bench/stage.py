@@ -215,13 +215,14 @@ def _loaded(asked: _Asked, sides: Sides, starter: Starter, staged: Path) -> tupl
                     if known is None:
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
-                            known = looks.judged(seen, subject, scored)
+                            known = looks.judged(seen, subject, scored, starter.vllm)
                     ours = interference.on_gpu() - on_gpu
                     run.measure(Generator(starter, load, staged, ours), up, number)
         except StageError as error:
             if not run.cells or not (known or CANDIDATE in seen):
                 raise
-            known = known or looks.judged(seen, subject, scored)  # of one side alone, if the other was never up
+            # Of one side alone, if the other was never up.
+            known = known or looks.judged(seen, subject, scored, starter.vllm)
             run.lost = error
             break
         assert known  # both sides were seen in the first start

@@ -26,10 +26,12 @@ Schemes = dict[str, dict[str, str]]
 
 
 class Operators(Record):
-    """The operators of vLLM's library for this CPU; `int8_is_exact` is None where it has no INT8 product."""
+    """The operators of vLLM's library for this CPU. `int8_is_exact` is None where it has no INT8 product,
+    `rotates_heads` (operators_probe.rotates_heads) where it has no rotary operator."""
 
     operators: list[str]
     int8_is_exact: bool | None
+    rotates_heads: bool | None
 
 
 class Platform(Record):
@@ -185,7 +187,7 @@ def inexact_here(plan: Plan, vllm: Path) -> str | None:
     """
     by_table = servable.inexact(plan, cpu.THIS)
     try:
-        answer = Operators.model_validate(_answer(vllm, _script("operators"), [], "for its operators on this CPU"))
+        answer = _operators(vllm)
     except CapabilityError:
         return by_table
     for kind in servable.kinds_of(plan):
@@ -199,6 +201,25 @@ def inexact_here(plan: Plan, vllm: Path) -> str | None:
         if operator == "onednn_scaled_mm" and answer.int8_is_exact is False:
             return by_table or f"{kind} is inexact here: vLLM's INT8 product saturates on this CPU ({cpu.described()})"
     return None if answer.int8_is_exact else by_table
+
+
+def wrong_operator(vllm: Path) -> str | None:
+    """Which operator of vLLM's for this CPU may make it compute a model, quantized or not, otherwise than transformers
+    does, and what avoids it; None where none is known, or it cannot be asked."""
+    try:
+        answer = _operators(vllm)
+    except CapabilityError:
+        return None
+    if answer.rotates_heads is not False:
+        return None
+    return (
+        f"the rotary operator of vLLM {vllm_version(vllm)} turns heads wrongly on this CPU where a model's class hands "
+        "them over apart (lfm2, deepseek_v3 ...); --engine enforce_eager=false compiles torch's own instead"
+    )
+
+
+def _operators(vllm: Path) -> Operators:
+    return Operators.model_validate(_answer(vllm, _script("operators"), [], "for its operators on this CPU"))
 
 
 def _answer(vllm: Path, script: Path, words: list[str], what: str) -> Any:

@@ -1,5 +1,5 @@
-"""Runs in vLLM's environment, on a CPU: which operators its library for this processor has, and whether its INT8
-product is exact.
+"""Runs in vLLM's environment, on a CPU: which operators its library for this processor has, whether its INT8 product is
+exact, and whether its rotary operator turns heads that are handed to it apart.
 
 Prints one JSON object on its last line.
 """
@@ -15,6 +15,7 @@ class Found(TypedDict):
 
     operators: list[str]
     int8_is_exact: bool | None
+    rotates_heads: bool | None
 
 
 def operators() -> list[str]:
@@ -43,10 +44,28 @@ def int8_is_exact() -> bool:
     return bool((out == 127 * 127 * features).all())
 
 
+def rotates_heads() -> bool:
+    """Whether (tokens, heads, head size) is turned as the same numbers are in (tokens, heads x head size). Classes of
+    models hand their heads over in either shape."""
+    import torch
+
+    tokens, heads, size = 4, 2, 32
+    angles = torch.randn(tokens, size)
+    query, key = torch.randn(tokens, heads * size), torch.randn(tokens, heads * size)
+    apart = [given.clone().view(tokens, heads, size) for given in (query, key)]
+    for pair in ((query, key), apart):
+        torch.ops._C.rotary_embedding(torch.arange(tokens), *pair, size, angles, True)
+    return bool((query == apart[0].view_as(query)).all() and (key == apart[1].view_as(key)).all())
+
+
 def main() -> Found:
-    """What it found; `int8_is_exact` is None without an INT8 product."""
+    """What it found; None for an operator that it does not have."""
     found = operators()
-    return {"operators": found, "int8_is_exact": int8_is_exact() if "onednn_scaled_mm" in found else None}
+    return {
+        "operators": found,
+        "int8_is_exact": int8_is_exact() if "onednn_scaled_mm" in found else None,
+        "rotates_heads": rotates_heads() if "rotary_embedding" in found else None,
+    }
 
 
 if __name__ == "__main__":

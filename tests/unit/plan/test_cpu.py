@@ -165,7 +165,10 @@ def test_the_weights_of_a_hub_model_are_not_fetched_for_what_is_not_served_here(
 
 
 ANSWERS = {
-    "lacks the operator": ("gptq-w4a16", {"operators": ["onednn_scaled_mm"], "int8_is_exact": True}),
+    "lacks the operator": (
+        "gptq-w4a16",
+        {"operators": ["onednn_scaled_mm"], "int8_is_exact": True, "rotates_heads": True},
+    ),
     "saturates": ("w8a8-dynamic", {"operators": ["onednn_scaled_mm"], "int8_is_exact": False}),
     "is exact": ("w8a8-dynamic", {"operators": ["onednn_scaled_mm"], "int8_is_exact": True}),
 }
@@ -177,7 +180,7 @@ def test_the_installed_vllm_has_the_last_word(
 ) -> None:
     name, answer = ANSWERS[case]
     on("AMD Zen 3" if case == "is exact" else "AMD Zen 4")
-    monkeypatch.setattr(asking, "_answer", lambda *_: answer)
+    monkeypatch.setattr(asking, "_answer", lambda *_: {**answer, "rotates_heads": True})
     made = _planned(name)
     if case == "lacks the operator":
         with pytest.raises(CapabilityError, match="W4A16 needs cpu_gemm_wna16"):
@@ -185,6 +188,14 @@ def test_the_installed_vllm_has_the_last_word(
         return
     found = asking.inexact_here(made, Path("vllm"))
     assert (found is None) is (case == "is exact")
+
+
+def test_an_operator_that_turns_heads_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"operators": [], "int8_is_exact": None, "rotates_heads": False}
+    monkeypatch.setattr(asking, "_answer", lambda *_: answer)
+    assert "--engine enforce_eager=false" in (asking.wrong_operator(Path("vllm")) or "")
+    answer["rotates_heads"] = True
+    assert asking.wrong_operator(Path("vllm")) is None
 
 
 @pytest.mark.parametrize("platform", ["rocm", "xpu", "tpu"])

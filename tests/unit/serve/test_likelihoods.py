@@ -63,6 +63,35 @@ def test_an_engine_that_computes_the_unquantized_model_otherwise_is_named_for_th
     assert "unquantized model" in found.cause
 
 
+def test_an_engine_that_is_wrong_both_ways_alike_is_found() -> None:
+    scored, served = _sides(0, 1)
+    served["baseline"] = [[one + (0.2 if at % 2 else -0.2) for at, one in enumerate(row)] for row in scored["baseline"]]
+    found = likelihoods.compared(scored, served, None)
+    assert found.verdict == served_verdicts.DIFFERS
+    assert "0.200 nats apart in the mean" in likelihoods.sentence(found)
+    # The same checkpoint on two engines: its own rounding may be as large.
+    again = likelihoods.compared(scored, served, None, likelihoods.ENGINE_ON_RECORD, math.inf)
+    assert again.verdict == served_verdicts.SAME
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_wrong_operator_of_our_own_server_is_named(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks.asking, "wrong_operator", lambda _: "its rotary operator")
+    scored, served = _sides(0, 1, base_shift=-0.1)
+    running: Any = object() if ours else None
+    server = Server(url="", name="m", path=Path("/m"), facts=ServerFacts(command=""), running=running)
+    seen = {
+        role: looks.Look(server=server, facts=server.facts, rows=rows, answers=[], seen=None)
+        for role, rows in served.items()
+    }
+    expected = {role: Likelihoods(windows=[], likelihoods=rows) for role, rows in scored.items()}
+    subject: Any = SimpleNamespace(inexact=None, on_two_engines=False)
+    found = looks.judged(seen, subject, expected, Path("vllm")).served
+    assert found.verdict == served_verdicts.DIFFERS
+    assert found.cause
+    assert found.cause.endswith("; its rotary operator") is ours
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     held = 0
     for seed in range(400):
@@ -98,7 +127,7 @@ def test_a_server_that_gives_no_likelihoods_is_not_a_failure() -> None:
         rows = likelihoods.by_server("candidate", server, given)
     look = looks.Look(server=server, facts=server.facts, rows=rows, answers=[], seen=None)
     subject: Any = SimpleNamespace(inexact=None)
-    found = looks.judged({"candidate": look}, subject, {"candidate": given}).served
+    found = looks.judged({"candidate": look}, subject, {"candidate": given}, Path("vllm")).served
     assert found.verdict is None
     assert found.reason
     assert "the candidate's server gave no likelihoods" in found.reason
