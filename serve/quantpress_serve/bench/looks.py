@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpress.artifact.served import DIFFERS, Served
-from quantpress.artifact.throughput import CANDIDATE, Answer, KernelUse, Picture, ServerFacts, Throughput
+from quantpress.artifact.throughput import BASELINE, CANDIDATE, Answer, KernelUse, Picture, ServerFacts, Throughput
 from quantpress.errors import QuantpressError
 from quantpress.runtime import console, environment
 from quantpress_serve.bench import chat, kernels, likelihoods, picture
@@ -78,11 +78,11 @@ def look_at(role: str, server: Server, subject: Subject, scored: Expected) -> Lo
     )
 
 
-def judged(looks: dict[str, Look], subject: Subject, scored: Expected, vllm: Path) -> Known:
-    """What the answers of all servers say together; `vllm` is the one that our servers run. Raises StageError for a
-    checkpoint that talks nonsense."""
+def judged(looks: dict[str, Look], subject: Subject, scored: Expected, baseline_vllm: Path) -> Known:
+    """What the answers of all servers say together; `baseline_vllm` is what the baseline's server runs if it is ours.
+    Raises StageError for a checkpoint that talks nonsense."""
     candidate = looks[CANDIDATE].server
-    served = _served(looks, subject, scored, vllm)
+    served = _served(looks, subject, scored, baseline_vllm)
     answers = {role: look.answers for role, look in looks.items() if look.answers}
     if answers:
         chat.require_sense(answers, candidate, served)
@@ -111,7 +111,7 @@ def _rows(looks: dict[str, Look]) -> dict[str, list[Row]]:
     return {role: look.rows for role, look in looks.items() if isinstance(look.rows, list)}
 
 
-def _served(looks: dict[str, Look], subject: Subject, scored: Expected, vllm: Path) -> Served:
+def _served(looks: dict[str, Look], subject: Subject, scored: Expected, baseline_vllm: Path) -> Served:
     """Whether the engine computes what transformers scored; it is said here, whichever it is."""
     if isinstance(scored, str):
         return likelihoods.unknown(scored)
@@ -124,12 +124,17 @@ def _served(looks: dict[str, Look], subject: Subject, scored: Expected, vllm: Pa
         other, apart = likelihoods.UNQUANTIZED, likelihoods.APART
     expect = {role: scored[role].likelihoods for role in rows}
     served = likelihoods.compared(expect, rows, subject.inexact, other, apart)
-    ours_on_cpu = looks[CANDIDATE].server.running is not None and not environment.gpus()
-    if served.cause and served.cause.startswith(other) and ours_on_cpu and (operator := asking.wrong_operator(vllm)):
-        served = served.model_copy(update={"cause": f"{served.cause}; {operator}"})
+    if served.cause and served.cause.startswith(other) and _by_own_operators(looks[BASELINE].server):
+        operator = asking.wrong_operator(baseline_vllm)
+        served = served.model_copy(update={"cause": "; ".join(filter(None, [served.cause, operator]))})
     say = console.warn if served.verdict == DIFFERS else console.say
     say(likelihoods.sentence(served))
     return served
+
+
+def _by_own_operators(server: Server) -> bool:
+    """Whether it is ours, on a CPU, and runs vLLM's operators as they are: what is compiled has torch's instead."""
+    return server.running is not None and not environment.gpus() and "--enforce-eager" in (server.facts.argv or [])
 
 
 def _facts(started: Server, subject: Subject) -> ServerFacts:

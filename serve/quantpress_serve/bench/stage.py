@@ -167,7 +167,7 @@ def served_and_loaded(
     asked = _Asked(subject, load, inputs, pairing, goes_on)
     log = subject.logs / f"{subject.name}.bench.log"
     log.unlink(missing_ok=True)
-    with Starter(sides.executable(), log) as starter:
+    with Starter(sides.executable(), log, staged) as starter:
         run, known = _loaded(asked, sides, starter, staged)
     for files in subject.seen.values():
         digests.require_unchanged(files)
@@ -215,14 +215,14 @@ def _loaded(asked: _Asked, sides: Sides, starter: Starter, staged: Path) -> tupl
                     if known is None:
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
-                            known = looks.judged(seen, subject, scored, starter.vllm)
+                            known = looks.judged(seen, subject, scored, engines[BASELINE])
                     ours = interference.on_gpu() - on_gpu
                     run.measure(Generator(starter, load, staged, ours), up, number)
         except StageError as error:
             if not run.cells or not (known or CANDIDATE in seen):
                 raise
             # Of one side alone, if the other was never up.
-            known = known or looks.judged(seen, subject, scored, starter.vllm)
+            known = known or looks.judged(seen, subject, scored, engines[BASELINE])
             run.lost = error
             break
         assert known  # both sides were seen in the first start

@@ -14,12 +14,14 @@ from quantpress.runtime.secrets import scrub
 
 Environment = Mapping[str, str | None]
 Poll = Callable[[], int | None]  # the exit code, or None while it runs
+KILLED = 128  # and the signal: the exit code of what was killed
 _CONSOLE_SCRIPT = "from vllm.entrypoints.cli.main import main"
 
 
 @dataclass
 class Starter:
-    """Starts the load generators of one bench; all of them print to `log`. At the end of its block none is left.
+    """Starts the load generators of one bench; all of them print to `log`, and `folder` holds their commands while they
+    run. At the end of its block none is left.
 
     vLLM's console script is Python: a process imports what it does and waits (load_probe), and each load is a fork of
     it. Servers that are asked with other keys, or past other proxies, have a process each. Of an executable that is
@@ -28,6 +30,7 @@ class Starter:
 
     vllm: Path
     log: Path
+    folder: Path
     _waiting: dict[frozenset[tuple[str, str | None]], _Waiting] = field(default_factory=dict)
 
     def __enter__(self) -> Starter:
@@ -48,8 +51,10 @@ class Starter:
                 yield running.poll
             return
         key = frozenset(env.items())
+        if key in self._waiting and not self._waiting[key].is_up:  # killed since the last load
+            self._waiting.pop(key).close()
         if key not in self._waiting:
-            self._waiting[key] = _Waiting(python, self.log, env)
+            self._waiting[key] = _Waiting(python, self.log, self.folder, env)
         waiting = self._waiting[key]
         poll = waiting.run(command)
         try:
@@ -64,9 +69,9 @@ class Starter:
 class _Waiting:
     """A process that has imported vLLM, and the folder that it reads its commands from."""
 
-    def __init__(self, python: Path, log: Path, env: Environment) -> None:
+    def __init__(self, python: Path, log: Path, folder: Path, env: Environment) -> None:
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantpress-load-")))
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="commands-", dir=folder)))
             command = [str(python), str(Path(__file__).with_name("load_probe.py")), str(self._folder)]
             self._process = stack.enter_context(process.guarded(command, log, env))
             self.close = stack.pop_all().close
@@ -82,10 +87,13 @@ class _Waiting:
         written = self._folder / f"{number}.code"
 
         def poll() -> int | None:
-            if not written.exists() and self.is_up:
+            ended = self._process.poll()
+            if not written.exists() and ended is None:
                 return None
-            # One that has ended by itself has not run the command: none of its exit codes is that of a load.
-            return int(written.read_text(encoding="utf-8")) if written.exists() else 1
+            if written.exists():
+                return int(written.read_text(encoding="utf-8"))
+            # It ended without the load: by a signal, or by itself, and then with an exit code that is none of a load.
+            return ended if ended and ended > KILLED else 1
 
         return poll
 

@@ -15,7 +15,8 @@ def _python(code: str) -> str:
 
 
 def test_import_evaluate_from_the_root_is_hugging_faces() -> None:
-    assert "site-packages" in _python("import evaluate; print(evaluate.__file__)")
+    # Which one would be imported; importing it takes ten seconds.
+    assert "site-packages" in _python("import importlib.util; print(importlib.util.find_spec('evaluate').origin)")
 
 
 @pytest.mark.parametrize("folder", ["pipeline", "evaluate", "serve", "recipes", "tests"])

@@ -259,7 +259,7 @@ def test_the_key_goes_to_every_request_and_nowhere_else(
         chat.answers_of("candidate", found)
         rows = likelihoods.by_server("candidate", found, Likelihoods(windows=[[1, 2]], likelihoods=[[-1.0]]))
         load = load_workload("smoke")
-        cell = Generator(Starter(vllm, tmp_path / "log"), load, tmp_path).measure(
+        cell = Generator(Starter(vllm, tmp_path / "log", tmp_path), load, tmp_path).measure(
             found, Turn("candidate", load.levels[0], 0)
         )
     assert {sent for _, sent, _ in stand_in.seen} == {f"Bearer {KEY}"}

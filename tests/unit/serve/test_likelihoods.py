@@ -74,12 +74,13 @@ def test_an_engine_that_is_wrong_both_ways_alike_is_found() -> None:
     assert again.verdict == served_verdicts.SAME
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_a_wrong_operator_of_our_own_server_is_named(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ours", "eager"), [(True, True), (False, True), (True, False)])
+def test_a_wrong_operator_of_our_own_server_is_named(ours: bool, eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks.asking, "wrong_operator", lambda _: "its rotary operator")
     scored, served = _sides(0, 1, base_shift=-0.1)
     running: Any = object() if ours else None
-    server = Server(url="", name="m", path=Path("/m"), facts=ServerFacts(command=""), running=running)
+    facts = ServerFacts(command="", argv=["vllm", *(["--enforce-eager"] if eager else [])])
+    server = Server(url="", name="m", path=Path("/m"), facts=facts, running=running)
     seen = {
         role: looks.Look(server=server, facts=server.facts, rows=rows, answers=[], seen=None)
         for role, rows in served.items()
@@ -89,7 +90,7 @@ def test_a_wrong_operator_of_our_own_server_is_named(ours: bool, monkeypatch: py
     found = looks.judged(seen, subject, expected, Path("vllm")).served
     assert found.verdict == served_verdicts.DIFFERS
     assert found.cause
-    assert found.cause.endswith("; its rotary operator") is ours
+    assert found.cause.endswith("; its rotary operator") is (ours and eager)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:

@@ -35,7 +35,7 @@ def generator(written: dict[str, Any], tmp_path: Path) -> Generator:
     vllm = tmp_path / "vllm"
     vllm.write_text(f"#!{sys.executable}\n{code}\n")
     vllm.chmod(0o755)
-    return Generator(Starter(vllm, tmp_path / "bench.log"), LOAD, tmp_path)
+    return Generator(Starter(vllm, tmp_path / "bench.log", tmp_path), LOAD, tmp_path)
 
 
 def measured(written: dict[str, Any], tmp_path: Path, stand_in: StandIn) -> Cell:
@@ -104,7 +104,7 @@ def test_a_server_that_stops_answering_ends_the_load_and_is_named(
     vllm.chmod(0o755)
     one = Server(url="http://gateway:8000", name="m", path=Path("/m"), facts=ServerFacts(command=""))
     with pytest.raises(ServerLost, match="m at http://gateway:8000 did not answer a load within") as caught:
-        Generator(Starter(vllm, tmp_path / "bench.log"), LOAD, tmp_path).measure(
+        Generator(Starter(vllm, tmp_path / "bench.log", tmp_path), LOAD, tmp_path).measure(
             one, Turn("candidate", LOAD.levels[0], 0)
         )
     assert caught.value.exit_code == 1

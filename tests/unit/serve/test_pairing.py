@@ -219,6 +219,6 @@ def test_a_side_that_does_not_start_costs_no_finished_cell(tmp_path: Path, monke
     monkeypatch.setattr(Run, "measure", lambda run, *_: run.cells.append("a cell"))
     subject: Any = SimpleNamespace(name="a", logs=tmp_path, weight_bytes={}, model=SimpleNamespace(config={}))
     asked = stage._Asked(subject, load_workload("smoke"), Inputs(), Pairing("alternating", ""))
-    run, known = stage._loaded(asked, Sides(), Starter(tmp_path / "vllm", tmp_path / "log"), tmp_path)
+    run, known = stage._loaded(asked, Sides(), Starter(tmp_path / "vllm", tmp_path / "log", tmp_path), tmp_path)
     assert (run.cells, known) == (["a cell"], {"candidate": "candidate"})
     assert run.lost and run.lost.message == "vLLM stopped while starting"

@@ -224,7 +224,7 @@ class Bench:
         (folder.parent / "logs").mkdir(exist_ok=True)
         inputs = stage.inputs_of(subject, load, Path("vllm"), Sides())
         asked = stage._Asked(subject, load, inputs, Pairing(pairing, ""), goes_on=True)
-        return stage._loaded(asked, Sides(), Starter(Path("vllm"), folder / "log"), folder)[0]
+        return stage._loaded(asked, Sides(), Starter(Path("vllm"), folder / "log", folder), folder)[0]
 
 
 def test_servers_are_started_anew_with_the_same_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def command_of(text: str, tmp_path: Path, level: int = 0) -> str:
     path = tmp_path / "w.yaml"
     path.write_text(f"name: w\ndescription: d\n{text}\n")
     load = load_workload(str(path))
-    generator = Generator(Starter(Path("vllm"), tmp_path / "log"), load, tmp_path)
+    generator = Generator(Starter(Path("vllm"), tmp_path / "log", tmp_path), load, tmp_path)
     one = server_at("http://127.0.0.1:1", tokenizer=Path("/tokens"))
     return " ".join(generator.command(one, Turn("candidate", load.levels[level], 0), "x.json"))
 
@@ -319,7 +319,7 @@ def test_a_server_that_is_gone_ends_the_load(tmp_path: Path) -> None:
     with process.guarded([sys.executable, "-c", "import time; time.sleep(1)"], None) as running:
         one = server_at("http://127.0.0.1:1", log=tmp_path / "log", running=running)
         load = load_workload("smoke")
-        generator = Generator(Starter(vllm, tmp_path / "bench.log"), load, tmp_path)
+        generator = Generator(Starter(vllm, tmp_path / "bench.log", tmp_path), load, tmp_path)
         with pytest.raises(ServerLost, match="the server of m stopped: too little memory"):
             generator.measure(one, Turn("candidate", load.levels[0], 0))
 
@@ -330,7 +330,7 @@ def test_a_server_that_was_started_anew_between_two_cells_is_found(started: floa
     code = "import sys; args = sys.argv; value = lambda name: args[args.index(name) + 1]\n"
     code += "open(value('--result-dir') + '/' + value('--result-filename'), 'w').write('{\"output_throughput\": 5.0}')"
     load = load_workload("smoke")
-    generator = Generator(Starter(fake_vllm(tmp_path, code), tmp_path / "bench.log"), load, tmp_path)
+    generator = Generator(Starter(fake_vllm(tmp_path, code), tmp_path / "bench.log", tmp_path), load, tmp_path)
     with answering(200, b"process_start_time_seconds 1.7e+09\n") as url:
         one = server_at(url, started=started)
         if started == 1.7e9:
