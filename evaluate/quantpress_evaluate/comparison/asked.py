@@ -31,6 +31,16 @@ class Asked:
 
 
 NOTHING = Asked()
+# Arguments of lm-eval's models that name the model itself, or say where and how fast it is asked.
+_NOT_OF_THE_MODEL = {
+    *("pretrained", "model", "path", "tokenizer", "base_url", "device", "device_map", "parallelize", "batch_size"),
+    *("max_batch_size", "max_length", "max_model_len", "max_gen_toks", "dtype", "trust_remote_code", "add_bos_token"),
+    *("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "swap_space"),
+    *("max_num_seqs", "max_num_batched_tokens", "enforce_eager", "enable_prefix_caching", "seed", "num_concurrent"),
+    *("max_retries", "timeout", "tokenized_requests", "tokenizer_backend", "use_fast_tokenizer", "logits_cache"),
+    *("max_memory_per_gpu", "max_cpu_memory", "offload_folder", "low_cpu_mem_usage", "attn_implementation"),
+    *("chat_template_args", "enable_thinking", "think_end_token", "disable_log_stats", "enable_chunked_prefill"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,17 @@ class Results:
         """The model's name as lm-eval has it."""
         name = self.document.get("model_name")
         return name if isinstance(name, str) and name else None
+
+    @property
+    def loaded_with(self) -> str:
+        """The arguments by which the model was loaded otherwise than it lies there: in 4 bits, of another revision. All
+        of one name have one model_name. "" where the file tells none."""
+        given = _table(self.document.get("config")).get("model_args")
+        if isinstance(given, str):
+            pairs = (word.partition("=") for word in given.split(",") if "=" in word)
+            given = {name.strip(): value.strip() for name, _, value in pairs}
+        told = {str(name): value for name, value in _table(given).items() if str(name) not in _NOT_OF_THE_MODEL}
+        return ",".join(f"{name}={told[name]}" for name in sorted(told))
 
     def asked(self, task: str) -> Asked:
         """How this task was asked. Raises InputError for values that are nested too deeply."""

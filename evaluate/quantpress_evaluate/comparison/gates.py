@@ -65,6 +65,9 @@ def _obstacle(gate: Requirement, comparison: Comparison) -> str | None:
     if out:
         first = "; ".join(f"{item.task}: {item.reason}" for item in out[:3])
         return f"left out: {first}" + (f"; and {len(out) - 3} more" if len(out) > 3 else "")
+    row = comparison.tasks.get(gate.task) if gate.task else None
+    if row and row.no_signal and gate.metric == "recovery" and not comparison.counts_no_signal:
+        return f"the model itself only guesses on {gate.task}: keeping that is keeping nothing"
     unlike = sorted({item.what for item in comparison.differences if gate.task in (None, item.task)})
     return f"the two were not scored alike: other {', '.join(unlike)}" if unlike else None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
+from quantpress.errors import bounded
 from quantpress_evaluate.comparison.asked import Asked
 from quantpress_evaluate.comparison.samples import PERPLEXITIES, Sample, Samples
 
@@ -14,6 +16,8 @@ METRICS = ("acc", "acc_norm", "exact_match", *PERPLEXITIES)
 # What lm-eval logs of a document beside its metrics.
 _OTHER = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
 _OTHER |= {"doc_hash", "prompt_hash", "target_hash"}
+# How results files write a mean: by its name, as a function, as the function's source.
+_MEAN = re.compile(r"(<function |def )?(nan)?mean\b")
 # Less is better by name, where no results file says so.
 _LOWER = ("ter", "wer", "cer", "mse", "mae", "rmse", "brier_score", "perplexity", "bits_per_byte", "loss")
 
@@ -53,17 +57,22 @@ def lacking(metric: str, samples: Samples) -> str | None:
 
 def obstacle(metric: str, samples: Samples, asked: Asked) -> str | None:
     """Why a metric of these samples cannot be compared document by document; None where it can."""
+    aggregation = asked.aggregations.get(metric, "mean")
     if metric in METRICS or lacking(metric, samples):
-        return lacking(metric, samples)
+        averaged = metric in PERPLEXITIES or _MEAN.match(aggregation)
+        return lacking(metric, samples) or (None if averaged else _not_averaged(metric, aggregation))
     if asked.higher_is_better.get(metric, metric not in _LOWER) is not True:
         return f"less {metric} is better, and only what is better when higher is compared"
-    aggregation = asked.aggregations.get(metric, "mean")
-    if aggregation not in ("mean", "nanmean"):
-        return f"lm-eval does not average {metric} over documents but takes their {aggregation}"
+    if not _MEAN.match(aggregation):
+        return _not_averaged(metric, aggregation)
     values = [float(sample[metric]) for sample in samples]
     if min(values) < 0 or max(values) > 100:
         return f"{metric} goes from {min(values):g} to {max(values):g}, and only shares of 1 or of 100 are compared"
     return None
+
+
+def _not_averaged(metric: str, aggregation: str) -> str:
+    return f"lm-eval does not average {metric} over documents but takes their {bounded(aggregation)}"
 
 
 def _lacks_choices(sample: Sample) -> bool:

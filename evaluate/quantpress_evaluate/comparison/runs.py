@@ -41,7 +41,8 @@ class _File:
     def shown_model(self) -> str:
         """The model's name; the folder itself where nothing tells one."""
         if self.results and self.results.model:
-            return self.results.model
+            loaded = self.results.loaded_with
+            return f"{self.results.model} ({loaded})" if loaded else self.results.model
         return self.path.parent.name if self.time else str(self.path.parent)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.artifact.manifest import Artifact
+from quantpress.model import headers, soundness
 from quantpress.model.source import read_config
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import digests, environment
@@ -41,10 +42,12 @@ def untruthful_of(artifact: Artifact) -> str | None:
 
 
 def why_not(checkpoint: Path) -> str | None:
-    """The same of a checkpoint whose config alone is known. transformers is asked once for each."""
-    said = read_config(checkpoint).get("quantization_config")
+    """The same of a checkpoint that was made elsewhere. transformers is asked once for each config."""
+    config = read_config(checkpoint)
+    said = config.get("quantization_config")
     if not isinstance(said, dict):
-        return None
+        found = soundness.quantization(checkpoint, config, headers.read_if_any(checkpoint))
+        return f"transformers does not read what says how it is quantized ({found.said})" if found else None
     if (said.get("transform_config") or {}).get("config_groups"):
         return "transformers leaves out rotations that are applied while serving"
     if _has_small_floats(said):

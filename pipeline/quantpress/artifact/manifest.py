@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpress.errors import StageError, enumerated, listed
-from quantpress.runtime import digests, ownership
+from quantpress.runtime import digests, foreign, ownership
 from quantpress.runtime.environment import Machine
 from quantpress.runtime.identity import Identity
 from quantpress.runtime.records import Record, Stored
@@ -295,8 +295,19 @@ def artifact_of(out: Path, model_name: str, recipe_name: str) -> Artifact:
 
 
 def artifacts_of(model_folder: Path) -> list[Artifact]:
-    """Every finished artifact of one model; what a killed run left behind is hidden and is none."""
-    return [Artifact(path.parent) for path in sorted(model_folder.glob("[!.]*/manifest.json"))]
+    """Every finished artifact of one model; what a killed run left behind is hidden and is none, and a package has a
+    manifest of its own kind."""
+    found = sorted(model_folder.glob("[!.]*/manifest.json"))
+    return [Artifact(path.parent) for path in found if not is_package(path)]
+
+
+def is_package(manifest: Path) -> bool:
+    """Whether a manifest says of itself that it is a package's, be it a sound one or not."""
+    try:
+        found = foreign.read_json(manifest)
+    except (OSError, ValueError):
+        return False  # a damaged one, which whoever reads it will say
+    return isinstance(found, dict) and found.get("kind") == "package"
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from quantpress.artifact.throughput import Throughput
 def served_of(artifact: Artifact) -> Served | None:
     """The newest comparison of this checkpoint's engine with its scores, if a bench made one."""
     measured = results_of(artifact, Throughput).all()
-    return next((result.served for result in measured if result.served), None)
+    compared = [result.served for result in measured if result.served]
+    return next((served for served in compared if served.verdict), next(iter(compared), None))
 
 
 def mark(score: Accuracy, served: Served | None) -> Accuracy:

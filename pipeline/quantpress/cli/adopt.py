@@ -72,7 +72,8 @@ def run(options: Options) -> None:
     if not options.dequantize:
         _require_taken(options, vllm)
     found = source.find(options.source, options.trust_remote_code, options.dequantize)
-    base = find_model(options.model or found.base(), options.trust_remote_code)
+    # --dequantize speaks of the checkpoint; of some models there is no other base than a quantized one.
+    base = find_model(options.model or found.base(), options.trust_remote_code, dequantize=None)
     candidate, described = found.candidate, found.described(base)
     console.say(f"  {options.source}: {described.words}")
     artifact = artifact_of(options.out, base.name, options.name)
@@ -94,14 +95,14 @@ def _require_taken(options: Options, vllm: Path | None) -> None:
     from quantpress.model import hub
     from quantpress_serve.probes import asking
 
-    named = Path(options.source)
+    named, trust = Path(options.source), options.trust_remote_code
     if vllm and named.is_dir():
-        asking.require_taken(named.resolve(), vllm)
+        asking.require_taken(named.resolve(), vllm, trust)
     elif vllm and not named.exists() and hub.is_on_the_hub(options.source):
-        asking.require_taken(hub.without_weights(options.source, options.trust_remote_code), vllm)
+        asking.require_taken(hub.without_weights(options.source, trust), vllm, trust)
     elif source.is_gguf(options.source):
         if vllm:
-            asking.require_taken(named.resolve(), vllm)
+            asking.require_taken(named.resolve(), vllm, trust)
         raise CapabilityError(
             f"{options.source}: quantpress serves no GGUF file as it is",
             hint="--dequantize adopts the 16 bits that its weights are",

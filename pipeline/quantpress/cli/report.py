@@ -78,11 +78,20 @@ def _require_consistent(options: Options) -> None:
 
 def _of_all(options: Options) -> list[Made]:
     from quantpress.artifact import manifest
+    from quantpress.runtime import console
 
     folders = [path for path in sorted(options.out.glob("*")) if manifest.artifacts_of(path)]
     if not folders:
         raise InputError(f"{options.out} holds no artifact to report on", hint="quantpress quantize RECIPE first")
-    return [_written(folder) for folder in folders]
+    made = []
+    for folder in folders:
+        try:
+            made.append(_written(folder))
+        except InputError as error:  # nothing in it can be read: the other models have their reports all the same
+            console.warn(error.message)
+    if not made:
+        raise InputError(f"{options.out} holds no artifact that can be read", hint="quantpress status says why")
+    return made
 
 
 def _of_named(options: Options, older: Report | None) -> list[Made]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,11 +109,7 @@ def _rendered(options: Options, read: Read) -> str:
             f"{options.file} has no `cluster`, which says what to render", hint="docs/how-to/sweep.md has one"
         )
     folder = Path(read.sweep.cluster.folder)
-    work = replace(options.work, out=folder / options.work.out)
-    data = options.scoring.data
-    scoring = replace(options.scoring, data=str(folder / data) if data else None)
-    there = replace(options, work=work, scoring=scoring)
-    words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_words.of_all(there)]
+    words = ["quantpress", "sweep", str(folder / options.file.name), *sweep_words.of_all(options, folder)]
     render = submitting.ray_job if options.render == "ray-job" else submitting.kuberay
     return render(read.sweep.name, read.sweep.cluster, [*words, "--address", "auto", "--json"])
 

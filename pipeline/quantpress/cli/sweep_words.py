@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
     from quantpress.cli.sweep import Options
 
 
-def of_all(options: Options) -> list[str]:
-    """The options of the sweep as words, for the one that a cluster is to run."""
+def of_all(options: Options, folder: Path) -> list[str]:
+    """The options of the sweep as words, for the one that a cluster is to run. Files are those that it finds in its
+    `folder`, and nothing is taken from the environment here, which is not that of the cluster."""
+    data = options.scoring.data
+    serving = options.serving
+    engine = [str(folder / item) if _is_file(item) else item for item in serving.engine]
     return [
-        *of_work(options.work),
-        *of_scoring(options),
+        *of_work(replace(options.work, out=folder / options.work.out)),
+        *_how_scored(options, str(folder / data) if data else None),
+        *words(vllm=serving.vllm, engine=engine, trust_workload=serving.trust_workload),
         *words(gate=options.scoring.gate),
-        *_paired(options.serving),
+        *_paired(serving),
     ]
 
 
@@ -40,17 +46,21 @@ def of_work(work: Work) -> list[str]:
 
 def of_scoring(options: Options) -> list[str]:
     """Without gates."""
+    data = options.scoring.data or os.environ.get("QUANTPRESS_DATA") or None
+    how = _how_scored(options, str(Path(data).absolute()) if data else None)
+    return [*how, *_of_vllm(options.serving)]
+
+
+def _how_scored(options: Options, data: str | None) -> list[str]:
     scoring = options.scoring
-    data = scoring.data or os.environ.get("QUANTPRESS_DATA") or None
-    how = words(
-        data=Path(data).absolute() if data else None,
+    return words(
+        data=data,
         backend=scoring.backend,
         extend=scoring.extend,
         count_no_signal=scoring.count_no_signal,
         noise_floor=scoring.noise_floor,
         limit=scoring.limit,
     )
-    return [*how, *_of_vllm(options.serving)]
 
 
 def of_serving(serving: Serving) -> list[str]:
@@ -67,7 +77,8 @@ def _paired(serving: Serving) -> list[str]:
 
 
 def _located_engine(items: Sequence[str]) -> list[str]:
-    def is_file(item: str) -> bool:
-        return not engines.is_setting(item) and Path(item).is_file()
+    return [str(Path(item).absolute()) if _is_file(item) else item for item in items]
 
-    return [str(Path(item).absolute()) if is_file(item) else item for item in items]
+
+def _is_file(item: str) -> bool:
+    return not engines.is_setting(item) and Path(item).is_file()

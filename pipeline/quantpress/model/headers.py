@@ -154,6 +154,12 @@ def weight_files(folder: Path) -> list[Path]:
         paths = [inside(folder, str(name)) for name in names]
         if missing := [path.name for path in paths if not path.is_file()]:
             raise InputError(f"{index} names {missing[0]}, which is not there", hint="fetch the model again")
+        if single.is_file() and single.name not in names:
+            raise InputError(
+                f"{folder} holds its weights twice: {single.name}, which transformers loads, and the shards that "
+                f"{index.name} names, which vLLM does",
+                hint="remove one of the two",
+            )
         return paths
     files = (
         [inside(folder, single.name)]

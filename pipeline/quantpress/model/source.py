@@ -119,16 +119,16 @@ def small_files(folder: Path) -> list[Path]:
     return sorted(path for path in (inside(folder, name) for name in beside) if path.is_file())
 
 
-def find_model(source: str, trust_remote_code: bool = False, dequantize: bool = False) -> Model:
+def find_model(source: str, trust_remote_code: bool = False, dequantize: bool | None = False) -> Model:
     """Finds the model, and makes it ready where that is needed (fetch, convert), once.
 
     `trust_remote_code` lets the stages run Python files that the model brings; `dequantize` makes 16 bits of a model
-    that is quantized already. Raises InputError if `source` names nothing usable, CapabilityError if it cannot be
-    fetched.
+    that is quantized already (None: only if it is). Raises InputError if `source` names nothing usable, CapabilityError
+    if it cannot be fetched.
     """
     model = located(source, trust_remote_code)
     found = quantization(model.path, model.config, headers.read_folder(model.path))
-    if found and dequantize and found.method:
+    if found and dequantize is not False and found.method:
         model = _dequantized(model, found)
     elif found:
         raise already_quantized(model.path, found)

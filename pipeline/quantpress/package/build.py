@@ -18,7 +18,7 @@ from quantpress.artifact.throughput import Throughput
 from quantpress.errors import InputError, StageError, slug
 from quantpress.model.source import Model
 from quantpress.package import card, deploy, materials, origin, signing
-from quantpress.runtime import atomic, console, copying, disk, foreign, locks, ownership
+from quantpress.runtime import atomic, console, copying, disk, locks, ownership
 from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
@@ -235,11 +235,7 @@ def package_in(folder: Path) -> Package | None:
 
 def is_package(folder: Path) -> bool:
     """Whether the folder says of itself that it is a package, be it a sound one or not."""
-    try:
-        found = foreign.read_json(folder / MANIFEST)
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == "package"
+    return manifest.is_package(folder / MANIFEST)
 
 
 def contents(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ import yaml
 from quantpress.artifact.throughput import WITH_ALL_OF_THE_MEMORY, ServerFacts, Throughput
 from quantpress.language import quoting
 from quantpress.package import texts
+from quantpress.runtime import digests
 
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
 # What the locks install; used where nothing was measured. A test compares.
@@ -167,7 +168,10 @@ def object_name(text: str) -> str:
     """A name that Kubernetes, KServe and compose take: lower case, digits and dashes, a letter first, 50 at most."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     name = name if name[:1].isalpha() else f"m-{name}"
-    return name[:50].rstrip("-")
+    if len(name) <= 50:
+        return name.rstrip("-")
+    # A recipe's name stands at the end: two of one model would have one name, and the second replace the first.
+    return f"{name[:43].rstrip('-')}-{digests.sha256_json(text)[:6]}"
 
 
 def files(name: str, made: Engine, storage: str, weight_bytes: int) -> dict[str, str]:
@@ -256,12 +260,21 @@ def _claim(storage: str, name: str) -> tuple[str, str]:
 
 
 def _resources(made: Engine, weight_bytes: int) -> dict[str, Any]:
+    """Memory and cores are always named: where they are not, KServe puts 2 GiB and one core, for limits too."""
+    weights = weight_bytes / 2**30
     if not made.cpu:
-        return {"limits": {"nvidia.com/gpu": str(made.gpus)}, "requests": {"nvidia.com/gpu": str(made.gpus)}}
-    # Weights, the KV cache of each process, 4 GiB for vLLM itself, and one more for each further process.
-    processes = math.prod(_number(made.arguments, f"--{kind}-parallel-size") for kind in _PARALLEL)
-    memory = weight_bytes / 2**30 + processes * float(made.environment["VLLM_CPU_KVCACHE_SPACE"]) + 3 + processes
-    return {"requests": {"memory": f"{int(memory) + 1}Gi"} | ({"cpu": str(made.cores)} if made.cores else {})}
+        # Weights pass through the host's memory on their way; what a GPU's server needs there was not measured.
+        memory, cores = weights + 8, (2 * made.gpus, 8 * made.gpus)
+    else:
+        # Weights, the KV cache of each process, 4 GiB for vLLM itself, and one more for each further process.
+        processes = math.prod(_number(made.arguments, f"--{kind}-parallel-size") for kind in _PARALLEL)
+        memory = weights + processes * float(made.environment["VLLM_CPU_KVCACHE_SPACE"]) + 3 + processes
+        # Where it was measured, all of the cores; a node keeps a part of one for itself.
+        cores = (max(1, made.cores - 1), max(1, made.cores))
+    least = {"memory": f"{int(memory) + 1}Gi", "cpu": str(cores[0])}
+    most = {"memory": f"{int(memory) + 1 + _SHM_SIZE}Gi", "cpu": str(cores[1])}
+    gpus = {} if made.cpu else {"nvidia.com/gpu": str(made.gpus)}
+    return {"limits": {**gpus, **most}, "requests": {**gpus, **least}}
 
 
 def _container(made: Engine, arguments: list[str], container: str, port: str, weight_bytes: int) -> dict[str, Any]:

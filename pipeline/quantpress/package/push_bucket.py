@@ -25,7 +25,12 @@ def send(upload: Upload, place: str, public: bool) -> Sent:
         raise InputError("--public is for the Hugging Face hub", hint="set the bucket's policy instead")
     bucket, _, prefix = place.partition("/")
     try:
-        client = boto3.client("s3")
+        try:
+            client = boto3.client("s3")
+        except ValueError as error:  # of an address without a scheme
+            raise InputError(
+                first_line(error), hint="AWS_ENDPOINT_URL is the store's whole address: http://minio:9000, say"
+            ) from error
         return _send(client, upload, bucket, f"{prefix}/" if prefix else "")
     except (BotoCoreError, Boto3Error, ClientError) as error:
         raise _explained(error, bucket) from error
@@ -47,9 +52,14 @@ def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> Sent:
 
 
 def _sizes(client: Any, bucket: str, prefix: str) -> dict[str, int]:
-    """Names below the prefix with their sizes in bytes."""
+    """Names below the prefix with their sizes in bytes; without the empty objects by which consoles mark a folder."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {entry["Key"][len(prefix) :]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+    entries = (entry for page in pages for entry in page.get("Contents", []))
+    return {
+        entry["Key"][len(prefix) :]: entry["Size"]
+        for entry in entries
+        if entry["Size"] or not entry["Key"].endswith("/")
+    }
 
 
 def _digest(client: Any, bucket: str, key: str) -> str | None:

@@ -13,11 +13,11 @@ from quantpress.model.layers import Layers
 from quantpress.model.structure import Algorithm, Asked, Mapping, Rescaled, Rescalings
 from quantpress.plan import fused
 from quantpress.plan.fused import Packing
-from quantpress.recipe.modifiers import Awq, Group, Modifier, Prunes, Quip, Reap, SmoothQuant, SpinQuant
+from quantpress.recipe.modifiers import Awq, Group, Modifier, Prunes, Quantizes, Quip, Reap, SmoothQuant, SpinQuant
 from quantpress.recipe.presets import Scheme
 from quantpress.recipe.recipe import OWN_DATASET, SHIPPED_DATASET, Recipe
 
-_EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts")
+_EXPERTS = ("num_experts", "num_local_experts", "moe_num_experts", "n_routed_experts")
 # Learned positions of a language model; a vision tower's have nothing to do with its sequences.
 _POSITIONS = re.compile(r"^(?!.*(vision|visual|audio)).*(^|\.)(wpe|embed_positions|position_embeddings?)$")
 _BY_INPUTS = ("gptq", "autoround")
@@ -72,6 +72,8 @@ def poor_chats(recipe: Recipe, parameters: int) -> list[str]:
 
 def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: Layers, config: Config) -> list[str]:
     body = modifier.body
+    if isinstance(body, Quantizes) and body.kv_cache:
+        _check_kv_cache(modifier.name, body, structure)
     if isinstance(body, SmoothQuant | Awq):
         return _check_rescaling(modifier, body, schemes, structure, config)
     if isinstance(body, Prunes):
@@ -86,6 +88,29 @@ def _check_modifier(modifier: Modifier, schemes: dict[str, Scheme], structure: L
     if modifier.name == "autoround" and importlib.util.find_spec("auto_round") is None:
         raise CapabilityError("autoround needs the package auto-round, which is not installed", hint="make setup")
     return []
+
+
+def _check_kv_cache(name: str, body: Quantizes, structure: Layers) -> None:
+    """llmcompressor gives each attention of the language model scales of its keys and values, and then observes only
+    those whose name ends in self_attn or attention and is not ignored: the others' scales would be what the memory
+    held. Raises InputError for one of these."""
+    outside = [pattern for pattern, why in structure.left_alone.items() if why.startswith("outside the language model")]
+    for module, kind in structure.classes.items():
+        holds = f"{module}.k_proj" in structure.linears or f"{module}.v_proj" in structure.linears
+        if "attention" not in kind.lower() or not holds or any(structure.matching(one, [module]) for one in outside):
+            continue
+        if ignored := next((one for one in body.ignore if structure.matching(one, [module])), None):
+            raise InputError(
+                f"{name}: ignore has {ignored!r}, which matches {module} itself: the KV cache's scales would be left "
+                "as they are by chance",
+                hint="name the layers in it: 're:.*self_attn\\..*'",
+            )
+        if not module.endswith(("self_attn", "attention")):
+            raise InputError(
+                f"{name}: kv_cache needs attention modules whose names end in self_attn or attention, and {module} "
+                "does not: llmcompressor would leave its scales as they are by chance",
+                hint="leave kv_cache out; an engine with kv_cache_dtype fp8 needs no scales of the checkpoint",
+            )
 
 
 def _check_selection(name: str, body: Prunes | Quip, structure: Layers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from quantpress.runtime import atomic
 INDEX = "model.safetensors.index.json"
 NOT_LOADED = "model-not-loaded.safetensors"
 _CODE = ".py"
+_SEVERAL_EXPERTS = re.compile(r"(.+\.experts)\.(?!\d+\.)[^.]+")
 _QUANTIZED = ("weight_scale", "weight_packed")  # what a quantized layer has beside, or in place of, its weight
 
 
@@ -62,6 +64,9 @@ def _ignore_in_config(checkpoint: Path, names: Sequence[str]) -> None:
     path = checkpoint / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     modules = sorted({name.removesuffix(".weight") for name in names if name.endswith(".weight")})
+    # Several experts in one tensor: vLLM asks for each by a name of its own.
+    fused = {found[1] for name in names if (found := _SEVERAL_EXPERTS.fullmatch(name))}
+    modules += [f"re:^{re.escape(prefix)}\\..*" for prefix in sorted(fused)]
     if quantized := config.get("quantization_config"):
         quantized["ignore"] = [*quantized.get("ignore", []), *modules]
         atomic.write_json(path, config)
@@ -99,6 +104,13 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
             f"{len(lost)} tensors of the model are in no file of the checkpoint: {', '.join(lost[:3])}",
             hint="report this with the model's config.json; such a checkpoint would serve something else",
         )
+    heads = [name for name in found["dropped"] if plan.structure.tied and name.endswith("lm_head.weight")]
+    if own := [name for name in heads if not is_the_embedding(name, plan, model.path)]:
+        raise StageError(
+            f"{own[0]} is another tensor than the embedding, and in no file of the checkpoint, although config.json "
+            "says that they are one",
+            hint="report this with the model's config.json; such a checkpoint would serve something else",
+        )
     saved = {name: structure.renamed.get(name, name) for name in source}
     changed = _differing(model.path, checkpoint, found["kept"], structure)
     same, others = retyped.told_apart(model.path, checkpoint, {name: saved[name] for name in found["retyped"]})
@@ -117,6 +129,14 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
     counts = {place: len(names) for place, names in found.items() if place not in ("lost", "retyped")}
     kept = len(found["kept"]) + len(found["retyped"]) - len(changed)
     return Account(**counts | {"kept": kept, "changed": len(changed)})
+
+
+def is_the_embedding(head: str, plan: Plan, folder: Path) -> bool:
+    """Whether an output head that is stored although config.json ties it holds what the embedding does. Configs say so
+    by default, of models that have a head of their own."""
+    embedding = f"{plan.structure.stored_name(plan.structure.tied or '')}.weight"
+    found = headers.digests(folder, {head, embedding}.__contains__)
+    return len(found) < 2 or found[head] == found[embedding]
 
 
 def where(source: dict[str, Tensor], made: dict[str, Tensor], structure: Structure, plan: Plan) -> dict[str, list[str]]:

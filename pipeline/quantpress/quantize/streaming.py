@@ -17,6 +17,7 @@ from quantpress.model.source import Model
 from quantpress.model.structure import Structure, described_tensors, structure_of
 from quantpress.plan import needs
 from quantpress.plan.resolve import Plan
+from quantpress.quantize import account
 from quantpress.recipe.modifiers import Group, Rtn
 from quantpress.runtime import free_memory
 
@@ -89,7 +90,7 @@ def left_out(plan: Plan, model: Model) -> list[str]:
     which get a file of their own (quantpress.quantize.account), and an output head that is stored as the embedding."""
     tensors, structure = _tensors(model)
     twice = [name for name in tensors if plan.structure.tied and name.endswith("lm_head.weight")]
-    return [*structure.not_loaded, *twice]
+    return [*structure.not_loaded, *(name for name in twice if account.is_the_embedding(name, plan, model.path))]
 
 
 def peak_bytes(plan: Plan, model: Model, processes: int = 1) -> int:

@@ -15,7 +15,8 @@ from quantpress.language.document import Document, Loc
 
 Body = dict[str, Any]
 _NO_EFFECT = "does nothing in oneshot; remove it"
-_LIFECYCLE = ("group", "index", "start", "end", "update")  # of training; oneshot has one step
+# Of training, where oneshot has one step; and what llmcompressor writes into each recipe.yaml as it finds it itself.
+_LIFECYCLE = ("group", "index", "start", "end", "update", "requires_calibration_data")
 _NULL_MEANS_NONE = ("actorder", "batched_quantization")  # elsewhere null is the default
 _QUANT_ARGS_UNUSED = ("zp_dtype", "scale_dtype", "observer_kwargs", "actorder", "block_structure", "group_size")
 
@@ -108,8 +109,11 @@ def _quantizing(body: Body, notices: list[str]) -> Body:
         body["scheme"] = _upper(scheme)
     if "kv_cache_scheme" in body:
         cache = body.pop("kv_cache_scheme")
-        fits = isinstance(cache, dict)
-        body["kv_cache"] = {k: v for k, v in cache.items() if (k, v) not in _KV_FIXED} if fits else cache
+        if isinstance(cache, dict):
+            cache = {
+                key: value for key, value in cache.items() if _is_said(key, value) and (key, value) not in _KV_FIXED
+            }
+        body["kv_cache"] = cache
     return _with_observers(body)
 
 
@@ -124,6 +128,13 @@ def _names_nothing(groups: Any) -> bool:
 _KV_FIXED = (("dynamic", False), ("symmetric", True))
 
 
+def _is_said(key: str, value: Any) -> bool:
+    """Whether an argument says anything: saved recipes have all of them, most as what they are by default."""
+    if key == "zp_dtype":
+        return value not in (None, {}, False, "torch.int8", "int8")
+    return value is not None and (key not in _QUANT_ARGS_UNUSED or value not in ({}, False))
+
+
 def _group(group: Any) -> Any:
     if not isinstance(group, dict):
         return group
@@ -134,17 +145,19 @@ def _group(group: Any) -> Any:
             given[part] = _arguments(given[part])
     weights = given.get("weights")
     if isinstance(weights, dict) and (weights.get("type"), weights.get("num_bits")) == ("float", 4):
+        inputs = given.get("input_activations")
+        alike = isinstance(inputs, dict) and (inputs.get("type"), inputs.get("num_bits")) == ("float", 4)
         name = {16: "NVFP4", 32: "MXFP4"}.get(weights.get("group_size", 0), "")
-        if name:
-            return {"targets": given.get("targets"), "scheme": name + ("" if "input_activations" in given else "A16")}
+        if name and (alike or inputs is None):
+            observer = {"weight_observer": weights["observer"]} if "observer" in weights else {}
+            return {"targets": given.get("targets"), "scheme": name + ("" if alike else "A16"), **observer}
     return given
 
 
 def _arguments(arguments: Any) -> Any:
     if not isinstance(arguments, dict):
         return arguments
-    given = {key: value for key, value in arguments.items() if value is not None}
-    given = {key: value for key, value in given.items() if key not in _QUANT_ARGS_UNUSED or value not in ({}, False)}
+    given = {key: value for key, value in arguments.items() if _is_said(key, value)}
     for key in ("type", "strategy"):
         if isinstance(given.get(key), str):
             given[key] = given[key].lower()

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from quantpress.language import quoting
+from quantpress.runtime import digests
 from quantpress.sweep.file import Cluster
 
 _QUEUE = "kueue.x-k8s.io/queue-name"
@@ -61,7 +62,8 @@ def object_name(text: str) -> str:
     """A name that Kubernetes takes: lower case, digits and dashes, a letter first, short enough for what KubeRay puts
     behind it."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return f"sweep-{name}"[:40].rstrip("-")
+    called = f"sweep-{name}".rstrip("-")
+    return called if len(called) <= 40 else f"{called[:33].rstrip('-')}-{digests.sha256_json(text)[:6]}"
 
 
 def _workers(cluster: Cluster) -> dict[str, Any]:

@@ -110,11 +110,12 @@ def online(vllm: Path) -> dict[str, Online]:
     return TypeAdapter(dict[str, Online]).validate_python(answer)
 
 
-def require_taken(model: Path, vllm: Path) -> None:
+def require_taken(model: Path, vllm: Path, trust_remote_code: bool = False) -> None:
     """Raises CapabilityError, with vLLM's own reason, for a model that this vLLM does not take by its config, and if it
     cannot be asked. What its kernels take is not found before it is loaded."""
     config = model / "config.json"
-    words = [str(model), digests.sha256_file(config) if config.is_file() else "", *environment.gpus()]
+    trust = "trusted" if trust_remote_code else "untrusted"
+    words = [str(model), trust, digests.sha256_file(config) if config.is_file() else "", *environment.gpus()]
     answer = _answer(vllm, _script("takes"), words, f"whether it takes {model.name}")
     if reason := Taken.model_validate(answer).reason:
         raise CapabilityError(

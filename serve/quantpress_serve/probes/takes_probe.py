@@ -1,6 +1,6 @@
 """Runs in vLLM's environment: whether this vLLM takes a model here, by its config.json and its platform alone.
 
-    python takes_probe.py MODEL [WORD ...]
+    python takes_probe.py MODEL trusted|untrusted [WORD ...]
 
 Prints one JSON object on its last line: the `method` by which vLLM would load it (null for one that is not quantized),
 and the `reason` why it does not (null where it would try). No weight is read, so what its kernels refuse is not found
@@ -21,7 +21,7 @@ class Found(TypedDict):
     reason: str | None
 
 
-def main(model: str) -> Found:
+def main(model: str, trust: str) -> Found:
     """What vLLM's own configuration of the model says."""
     from pydantic import ValidationError
     from vllm.engine.arg_utils import EngineArgs
@@ -29,7 +29,7 @@ def main(model: str) -> Found:
 
     load_general_plugins()
     try:
-        config = EngineArgs(model=model).create_model_config()
+        config = EngineArgs(model=model, trust_remote_code=trust == "trusted").create_model_config()
         return {"method": config.quantization, "reason": None}
     except ValidationError as error:
         return {"method": None, "reason": " ".join(error.errors()[0]["msg"].removeprefix("Value error, ").split())}
@@ -38,4 +38,4 @@ def main(model: str) -> Found:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(*sys.argv[1:3])))

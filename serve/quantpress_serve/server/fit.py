@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantpress.artifact.throughput import ALTERNATING, TOGETHER
 from quantpress.errors import CapabilityError
@@ -28,7 +28,7 @@ class Need:
     """What one server needs: bytes of weights, of the KV cache that the load fills, and of that of one longest request.
 
     `share` of each GPU's memory is its own. `splits` are the tensor-parallel sizes at which vLLM takes the model, and
-    beyond `kv_heads` GPUs each holds a copy of a KV head.
+    beyond `kv_heads` GPUs each holds a copy of a KV head. `short` says what comes of less KV cache than that.
     """
 
     weights: int
@@ -37,6 +37,7 @@ class Need:
     share: float
     splits: Sequence[int]
     kv_heads: int
+    short: str = "requests will wait"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def alone(engine: Engine, plan: Loadable, config: Config) -> Fitted:
     Raises as `fitted` does.
     """
     asked = Asked(context=engine.max_model_len or positions(config) or _CONTEXT, at_once=1)
-    return fitted(engine, need_of([plan], config, engine, asked, plan.checkpoint_bytes))
+    need = need_of([plan], config, engine, asked, plan.checkpoint_bytes)
+    short = need.short if engine.max_model_len else "vLLM takes the longest context that fits"
+    return fitted(engine, replace(need, short=short))
 
 
 def largest(plans: Sequence[Loadable]) -> int:
@@ -155,7 +158,7 @@ def fitted(engine: Engine, need: Need, memory: list[int] | None = None) -> Fitte
             )
     if _on_each(engine, largest, need, 0) <= room:
         why = f"tensor parallel {largest}: {size_in_words(need.weights)} of weights fit, and less than the "
-        why += f"{size_in_words(need.kv_cache)} of KV cache that the load fills; requests will wait"
+        why += f"{size_in_words(need.kv_cache)} of KV cache that the load fills; {need.short}"
         return Fitted(_with(engine, largest), why, tight=True)
     raise CapabilityError(
         f"{_contents(need, 0)} do not fit {_gpus(largest * engine.devices, memory)}{_of_which(room)}",

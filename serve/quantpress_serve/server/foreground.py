@@ -23,7 +23,7 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int, engine: Engin
         path=artifact.checkpoint.resolve(),
         name=artifact.name,
         engine=engine,
-        model_len=engine.max_model_len,
+        model_len=engine.max_model_len or "auto",  # the whole context, or what of it fits
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,
         kv_space_gib=None if environment.gpus() else memory.kv_space_alone(record.bytes.checkpoint),

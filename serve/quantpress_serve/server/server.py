@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from quantpress.artifact.throughput import ServerFacts
 from quantpress.errors import InputError, StageError
@@ -101,7 +102,7 @@ class Launch:
     path: Path
     name: str
     engine: Engine
-    model_len: int | None
+    model_len: int | Literal["auto"] | None
     prefix_caching: bool = False
     memory_share: float = 1.0
     devices: tuple[str, ...] = ()

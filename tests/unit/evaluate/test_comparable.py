@@ -292,6 +292,12 @@ def test_shares_of_a_hundred(tmp_path: Path, compared: Compare) -> None:
             {"configs": {"odd": {"metric_list": [{"metric": "mcc", "aggregation": "matthews_corrcoef"}]}}},
             "lm-eval does not average mcc over documents but takes their matthews_corrcoef",
         ),
+        (
+            "acc_norm",
+            1.0,
+            {"configs": {"odd": {"metric_list": [{"metric": "acc_norm", "aggregation": "def agg_gpirt(items):"}]}}},
+            "lm-eval does not average acc_norm over documents but takes their def agg_gpirt(items):",
+        ),
     ],
 )
 def test_what_cannot_be_compared_by_document_is_left_out_with_its_reason(
@@ -327,6 +333,18 @@ def test_models_in_one_folder_are_told_apart_by_the_results(tmp_path: Path, comp
         compared("own", "own")
     row = compared(f"own/m/results_{early}.json", f"own/m/samples_piqa_{late}.jsonl")["tasks"]["piqa"]
     assert (row["baseline"], row["candidate"]) == (0.8, 0.0)
+
+
+@pytest.mark.parametrize("arguments", ["pretrained=org/m,load_in_4bit=True", {"pretrained": "org/m", "revision": "v2"}])
+def test_a_model_that_was_loaded_otherwise_is_another_one(arguments: Any, tmp_path: Path, compared: Compare) -> None:
+    early, late = "2026-01-01T00-00-00.000001", "2026-01-02T00-00-00.000001"
+    plain = {"model_name": "org/m", "config": {"model_args": "pretrained=org/m,batch_size=4,dtype=bfloat16"}}
+    write_run(tmp_path / "own", {"piqa": choices(RIGHT)}, "m", early, results=plain)
+    other = {"model_name": "org/m", "config": {"model_args": arguments}}
+    write_run(tmp_path / "own", {"piqa": choices("w" * 10)}, "m", late, results=other)
+    with pytest.raises(InputError, match="holds runs of 2 models") as refused:
+        compared("own", "own")
+    assert "org/m (load_in_4bit=True)" in refused.value.message or "org/m (revision=v2)" in refused.value.message
 
 
 def test_of_runs_alike_the_newest_counts_and_that_is_said(tmp_path: Path, compared: Compare) -> None:

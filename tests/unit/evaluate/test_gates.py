@@ -43,6 +43,17 @@ def test_no_task_with_a_signal_decides_nothing() -> None:
     assert decide(parse("recovery>=0.5", TASKS), nothing).decision == "inconclusive"
 
 
+def test_a_task_on_which_the_model_only_guesses_decides_nothing() -> None:
+    known = result(0.975, 0.96, 0.99)
+    rows = {**known.tasks, "boolq": known.tasks["boolq"].model_copy(update={"no_signal": True})}
+    for counts, decision in ((False, "inconclusive"), (True, "pass")):
+        asked = known.model_copy(update={"tasks": rows, "counts_no_signal": counts})
+        decided = decide(parse("boolq:recovery>=0.9", TASKS), asked)
+        assert decided.decision == decision
+        assert counts or "only guesses on boolq" in str(decided.reason)
+    assert decide(parse("boolq:kl<=0.02", TASKS), known.model_copy(update={"tasks": rows})).decision == "pass"
+
+
 @pytest.mark.parametrize(
     ("gate", "words"),
     [

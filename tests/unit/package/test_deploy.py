@@ -133,7 +133,10 @@ def test_the_arguments_are_those_that_were_measured(results: Results) -> None:
     assert (made.image, made.gpus) == ("vllm/vllm-openai:v0.32.0", 4)
     deployment, _ = written(made)["kubernetes.yaml"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    # All are named: KServe would put its own in, two GiB and one core.
+    for named in container["resources"].values():
+        assert named.keys() == {"nvidia.com/gpu", "memory", "cpu"}
+        assert named["nvidia.com/gpu"] == "4"
     assert container["args"][-8:] == made.arguments
 
 
@@ -236,6 +239,12 @@ def test_the_container_command_runs_what_the_others_run(case: str, tmp_path: Pat
     assert words[image - 2 : image] == ["--entrypoint", "vllm"]
     assert f"{folder.parent}:/models/a-b:ro" in words
     assert ("--gpus" in words) is not made.cpu
+
+
+def test_two_recipes_of_a_model_with_a_long_name_have_two_names() -> None:
+    model = "deepseek-ai--DeepSeek-R1-Distill-Qwen-32B"
+    names = {deploy.object_name(f"{model}-{recipe}") for recipe in ("awq-w4a16", "awq-w4a16-asym", "awq-w4a16-sym")}
+    assert len(names) == 3
 
 
 @given(st.text())

@@ -107,6 +107,12 @@ def test_what_stands_there_already_is_not_mixed_with_ours(store: Store, pack: Pa
     assert len(store.objects()) == 1
 
 
+def test_a_folder_that_a_console_made_is_nothing(store: Store, pack: Pack, quantpress: Run) -> None:
+    for marker in ("team/v1/", "team/v1/deploy/"):
+        store.client.put_object(Bucket=BUCKET, Key=marker, Body=b"")
+    assert quantpress("push", str(pack()), WHERE, env=store.environment).returncode == 0
+
+
 def test_a_published_package_is_not_replaced_file_by_file(store: Store, pack: Pack, quantpress: Run) -> None:
     folder = pack()
     assert quantpress("push", str(folder), WHERE, env=store.environment).returncode == 0
@@ -123,10 +129,11 @@ def test_a_published_package_is_not_replaced_file_by_file(store: Store, pack: Pa
     [
         ({}, "s3://nowhere/p", 2, "no bucket 'nowhere'"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, WHERE, 1, "nothing was published"),
+        ({"AWS_ENDPOINT_URL": "minio:9000"}, WHERE, 2, "Invalid endpoint: minio:9000"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, WHERE, 4, "set AWS_ACCESS_KEY_ID"),
         ({}, "s3://a/b c", 2, "not a destination"),
     ],
-    ids=["no bucket", "no server", "no credentials", "spelling"],
+    ids=["no bucket", "no server", "no scheme", "no credentials", "spelling"],
 )
 def test_what_goes_wrong_is_said(
     change: dict[str, str],

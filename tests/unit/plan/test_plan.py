@@ -102,6 +102,9 @@ def test_the_index_says_which_files_count(make_model: Make) -> None:
     folder = make_model()
     (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert [path.name for path in headers.weight_files(folder)] == ["model.safetensors"]
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "consolidated.safetensors"}}')
+    with pytest.raises(InputError, match=r"holds its weights twice: model\.safetensors, which transformers loads"):
+        headers.weight_files(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
     with pytest.raises(InputError, match=r"names model-00001-of-00001\.safetensors, which is not there"):
         headers.read_folder(folder)

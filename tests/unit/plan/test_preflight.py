@@ -14,12 +14,13 @@ from support import planned_from
 from quantpress.errors import CapabilityError, InputError
 from quantpress.language import shipped
 from quantpress.model.source import Model
-from quantpress.plan import hardware, servable, summary
+from quantpress.plan import hardware, preflight, servable, summary
 from quantpress.plan import resolve as plan
 from quantpress.plan.resolve import plan_of
 from quantpress.plan.servable import require_served
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
+from quantpress.recipe.modifiers import Reap
 from quantpress.runtime import cpu
 
 Make = Callable[..., Path]
@@ -117,6 +118,10 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
         [{"spinquant": {"transform_block_size": 512}}, {"rtn": {"scheme": "W8A8"}}],
         "512 does not divide the hidden size 256",
     ),
+    "a cache whose attention is ignored": (
+        [{"rtn": {"scheme": "FP8_DYNAMIC", "kv_cache": {}, "ignore": ["lm_head", "re:.*self_attn.*"]}}],
+        r"which matches model\.layers\.0\.self_attn itself: the KV cache's scales would be left as they are by chance",
+    ),
     "a pruner that ignores nothing": ([{"wanda": {"sparsity": 0.5, "ignore": ["re:.*head7"]}}], "matches no layer"),
     "groups of a preset": ([{"rtn": {"scheme": "MXFP4"}}], "group_size 32 does not divide the 272"),
 }
@@ -128,6 +133,15 @@ def test_what_would_fail_late_is_refused(case: str) -> None:
     config = LLAMA | {"intermediate_size": 272} if case == "groups of a preset" else LLAMA
     with pytest.raises(InputError, match=words):
         planned(*modifiers, config=config)
+
+
+def test_the_layers_of_an_attention_may_be_ignored_beside_its_cache() -> None:
+    made = planned({"rtn": {"scheme": "FP8_DYNAMIC", "kv_cache": {}, "ignore": ["lm_head", r"re:.*self_attn\..*"]}})
+    assert not [name for name in made.layers if "self_attn" in name]
+
+
+def test_routed_experts_are_experts() -> None:
+    assert preflight.experts_left(Reap(sparsity=0.25), {"n_routed_experts": 128, "num_experts_per_tok": 8}) == 96
 
 
 def test_mappings_are_counted() -> None:

@@ -77,7 +77,8 @@ def test_layers_for_speculative_decoding_are_kept_bit_for_bit(
     checkpoint: Path, model: Model, plan: Plan, safetensors: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _asked(monkeypatch, loaded=[], fused=[])
-    _grown(model, safetensors, {"mtp.fc.weight": (64, 64), "mtp.norm.weight": (64,)})
+    several = "mtp.layers.0.mlp.experts.gate_up_proj"  # experts in one tensor, which is called no weight
+    _grown(model, safetensors, {"mtp.fc.weight": (64, 64), "mtp.norm.weight": (64,), several: (2, 64, 64)})
     account.complete(checkpoint, model, plan)
     made, wanted = headers.digests(checkpoint), headers.digests(model.path)
     assert {name: made[name] for name in ("mtp.fc.weight", "mtp.norm.weight")} == {
@@ -87,7 +88,10 @@ def test_layers_for_speculative_decoding_are_kept_bit_for_bit(
     assert index["weight_map"]["mtp.fc.weight"] == account.NOT_LOADED
     assert index["weight_map"]["model.norm.weight"] == "model.safetensors"
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    assert config["quantization_config"]["ignore"] == ["lm_head", "mtp.fc", "mtp.norm"]
+    assert config["quantization_config"]["ignore"] == [
+        *("lm_head", "mtp.fc", "mtp.norm"),
+        r"re:^mtp\.layers\.0\.mlp\.experts\..*",
+    ]
 
 
 def test_what_transformers_loads_and_the_checkpoint_lacks_is_refused(

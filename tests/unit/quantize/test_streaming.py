@@ -85,6 +85,23 @@ def test_an_embedding_that_is_stored_as_the_output_head_alone_is_not_left_out(
         assert str(streaming.held_because(planned(found, {"rtn": {"scheme": "W8A8"}}), found)) == because
 
 
+def test_an_output_head_of_its_own_is_kept_whatever_the_config_says(make_model: Callable[..., Path]) -> None:
+    """Some configs tie by default, and their models have a head of their own."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model("own-head", tied=False)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    found = find_model(str(folder))
+    plan = planned(found, {"rtn": {"scheme": "W8A8"}})
+    assert streaming.left_out(plan, found) == ["lm_head.weight"]  # the same numbers: vLLM ties them
+    save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] + 1}, file, {"format": "pt"})
+    other = find_model(str(folder))
+    assert streaming.left_out(plan, other) == []
+
+
 def test_what_calibration_holds_decides_whether_weights_stay_on_the_disk(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,27 @@ def test_floats_of_4_bits_are_their_presets(tmp_path: Path) -> None:
     assert body.groups[0].scheme == "NVFP4A16"
 
 
+def test_floats_of_4_bits_with_other_activations_are_not_their_presets(tmp_path: Path) -> None:
+    four = "{num_bits: 4, type: float, strategy: tensor_group, group_size: 16}"
+    eight = "{num_bits: 8, type: float, strategy: token, dynamic: true}"
+    groups = f"{{g: {{targets: [Linear], weights: {four}, input_activations: {eight}}}}}"
+    with pytest.raises(InputError, match="strategy is 'tensor_group'"):
+        load(tmp_path, stage(f"QuantizationModifier: {{config_groups: {groups}}}"))
+    observed = four.replace("}", ", observer: memoryless_mse}")
+    body = stage(f"QuantizationModifier: {{config_groups: {{g: {{targets: [Linear], weights: {observed}}}}}}}")
+    rtn = load(tmp_path, body).modifiers[0].rtn
+    assert rtn is not None
+    assert rtn.groups is not None
+    assert (rtn.groups[0].scheme, rtn.groups[0].weight_observer) == ("NVFP4A16", "memoryless_mse")
+
+
+def test_what_llmcompressor_writes_beside_a_checkpoint_is_read(tmp_path: Path) -> None:
+    cache = "{num_bits: 8, type: float, symmetric: true, group_size: null, strategy: tensor, block_structure: null, "
+    cache += "dynamic: false, actorder: null, scale_dtype: null, zp_dtype: null, observer: minmax, observer_kwargs: {}}"
+    written = f"{{requires_calibration_data: true, scheme: W8A8, kv_cache_scheme: {cache}}}"
+    assert load(tmp_path, stage(f"QuantizationModifier: {written}")).modifiers[0].rtn is not None
+
+
 OLD = {
     "AWQ with a scheme": ("AWQModifier: {scheme: W4A16, ignore: [lm_head], targets: [Linear]}", "with a scheme is of"),
     "AWQ with groups": (

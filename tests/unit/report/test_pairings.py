@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import report
+from quantpress.artifact.manifest import artifacts_of
 from quantpress.artifact.throughput import Throughput
 from quantpress.report.facts import changes, collect
 from quantpress.report.facts.data import Report
@@ -40,6 +41,29 @@ def test_recipes_of_another_pairing_are_not_compared(artifacts: Any) -> None:
     assert "measured side by side on one device (together)" in text
     assert f"quantpress bench {name} --workload {load.workload}" in text
     assert "--pairing alternating --fresh" in text
+
+
+def test_two_workloads_of_one_name_are_two(artifacts: Any) -> None:
+    """One was edited between the measurements, or had another engine."""
+    folder = artifacts(3, fresh=True)
+    path = sorted(folder.glob("*/throughput.json"))[0]
+    name, result = path.parent.name, json.loads(path.read_text())
+    result["workload"]["engine"] = {**result["workload"].get("engine", {}), "tensor_parallel_size": 4}
+    path.write_text(json.dumps(result))
+    data = collect.collect(folder, None)
+    load = data.decision.load
+    assert load
+    assert name not in load.recipes
+    assert f"other settings, of its engine perhaps, so not compared: {name}." in " ".join(data.decision.caveats)
+    assert all(goal.winner != name for goal in data.decision.goals if goal.goal != "memory")
+
+
+def test_a_package_beside_the_models_is_no_artifact(artifacts: Any, tmp_path: Path) -> None:
+    folder = artifacts(1, fresh=True)
+    package = folder / "mine"
+    package.mkdir()
+    (package / "manifest.json").write_text('{"schema_version": 1, "kind": "package"}')
+    assert "mine" not in {one.name for one in artifacts_of(folder)}
 
 
 def test_a_ratio_has_not_moved_because_it_was_paired_otherwise(artifacts: Any) -> None:

@@ -179,3 +179,14 @@ def test_bench_and_headline_agree_on_three_pairs_that_are_all_ahead(real: Report
         assert ratios.verdict(found) == "no difference shown"
     assert won([named(real, "a", [pairs])]).winner is None
     assert several.holm({"a": 1.0}) == set()
+
+
+def test_of_recipes_of_one_size_none_is_nearer_than_one_that_was_not_scored(real: Report) -> None:
+    (scored,) = real.recipes
+    other = scored.model_copy(update={"name": "other", "accuracy": None, "other_suites": []})
+    (goal,) = [goal for goal in decide.decision_on([scored, other]).goals if goal.goal == "memory"]
+    assert goal.winner == scored.name
+    assert goal.reason.startswith("other is as small within 2%, and whose KL is less is not known.")
+    same = scored.model_copy(update={"name": "same"})
+    (goal,) = [goal for goal in decide.decision_on([scored, same, other]).goals if goal.goal == "memory"]
+    assert "the least KL, though not beyond noise (that of other is not known on this suite)." in goal.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import TypeVar
@@ -48,15 +49,30 @@ def compared_load(recipes: list[Recipe]) -> Load | None:
     levels = [speed.concurrencies for _, speed in chosen]
     common = set.intersection(*levels) or set.union(*levels)
     names = [recipe.name for recipe, _ in chosen]
-    workload, machine, pairing = shared
-    return Load(workload=workload, machine=machine, pairing=pairing, recipes=names, least=min(common), most=max(common))
+    first = chosen[0][1]
+    return Load(
+        workload=first.workload_name,
+        conditions=first.conditions,
+        machine=first.served_on,
+        pairing=first.pairing,
+        recipes=names,
+        least=min(common),
+        most=max(common),
+    )
 
 
 def is_under(speed: Speed, load: Load | None) -> bool:
     """Whether a measurement can be compared with those under this load."""
-    return load is not None and _load_of(speed) == (load.workload, load.machine, load.pairing)
+    return is_under_but_for_pairing(speed, load) and load is not None and speed.pairing == load.pairing
 
 
-def _load_of(speed: Speed) -> tuple[str, str, str]:
+def is_under_but_for_pairing(speed: Speed, load: Load | None) -> bool:
+    """Whether only the pairing may differ."""
+    if load is None or (speed.workload_name, speed.served_on) != (load.workload, load.machine):
+        return False
+    return speed.conditions == load.conditions
+
+
+def _load_of(speed: Speed) -> tuple[str, str, str, str]:
     """What two measurements must have in common to be compared."""
-    return speed.workload_name, speed.served_on, speed.pairing
+    return speed.workload_name, json.dumps(speed.conditions, sort_keys=True), speed.served_on, speed.pairing

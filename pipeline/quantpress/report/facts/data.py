@@ -254,6 +254,13 @@ PAIRINGS = {
 }
 
 
+# Of a workload: what it is called, which levels are measured, how often, and what is counted of them.
+_LEVELS = {
+    *("name", "description", "concurrency", "request_rate", "request_rates", "until_saturated"),
+    *("requests", "requests_per_stream", "rounds", "starts", "goodput"),
+}
+
+
 class Speed(Record):
     """What bench found under one workload. `foreign` names the servers that someone else runs, `pairing` how they share
     the machine; `capacity` is by side, of servers that had all of the memory."""
@@ -289,6 +296,11 @@ class Speed(Record):
     @property
     def workload_name(self) -> str:
         return str(self.workload.get("name", "unknown"))
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What of the workload, with its engine, decides a figure at one level: two files of one name may differ."""
+        return {key: value for key, value in self.workload.items() if key not in _LEVELS}
 
     @property
     def served_on(self) -> str:
@@ -435,9 +447,11 @@ class LeftOut(Record):
 
 
 class Load(Record):
-    """Under what recipes are compared: the least concurrency shows latency, the greatest throughput."""
+    """Under what recipes are compared: the least concurrency shows latency, the greatest throughput. `conditions` are
+    those of Speed."""
 
     workload: str
+    conditions: dict[str, Any] = Field(default_factory=dict)
     machine: str
     pairing: str = TOGETHER
     recipes: list[str]

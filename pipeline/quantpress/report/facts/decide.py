@@ -14,7 +14,7 @@ from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.served import DIFFERS
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
-from quantpress.report.facts.comparable import compared_load
+from quantpress.report.facts.comparable import compared_load, is_under_but_for_pairing
 from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Online, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
@@ -91,10 +91,23 @@ def _nearest(best: Recipe, others: list[Recipe]) -> str:
     text = f"{enumerated(names)} {'is' if len(names) == 1 else 'are'} as small within {SAME_SIZE:.0%}"
     if best.overall is None or best.overall.kl.value is None:
         return f"{text}."
-    own = best.overall.kl.interval
-    edges = [recipe.overall.kl.interval for recipe in others if recipe.overall]
-    close = own and any(edge and edge[0] <= own[1] for edge in edges)
-    return f"{text}; this one has the least KL{', though not beyond noise' if close else ' by more than noise'}."
+    known = {recipe.name: edges for recipe in others if (edges := _kl_interval(recipe, _suite(best)))}
+    own = _kl_interval(best, _suite(best))
+    if not known or not own:
+        return f"{text}, and whose KL is less is not known."
+    close = any(edges[0] <= own[1] for edges in known.values())
+    text = f"{text}; this one has the least KL{', though not beyond noise' if close else ' by more than noise'}"
+    unknown = [name for name in names if name not in known]
+    return f"{text} (that of {enumerated(unknown)} is not known on this suite)." if unknown else f"{text}."
+
+
+def _suite(recipe: Recipe) -> str | None:
+    return recipe.accuracy.suite if recipe.accuracy else None
+
+
+def _kl_interval(recipe: Recipe, suite: str | None) -> tuple[float, float] | None:
+    """That of the recipe's KL on this suite."""
+    return recipe.overall.kl.interval if recipe.overall and _suite(recipe) == suite else None
 
 
 def _loss(recipe: Recipe) -> tuple[float, float, int]:
@@ -276,11 +289,18 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
         caveats[0] += " What is faster on a CPU may not be faster on a GPU."
     otherwise = {name: speed for name, speed in measured.items() if name not in load.recipes}
     paired = [name for name, speed in otherwise.items() if _differs_in_pairing(speed, load)]
+    set_otherwise = [
+        name
+        for name, speed in otherwise.items()
+        if speed.workload_name == load.workload and speed.conditions != load.conditions
+    ]
     lists = {
         f"Measured in another pairing, so not compared (bench --pairing {load.pairing} makes them comparable)": paired,
         "Measured under another workload or on another machine, so not compared": [
-            name for name in otherwise if name not in paired
+            name for name in otherwise if name not in paired and name not in set_otherwise
         ],
+        f"Measured under a workload called {load.workload} too that has other settings, of its engine perhaps, so not "
+        "compared": set_otherwise,
         "Also measured, shown under Speed and not compared here": sorted(
             {speed.workload_name for recipe in recipes for speed in recipe.other_workloads}
         ),
@@ -294,4 +314,4 @@ def _speed_caveats(recipes: list[Recipe], load: Load | None) -> list[str]:
 
 def _differs_in_pairing(speed: Speed, load: Load) -> bool:
     """Whether nothing but the pairing keeps a measurement from being compared."""
-    return (speed.workload_name, speed.served_on) == (load.workload, load.machine) and speed.pairing != load.pairing
+    return is_under_but_for_pairing(speed, load) and speed.pairing != load.pairing

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
 from quantpress.artifact.throughput import ATTACHED, TOGETHER
+from quantpress.report.facts.comparable import is_under_but_for_pairing
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -69,7 +70,7 @@ def _compared(recipe: Recipe, load: Load | None) -> list[str]:
     """TPOT and tokens/s under the workload that is compared; figures of another one do not belong into its columns."""
     measured = recipe.throughput
     if load is None or recipe.name not in load.recipes:
-        same = load and measured and (measured.workload_name, measured.served_on) == (load.workload, load.machine)
+        same = measured and is_under_but_for_pairing(measured, load)
         return [("other pairing" if same else "other workload") if measured else NONE] * 2
     return [_times(recipe, load.least, "tpot_ms"), _times(recipe, load.most, "output_tokens_s")]
 
