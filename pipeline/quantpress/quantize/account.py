@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from quantpress.artifact.manifest import Account
 from quantpress.errors import StageError
 from quantpress.model import headers
-from quantpress.model.dequantize import side_files
+from quantpress.model.dequantize import copied, side_files
 from quantpress.model.headers import Tensor
 from quantpress.model.source import Model
 from quantpress.model.structure import Structure, structure_of
@@ -80,11 +79,11 @@ def keep_side_files(source: Path, checkpoint: Path, trust_remote_code: bool) -> 
     missing = [
         path
         for path in side_files(source)
-        if (trust_remote_code or path.suffix != _CODE) and not (checkpoint / path.name).exists()
+        if (trust_remote_code or path.suffix != _CODE) and not (checkpoint / path.relative_to(source)).exists()
     ]
     for path in missing:
-        shutil.copyfile(path, checkpoint / path.name)
-    return [path.name for path in missing]
+        copied(path, source, checkpoint)
+    return [path.relative_to(source).as_posix() for path in missing]
 
 
 def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:

@@ -65,9 +65,17 @@ def _grown(model: Model, save: Save, more: dict[str, tuple[int, ...]]) -> None:
 def test_side_files_are_kept(checkpoint: Path, model: Model, plan: Plan) -> None:
     for name in ("processor_config.json", "preprocessor_config.json", "LICENSE", "modeling_x.py", "pytorch_model.bin"):
         (model.path / name).write_text(name)
+    parts = ("1_Pooling/config.json", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "onnx/model.onnx")
+    for name in (*parts, "additional_chat_templates/tools.jinja"):
+        (model.path / name).parent.mkdir(exist_ok=True)
+        (model.path / name).write_text(name)
+    named = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "../elsewhere"}]
+    (model.path / "modules.json").write_text(json.dumps(named))
     account.complete(checkpoint, model, plan)
-    kept = {path.name for path in checkpoint.iterdir()}
+    kept = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*")}
     assert {"processor_config.json", "preprocessor_config.json", "LICENSE"} <= kept
+    assert {*parts[:2], "additional_chat_templates/tools.jinja", "modules.json"} <= kept
+    assert not {*parts[2:], "onnx"} & kept
     assert not {"modeling_x.py", "pytorch_model.bin"} & kept
     account.complete(checkpoint, replace(model, trust_remote_code=True), plan)
     assert (checkpoint / "modeling_x.py").read_text() == "modeling_x.py"

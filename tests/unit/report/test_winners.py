@@ -183,6 +183,8 @@ def test_bench_and_headline_agree_on_three_pairs_that_are_all_ahead(real: Report
 
 def test_of_recipes_of_one_size_none_is_nearer_than_one_that_was_not_scored(real: Report) -> None:
     (scored,) = real.recipes
+    assert scored.accuracy
+    scored = scored.model_copy(update={"accuracy": scored.accuracy.model_copy(update={"gates": []})})
     other = scored.model_copy(update={"name": "other", "accuracy": None, "other_suites": []})
     (goal,) = [goal for goal in decide.decision_on([scored, other]).goals if goal.goal == "memory"]
     assert goal.winner == scored.name
