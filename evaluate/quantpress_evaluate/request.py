@@ -30,7 +30,7 @@ from quantpress_serve.vllm import find_vllm
 from quantpress_serve.workload.engine import Engine
 
 # Raise this when a change here, in score_worker.py or in tasks_worker.py makes the same checkpoint score otherwise.
-STAGE = 4
+STAGE = 5
 # What of a task decides its scores. Metric, filter and weight choose among them and come after.
 _DECISIVE = {"task", "like", "num_fewshot", "limit", "documents", "sha256"}
 # ... and of one whose documents are drawn.

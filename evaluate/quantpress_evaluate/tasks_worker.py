@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import CapabilityError, InputError, first_line, nearest
+from quantpress.errors import CapabilityError, InputError, first_line, listed, nearest
 from quantpress.language import shipped
 from quantpress_evaluate import suite, table, workers
 from quantpress_evaluate.suite import ResolvedTask
@@ -37,6 +38,9 @@ def _local_definition(task: ResolvedTask, config: dict[str, Any], yaml_path: Pat
         name: None for name in ("training_split", "validation_split", "test_split", "fewshot_split")
     }
     splits["test_split" if config.get("test_split") else "validation_split"] = split
+    if splits["test_split"]:
+        # lm-eval keeps a question out of its own examples only where it sees that both are of one split.
+        splits["fewshot_split"] = split
     return {
         "include": str(yaml_path),
         "task": task.task,
@@ -170,8 +174,44 @@ def checked_tasks(job: TasksJob) -> CheckedTasks:
             (single,) = defined([task.model_copy(update=leaf)], job.cache)
             counted = single.model_copy(update={"available": len(of_lm_eval.eval_docs)})
             _require_documents(counted, of_lm_eval)
+            _require_examples(counted, of_lm_eval)
             checked.append(counted)
+    _require_once(job.tasks, checked)
     return CheckedTasks(tasks=checked, note=f"{sum(task.available or 0 for task in checked)} documents")
+
+
+def _require_once(asked: list[ResolvedTask], checked: list[ResolvedTask]) -> None:
+    """Raises InputError for a task that two entries bring: the scores of one would be taken for the other's."""
+    counts = Counter(task.task for task in checked)
+    if double := next((name for name, count in counts.items() if count > 1), None):
+        named = listed([task.task for task in asked])
+        raise InputError(
+            f"the suite asks {double} twice: it is a task of several of its entries ({named})",
+            hint="leave one of them out",
+        )
+
+
+def _require_examples(task: ResolvedTask, loaded: Any) -> None:
+    """Raises InputError where there are fewer documents than a question needs examples, or where the examples of one's
+    own documents would be the questions themselves."""
+    shots = loaded.config.num_fewshot if task.num_fewshot is None else task.num_fewshot
+    examples = getattr(loaded, "fewshot_cfg", None)
+    if not shots or examples is None:
+        return
+    if task.data and type(loaded.sampler).__name__ == "FirstNSampler":
+        raise InputError(
+            f"task {task.task}: {task.like} takes the first documents as examples for all, and of {task.data} these "
+            "are asked themselves: they would see their own answers",
+            hint=f"num_fewshot: 0 for {task.task}",
+        )
+    own = examples.split == loaded.config.test_split  # lm-eval then draws one more, to leave itself out
+    there, needed = len(list(loaded.fewshot_docs() or [])), shots + own
+    if there < needed:
+        raise InputError(
+            f"task {task.task}: {shots} examples are asked for each question, and there are {there} documents to draw "
+            f"{needed} from" + (f" ({task.data})" if task.data else ""),
+            hint=f"a smaller num_fewshot for {task.task}, or more documents",
+        )
 
 
 def _require_documents(task: ResolvedTask, loaded: Any) -> None:

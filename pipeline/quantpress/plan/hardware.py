@@ -9,8 +9,6 @@ GPU; that was read from its source on GitHub (csrc/quantization/w8a8/cutlass, cs
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -283,8 +281,7 @@ def this_machine(platform: str | None = None) -> str:
             f"the target is unknown: {found}, of which the table of kernels knows nothing",
             hint=f"--target {cpu.THIS} plans for the processor",
         )
-    query = [shutil.which("nvidia-smi") or "nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    output = environment.of_visible_gpus("compute_cap")
     capabilities = [int(text.replace(".", "")) for text in output if text.replace(".", "").isdigit()]
     capability = min(capabilities, default=0)
     if nearest := _nearest(capability):

@@ -49,7 +49,12 @@ def local_file(source: Source) -> Path | None:
     if source.dataset == OWN_DATASET:
         return own_chats.file_of(source.revision) if source.revision else None
     path = Path(source.dataset)
-    if path.suffix in LOCAL or path.exists():
+    if path.is_dir() and source.dataset not in REGISTERED:
+        raise InputError(
+            f"calibration.dataset {source.dataset!r} is a folder",
+            hint="name a .jsonl or .parquet file; datasets' load_from_disk(FOLDER).to_parquet(FILE) makes one",
+        )
+    if path.suffix in LOCAL or (path.exists() and not path.is_dir()):
         if not path.is_file():
             raise InputError(f"calibration.dataset {source.dataset!r}: no such file", hint=_HINT)
         if not os.access(path, os.R_OK):
@@ -232,6 +237,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a text after row {number} is not UTF-8: {error}", hint=_HINT) from error
     except (ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}", hint=_HINT) from error
 

@@ -105,10 +105,30 @@ def visible_gpus() -> list[Gpu]:
 
 def _gpu(device: str, rows: list[list[str]]) -> Gpu:
     for index, uuid, kind, memory, free in rows:
-        if device == index or (device.startswith("GPU-") and uuid.startswith(device)):
+        if _is_called(device, index, uuid):
             sizes = [int(size) * 2**20 if size.isdecimal() else 0 for size in (memory, free)]
             return Gpu(device=device, kind=kind, memory=sizes[0], free=sizes[1])
     return Gpu(device=device, kind="", memory=0, free=0)
+
+
+def of_visible_gpus(column: str) -> list[str]:
+    """What nvidia-smi says in this column ("compute_cap", "uuid") of each GPU that CUDA_VISIBLE_DEVICES shows; of all
+    where it does not list one by the name given there (a part of a GPU, by MIG)."""
+    if not gpus():
+        return []
+    query = ["nvidia-smi", f"--query-gpu=index,uuid,{column}", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 2]
+    if done.returncode != 0 or not rows:
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [name.strip() for name in named.split(",") if name.strip()] if named is not None else []
+    shown = [row for device in devices for row in rows if _is_called(device, row[0], row[1])]
+    return [row[2] for row in (shown if devices and len(shown) == len(devices) else rows)]
+
+
+def _is_called(device: str, index: str, uuid: str) -> bool:
+    return device == index or (device.startswith("GPU-") and uuid.startswith(device))
 
 
 def gpu_memory() -> list[int]:

@@ -24,7 +24,8 @@ Devices = tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them
 
 @dataclass(frozen=True)
 class Pairing:
-    """How the servers share the machine, and why. `devices` are each one's where they are on different GPUs."""
+    """How the servers share the machine, and why. `devices` are each one's where they are on different GPUs, or on
+    others than the first."""
 
     name: str
     reason: str
@@ -46,14 +47,15 @@ class Pairing:
 @dataclass(frozen=True)
 class Facts:
     """What decides. GiB beside the weights: what the load needs of each server's memory, and what each would have side
-    by side on one device, and alone. `groups` are the GPUs of each server, where there are enough for all; `told` is
-    whether the memory is known.
+    by side on one device, and alone. `groups` are the GPUs of each server, where there are enough for all; `free`
+    those of one server where something else is on the first ones; `told` is whether the memory is known.
     """
 
     needed: float
     together: float
     alone: float
     groups: tuple[Devices, ...] = ()
+    free: Devices = ()
     told: bool = True
 
 
@@ -71,12 +73,13 @@ def chosen(asked: str, facts: Facts) -> Pairing:
     if not facts.told:
         name = ALTERNATING if asked == AUTO else asked
         return Pairing(name, "how much memory the devices have is not known here")
+    on = (facts.free, facts.free) if facts.free else ()
     side_by_side = f"side by side each server would have {facts.together:.1f} GiB beside its weights"
     if asked == AUTO and facts.together >= facts.needed:
-        return Pairing(TOGETHER, f"{side_by_side}, and the load needs {facts.needed:.1f}")
+        return Pairing(TOGETHER, f"{side_by_side}, and the load needs {facts.needed:.1f}", on)
     if asked != AUTO:
-        return Pairing(asked, "as --pairing asks")
-    return Pairing(ALTERNATING, f"{side_by_side}, and the load needs {facts.needed:.1f}")
+        return Pairing(asked, "as --pairing asks", on)
+    return Pairing(ALTERNATING, f"{side_by_side}, and the load needs {facts.needed:.1f}", on)
 
 
 def require_room(pairing: Pairing, facts: Facts) -> None:
@@ -124,6 +127,11 @@ def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int
     each = engine.devices
     share = engine.gpu_memory_utilization or UTILIZATION
     first = gpus[:each]
+    free: Devices = next(iter(_groups(gpus, each, 1, share)), ())
+    if free == tuple(gpu.device for gpu in first):
+        free = ()
+    elif free:  # something else is on the first ones
+        first = [gpu for gpu in gpus if gpu.device in free]
     whole = min((gpu.memory for gpu in first), default=0) * share * each / GIB
     copies = 1 if engine.enable_expert_parallel else engine.data_parallel_size or 1
     largest = copies * max(weights) / GIB
@@ -132,6 +140,7 @@ def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int
         together=whole / len(weights) - largest,
         alone=whole - largest,
         groups=_groups(gpus, each, len(weights), share),
+        free=free,
         told=whole > 0,
     )
 

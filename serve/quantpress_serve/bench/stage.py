@@ -204,19 +204,20 @@ def _loaded(asked: _Asked, sides: Sides, starter: Starter, staged: Path) -> tupl
     subject, load, pairing = asked.subject, asked.load, asked.pairing
     spaces = servers.kv_spaces(subject.model.config, load, subject.weight_bytes, pairing)
     engines = {CANDIDATE: starter.vllm, BASELINE: sides.baseline_vllm or starter.vllm}
-    on_gpu, scored = interference.on_gpu(), looks.expected(subject)
+    scored = looks.expected(subject)
     run, known = _so_far(asked)
     seen: dict[str, looks.Look] = {}
     for number in range(run.started, run.starts):
         try:
             # Side by side, whatever else the machine does hits both sides alike; alternating, it hits both in turn.
             for roles in run.visits(pairing.name, number):
+                others = interference.on_gpu()
                 with servers.started(subject, load, sides, Start(engines, pairing, spaces, number), roles) as up:
                     if known is None:
                         seen |= {role: looks.look_at(role, up[role], subject, scored) for role in up}
                         if pairing.name != ALTERNATING or len(seen) > 1:
                             known = looks.judged(seen, subject, scored, engines[BASELINE])
-                    ours = interference.on_gpu() - on_gpu
+                    ours = interference.on_gpu() - others
                     run.measure(Generator(starter, load, staged, ours), up, number)
         except StageError as error:
             if not run.cells or not (known or CANDIDATE in seen):

@@ -138,7 +138,7 @@ def _python(vllm: Path) -> Path:
 
 def _gpus_for(model: Model) -> int:
     """As many of this machine's GPUs as the attention heads can be split over; 1 on a CPU."""
-    here = len(environment.gpus())
+    here = len(environment.visible_gpus())
     return max((size for size in sizes.tensor_parallel_sizes(model.config, {}, {}) if size <= here), default=1)
 
 

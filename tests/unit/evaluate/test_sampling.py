@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,43 @@ def test_ones_own_documents_and_texts_are_drawn_too(tmp_path: Path) -> None:
     for task in tasks_worker.checked_tasks(job).tasks:
         assert (task.limit, task.seed, task.available) == (4, 3, 30)
         assert task.scored_documents() == sample(task.task, 3, 30, 4)
+
+
+def own_task(tmp_path: Path, like: str, rows: list[dict[str, Any]], **fields: Any) -> TasksJob:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = {"task": "mine", "like": like, "data": "rows.jsonl", **fields}
+    (folder / "s.yaml").write_text(json.dumps({"name": "s", "description": "d", "tasks": [one]}))
+    loaded, file = suite.load_suite(str(folder / "s.yaml"))
+    return TasksJob(tasks=suite.resolve_tasks(loaded, file, None), output=folder, cache=folder / "cache")
+
+
+def test_no_question_is_among_its_own_examples(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"How much is {n} and {n}?", "answer": f"{n} + {n} is {2 * n}. #### {2 * n}"} for n in range(7)
+    ]
+    asked = {"metric": "exact_match", "filter": "flexible-extract"}
+    job = own_task(tmp_path, "gsm8k", rows, **asked)
+    (checked,) = tasks_worker.checked_tasks(job).tasks
+    manager = tasks_worker.task_manager([checked], tmp_path / "tasks")
+    (task,) = tasks_worker.load_tasks(manager, [checked]).values()
+    for row in task.test_docs():
+        assert task.fewshot_context(row, 5).count(row["question"]) == 1
+    with pytest.raises(InputError, match="5 examples are asked for each question, and there are 5 documents to draw 6"):
+        tasks_worker.checked_tasks(own_task(tmp_path, "gsm8k", rows[:5], **asked))
+
+
+def test_examples_that_are_the_first_questions_are_refused(tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": n % 4} for n in range(9)]
+    assert tasks_worker.checked_tasks(own_task(tmp_path, "mmlu_anatomy", rows, num_fewshot=0)).tasks
+    with pytest.raises(InputError, match="they would see their own answers"):
+        tasks_worker.checked_tasks(own_task(tmp_path, "mmlu_anatomy", rows, num_fewshot=5))
+
+
+def test_a_task_and_its_group_are_refused(tmp_path: Path) -> None:
+    known = ResolvedTask(task="arc_easy", like="arc_easy", metric="acc", filter=None, weight=1.0, data=None)
+    with pytest.raises(InputError, match="the suite asks arc_easy twice"):
+        tasks_worker._require_once([known], [known, known])
 
 
 def test_a_document_is_tried_if_it_is_drawn(tmp_path: Path) -> None:

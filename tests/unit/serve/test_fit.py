@@ -12,6 +12,7 @@ import pytest
 
 from quantpress.cli.main import main
 from quantpress.errors import CapabilityError
+from quantpress.plan import hardware
 from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import environment
 from quantpress_serve.server import fit
@@ -140,10 +141,11 @@ def test_a_bench_shares_the_gpus_among_two_servers(gpus: Callable[[int, int], No
 
 NVIDIA_SMI = """#!/bin/sh
 case "$*" in
-  *index,uuid*)
+  *index,uuid,name*)
     for row in "0, GPU-aa, H100, 81559" "1, GPU-ab, H100, 81559" "2, GPU-bc, L4, 23034" "3, GPU-cd, GB10, [N/A]"; do
       echo "$row, 0"; done ;;
-  *compute_cap*) for row in 9.0 9.0 9.0; do echo "$row"; done ;;
+  *index,uuid,compute_cap*)
+    for row in "0, GPU-aa, 9.0" "1, GPU-ab, 9.0" "2, GPU-bc, 8.9"; do echo "$row"; done ;;
   *) for row in 0 1 2; do echo "NVIDIA H100 80GB HBM3, 81559 MiB"; done ;;
 esac
 """
@@ -184,6 +186,29 @@ def test_only_gpus_that_may_be_used_count(
         environment.gpus.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["9.0", "9.0", "8.9"]), ("1,0", ["9.0", "9.0"]), ("GPU-b", ["8.9"]), ("MIG-1", ["9.0", "9.0", "8.9"])],
+)
+def test_only_gpus_that_may_be_used_decide_the_target(
+    visible: str | None, expected: list[str], three_gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    try:
+        assert environment.of_visible_gpus("compute_cap") == expected
+        assert hardware.this_machine() == ("sm_90" if "8.9" not in expected else "sm_89")
+    finally:
+        environment.gpus.cache_clear()
+
+
+def test_a_small_card_for_a_screen_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    need = Need(weights=16 * 10**9, kv_cache=0, one_request=0, share=1.0, splits=[1, 2, 4], kv_heads=8)
+    found = fitted(Engine(), need, [80 * 10**9] * 2 + [4 * 10**9])
+    assert found.engine.tensor_parallel_size == 1
+
+
 def test_the_command_line_takes_an_engine_on_gpus(
     three_gpus: Path, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -200,5 +225,5 @@ def test_the_command_line_takes_an_engine_on_gpus(
     finally:
         environment.gpus.cache_clear()
     assert "engine       on this machine tensor parallel 1: " in said
-    assert " fit one GPU of 24 GB" in said
+    assert " fit one GPU of 86 GB" in said
     assert not (tmp_path / "artifacts").exists()

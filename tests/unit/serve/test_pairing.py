@@ -16,7 +16,7 @@ from quantpress.errors import CapabilityError, InputError, StageError
 from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
 from quantpress_serve.bench import looks, pairing, servers, stage
-from quantpress_serve.bench.pairing import Facts, Pairing
+from quantpress_serve.bench.pairing import Devices, Facts, Pairing
 from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides
@@ -57,6 +57,17 @@ def test_the_reason_names_what_was_compared() -> None:
     said = pairing.chosen("auto", facts(needed=11)).reason
     assert said == "side by side each server would have 10.0 GiB beside its weights, and the load needs 11.0"
     assert pairing.chosen("auto", facts(groups=(("0", "1"), ("2", "3")))).reason == "each server has 2 GPUs of its own"
+
+
+@pytest.mark.parametrize(
+    ("free", "devices"),
+    [((H100, H100), ()), ((10 * GIB, H100), ("1",)), ((10 * GIB, 10 * GIB), ())],
+    ids=["all", "the second", "none"],
+)
+def test_where_something_else_is_on_the_first_gpu_another_is_taken(free: tuple[int, ...], devices: Devices) -> None:
+    found = pairing.facts_on(gpus(*free), Engine(tensor_parallel_size=1), 1.0, [GIB, GIB])
+    chosen = pairing.chosen("together", found)
+    assert [chosen.devices_of(role, start) for role in ("candidate", "baseline") for start in (0, 1)] == [devices] * 4
 
 
 def test_too_few_gpus_are_none_to_be_apart_on() -> None:
