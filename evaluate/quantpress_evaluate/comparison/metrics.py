@@ -57,22 +57,21 @@ def lacking(metric: str, samples: Samples) -> str | None:
 
 def obstacle(metric: str, samples: Samples, asked: Asked) -> str | None:
     """Why a metric of these samples cannot be compared document by document; None where it can."""
-    aggregation = asked.aggregations.get(metric, "mean")
-    if metric in METRICS or lacking(metric, samples):
-        averaged = metric in PERPLEXITIES or _MEAN.match(aggregation)
-        return lacking(metric, samples) or (None if averaged else _not_averaged(metric, aggregation))
-    if asked.higher_is_better.get(metric, metric not in _LOWER) is not True:
+    if missing := lacking(metric, samples):
+        return missing
+    if metric in PERPLEXITIES:
+        return None
+    if metric not in METRICS and asked.higher_is_better.get(metric, metric not in _LOWER) is not True:
         return f"less {metric} is better, and only what is better when higher is compared"
+    aggregation = asked.aggregations.get(metric, "mean")
     if not _MEAN.match(aggregation):
-        return _not_averaged(metric, aggregation)
+        return f"lm-eval does not average {metric} over documents but takes their {bounded(aggregation)}"
+    if metric in METRICS:
+        return None
     values = [float(sample[metric]) for sample in samples]
     if min(values) < 0 or max(values) > 100:
         return f"{metric} goes from {min(values):g} to {max(values):g}, and only shares of 1 or of 100 are compared"
     return None
-
-
-def _not_averaged(metric: str, aggregation: str) -> str:
-    return f"lm-eval does not average {metric} over documents but takes their {bounded(aggregation)}"
 
 
 def _lacks_choices(sample: Sample) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +19,11 @@ if TYPE_CHECKING:
 def of_all(options: Options, folder: Path) -> list[str]:
     """The options of the sweep as words, for the one that a cluster is to run. Files are those that it finds in its
     `folder`, and nothing is taken from the environment here, which is not that of the cluster."""
-    data = options.scoring.data
-    serving = options.serving
-    engine = [str(folder / item) if _is_file(item) else item for item in serving.engine]
+    data, serving = options.scoring.data, options.serving
     return [
         *of_work(replace(options.work, out=folder / options.work.out)),
         *_how_scored(options, str(folder / data) if data else None),
-        *words(vllm=serving.vllm, engine=engine, trust_workload=serving.trust_workload),
+        *_of_vllm(serving, folder),
         *words(gate=options.scoring.gate),
         *_paired(serving),
     ]
@@ -67,17 +64,15 @@ def of_serving(serving: Serving) -> list[str]:
     return [*_of_vllm(serving), *_paired(serving)]
 
 
-def _of_vllm(serving: Serving) -> list[str]:
-    engine = _located_engine(serving.engine)
+def _of_vllm(serving: Serving, folder: Path | None = None) -> list[str]:
+    """An engine's file is the one that lies here, or in the `folder`."""
+    place = folder or Path.cwd()
+    engine = [str(place / item) if _is_file(item) else item for item in serving.engine]
     return words(vllm=serving.vllm, engine=engine, trust_workload=serving.trust_workload)
 
 
 def _paired(serving: Serving) -> list[str]:
     return words(pairing=unless_auto(serving.pairing), require_kernels=serving.require_kernels)
-
-
-def _located_engine(items: Sequence[str]) -> list[str]:
-    return [str(Path(item).absolute()) if _is_file(item) else item for item in items]
 
 
 def _is_file(item: str) -> bool:

@@ -10,6 +10,7 @@ import re
 import shlex
 
 from quantpress.errors import printable
+from quantpress.runtime import digests
 
 
 class Verbatim(str):
@@ -21,6 +22,16 @@ class Verbatim(str):
 def shell(value: object) -> str:
     """A value as one word of the shell."""
     return shlex.quote(str(value))
+
+
+def object_name(text: str, most: int) -> str:
+    """A name that Kubernetes takes: lower case, digits and dashes, a letter first, so many characters at most.
+
+    What is longer ends in a digest: what tells two names apart may stand at the end, and one would replace the other.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"m-{name}".rstrip("-")
+    return name if len(name) <= most else f"{name[: most - 7].rstrip('-')}-{digests.sha256_json(text)[:6]}"
 
 
 def comment(text: str) -> Verbatim:

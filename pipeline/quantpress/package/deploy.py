@@ -15,7 +15,6 @@ import yaml
 from quantpress.artifact.throughput import WITH_ALL_OF_THE_MEMORY, ServerFacts, Throughput
 from quantpress.language import quoting
 from quantpress.package import texts
-from quantpress.runtime import digests
 
 GPU_IMAGE, CPU_IMAGE = "vllm/vllm-openai:v{}", "vllm/vllm-openai-cpu:v{}-x86_64"
 # What the locks install; used where nothing was measured. A test compares.
@@ -166,12 +165,7 @@ def _version(measured: str | None) -> tuple[str, list[str]]:
 
 def object_name(text: str) -> str:
     """A name that Kubernetes, KServe and compose take: lower case, digits and dashes, a letter first, 50 at most."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    name = name if name[:1].isalpha() else f"m-{name}"
-    if len(name) <= 50:
-        return name.rstrip("-")
-    # A recipe's name stands at the end: two of one model would have one name, and the second replace the first.
-    return f"{name[:43].rstrip('-')}-{digests.sha256_json(text)[:6]}"
+    return quoting.object_name(text, 50)
 
 
 def files(name: str, made: Engine, storage: str, weight_bytes: int) -> dict[str, str]:

@@ -25,15 +25,17 @@ def send(upload: Upload, place: str, public: bool) -> Sent:
         raise InputError("--public is for the Hugging Face hub", hint="set the bucket's policy instead")
     bucket, _, prefix = place.partition("/")
     try:
-        try:
-            client = boto3.client("s3")
-        except ValueError as error:  # of an address without a scheme
-            raise InputError(
-                first_line(error), hint="AWS_ENDPOINT_URL is the store's whole address: http://minio:9000, say"
-            ) from error
-        return _send(client, upload, bucket, f"{prefix}/" if prefix else "")
+        return _send(_client(boto3), upload, bucket, f"{prefix}/" if prefix else "")
     except (BotoCoreError, Boto3Error, ClientError) as error:
         raise _explained(error, bucket) from error
+
+
+def _client(boto3: Any) -> Any:
+    try:
+        return boto3.client("s3")
+    except ValueError as error:  # of an address without a scheme
+        hint = "AWS_ENDPOINT_URL is the store's whole address: http://minio:9000, say"
+        raise InputError(first_line(error), hint=hint) from error
 
 
 def _send(client: Any, upload: Upload, bucket: str, prefix: str) -> Sent:

@@ -281,7 +281,7 @@ def this_machine(platform: str | None = None) -> str:
             f"the target is unknown: {found}, of which the table of kernels knows nothing",
             hint=f"--target {cpu.THIS} plans for the processor",
         )
-    output = environment.of_visible_gpus("compute_cap")
+    output = environment.visible_capabilities()
     capabilities = [int(text.replace(".", "")) for text in output if text.replace(".", "").isdigit()]
     capability = min(capabilities, default=0)
     if nearest := _nearest(capability):

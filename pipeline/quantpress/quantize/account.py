@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quantpress.artifact.manifest import Account
@@ -103,8 +103,7 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
             f"{len(lost)} tensors of the model are in no file of the checkpoint: {', '.join(lost[:3])}",
             hint="report this with the model's config.json; such a checkpoint would serve something else",
         )
-    heads = [name for name in found["dropped"] if plan.structure.tied and name.endswith("lm_head.weight")]
-    if own := [name for name in heads if not is_the_embedding(name, plan, model.path)]:
+    if own := [name for name in tied_heads(found["dropped"], plan) if not is_the_embedding(name, plan, model.path)]:
         raise StageError(
             f"{own[0]} is another tensor than the embedding, and in no file of the checkpoint, although config.json "
             "says that they are one",
@@ -130,6 +129,11 @@ def complete(checkpoint: Path, model: Model, plan: Plan) -> Account:
     return Account(**counts | {"kept": kept, "changed": len(changed)})
 
 
+def tied_heads(names: Iterable[str], plan: Plan) -> list[str]:
+    """Those of the tensors that are an output head which config.json ties to the embedding."""
+    return [name for name in names if plan.structure.tied and name.endswith("lm_head.weight")]
+
+
 def is_the_embedding(head: str, plan: Plan, folder: Path) -> bool:
     """Whether an output head that is stored although config.json ties it holds what the embedding does. Configs say so
     by default, of models that have a head of their own."""
@@ -153,7 +157,7 @@ def where(source: dict[str, Tensor], made: dict[str, Tensor], structure: Structu
             place = "kept" if own.dtype == tensor.dtype else "retyped"
         elif name in structure.fused_experts:
             place = "taken_apart"
-        elif pruned or (plan.structure.tied and name.endswith("lm_head.weight")):
+        elif pruned or tied_heads([name], plan):
             place = "dropped"
         else:
             place = "lost" if own is not None or name in structure.tensors else "not_loaded"

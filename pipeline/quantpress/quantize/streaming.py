@@ -89,8 +89,8 @@ def left_out(plan: Plan, model: Model) -> list[str]:
     """The tensors of the files that a checkpoint is not to have from its pieces: those that transformers never loads,
     which get a file of their own (quantpress.quantize.account), and an output head that is stored as the embedding."""
     tensors, structure = _tensors(model)
-    twice = [name for name in tensors if plan.structure.tied and name.endswith("lm_head.weight")]
-    return [*structure.not_loaded, *(name for name in twice if account.is_the_embedding(name, plan, model.path))]
+    heads = account.tied_heads(tensors, plan)
+    return [*structure.not_loaded, *(name for name in heads if account.is_the_embedding(name, plan, model.path))]
 
 
 def peak_bytes(plan: Plan, model: Model, processes: int = 1) -> int:

@@ -85,12 +85,12 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     of_data = [setting for setting in settings if setting.startswith("calibration.")]
     override(document, [setting for setting in settings if setting not in of_data])
     recipe = validate(document, Recipe, HINT, _early_problems)
-    if of_data and not recipe.needs_data:
-        _check_data_settings(path, of_data)
-    if recipe.needs_data and of_data:
+    if of_data and recipe.needs_data:
         _give_way(document.data.get("calibration"), {setting.partition("=")[0].split(".")[1] for setting in of_data})
         override(document, of_data)
         recipe = validate(document, Recipe, HINT, _early_problems)
+    elif of_data:
+        _check_data_settings(path, of_data)
     for notice in document.notices:
         console.say(f"note: {path}: {notice}")
     if recipe.needs_data:

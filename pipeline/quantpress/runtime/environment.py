@@ -95,12 +95,9 @@ def visible_gpus() -> list[Gpu]:
     """
     if not gpus():
         return []
-    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    rows = [[word.strip() for word in line.split(",")] for line in output.splitlines() if line.strip()]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [row[0] for row in rows] if named is None else [name.strip() for name in named.split(",") if name.strip()]
-    return [_gpu(device, rows) for device in devices]
+    rows = _listed("index", "uuid", "name", "memory.total", "memory.free")
+    named = _named_devices()
+    return [_gpu(device, rows) for device in ([row[0] for row in rows] if named is None else named)]
 
 
 def _gpu(device: str, rows: list[list[str]]) -> Gpu:
@@ -111,24 +108,45 @@ def _gpu(device: str, rows: list[list[str]]) -> Gpu:
     return Gpu(device=device, kind="", memory=0, free=0)
 
 
-def of_visible_gpus(column: str) -> list[str]:
-    """What nvidia-smi says in this column ("compute_cap", "uuid") of each GPU that CUDA_VISIBLE_DEVICES shows; of all
-    where it does not list one by the name given there (a part of a GPU, by MIG)."""
-    if not gpus():
-        return []
-    query = ["nvidia-smi", f"--query-gpu=index,uuid,{column}", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 2]
-    if done.returncode != 0 or not rows:
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [name.strip() for name in named.split(",") if name.strip()] if named is not None else []
+def visible_capabilities() -> list[str]:
+    """The compute capability ("9.0") of each GPU that CUDA_VISIBLE_DEVICES shows; of all where nvidia-smi does not list
+    one by the name given there (a part of a GPU, by MIG)."""
+    return [capability for _, capability in _shown(_listed("index", "uuid", "compute_cap"))]
+
+
+@cache
+def hidden_gpus() -> frozenset[str]:
+    """The UUIDs of the GPUs that CUDA_VISIBLE_DEVICES hides; none where nvidia-smi does not list one of the others by
+    the name given there."""
+    rows = _listed("index", "uuid", "uuid")
+    return frozenset(row[1] for row in rows) - {uuid for uuid, _ in _shown(rows)}
+
+
+def _shown(rows: list[list[str]]) -> list[tuple[str, str]]:
+    """UUID and third column of those of the rows that CUDA_VISIBLE_DEVICES shows; of all where one of its names is in
+    none."""
+    devices = _named_devices() or []
     shown = [row for device in devices for row in rows if _is_called(device, row[0], row[1])]
-    return [row[2] for row in (shown if devices and len(shown) == len(devices) else rows)]
+    return [(uuid, value) for _, uuid, value in (shown if devices and len(shown) == len(devices) else rows)]
 
 
 def _is_called(device: str, index: str, uuid: str) -> bool:
     return device == index or (device.startswith("GPU-") and uuid.startswith(device))
+
+
+def _named_devices() -> list[str] | None:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if named is None else [name.strip() for name in named.split(",") if name.strip()]
+
+
+def _listed(*columns: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU of the machine in these columns; nothing where there is none to be used."""
+    if not gpus():
+        return []
+    query = ["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader,nounits"]
+    output = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    rows = [[word.strip() for word in line.split(",")] for line in output.splitlines()]
+    return [row for row in rows if len(row) == len(columns)]
 
 
 def gpu_memory() -> list[int]:
@@ -138,11 +156,7 @@ def gpu_memory() -> list[int]:
 
 def compute_capabilities() -> list[str]:
     """Of each GPU, in the order of `gpus`: "9.0"."""
-    if not gpus():
-        return []
-    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    output = subprocess.run(query, capture_output=True, text=True, check=False)
-    return output.stdout.split() if output.returncode == 0 else []
+    return [capability for (capability,) in _listed("compute_cap")]
 
 
 def waiting() -> dict[str, str]:

@@ -5,7 +5,6 @@ In both the sweep itself runs on the cluster's head, which does nothing else, an
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import yaml
 
 from quantpress.language import quoting
-from quantpress.runtime import digests
 from quantpress.sweep.file import Cluster
 
 _QUEUE = "kueue.x-k8s.io/queue-name"
@@ -61,9 +59,7 @@ def kuberay(name: str, cluster: Cluster, words: Sequence[str]) -> str:
 def object_name(text: str) -> str:
     """A name that Kubernetes takes: lower case, digits and dashes, a letter first, short enough for what KubeRay puts
     behind it."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    called = f"sweep-{name}".rstrip("-")
-    return called if len(called) <= 40 else f"{called[:33].rstrip('-')}-{digests.sha256_json(text)[:6]}"
+    return quoting.object_name(f"sweep-{text}", 40)
 
 
 def _workers(cluster: Cluster) -> dict[str, Any]:

@@ -66,33 +66,29 @@ def watching(folder: Path, expected_on_gpu: frozenset[str] = frozenset()) -> Ite
         yield watch
     watch.seen = before.until(Sample.take())
     if environment.gpus():
-        slowed = slowed_share(log.read_text(errors="replace") if log.exists() else "", _uuids())
+        slowed = slowed_share(log.read_text(errors="replace") if log.exists() else "", environment.hidden_gpus())
         others = len(on_gpu() - expected_on_gpu)
         watch.seen = watch.seen.model_copy(update={"gpu_slowed": slowed, "other_gpu_processes": others})
 
 
-def slowed_share(text: str, uuids: Collection[str] = ()) -> float | None:
-    """The share of nvidia-smi's samples in which a clock was held down, of these GPUs or of all; None if there are no
-    samples."""
+def slowed_share(text: str, hidden: Collection[str] = ()) -> float | None:
+    """The share of nvidia-smi's samples in which a clock was held down, without those of the hidden GPUs; None if there
+    are no samples."""
     samples = [line.split(", ") for line in text.splitlines() if "ctive" in line]
-    samples = [sample for sample in samples if not uuids or sample[0] in uuids]
+    samples = [sample for sample in samples if sample[0] not in hidden]
     return sum("Active" in sample for sample in samples) / len(samples) if samples else None
 
 
 def on_gpu() -> frozenset[str]:
-    """Ids of the processes that compute on a GPU that CUDA_VISIBLE_DEVICES shows, as the driver counts them; none
-    without a GPU."""
+    """Ids of the processes that compute on a GPU, as the driver counts them, but for those that CUDA_VISIBLE_DEVICES
+    hides; none without a GPU."""
     if not environment.gpus():
         return frozenset()
     words = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    shown = _uuids()
-    return frozenset(row[0] for row in rows if len(row) == 2 and row[0].isdecimal() and row[1] in shown)
-
-
-def _uuids() -> frozenset[str]:
-    return frozenset(environment.of_visible_gpus("uuid"))
+    hidden = environment.hidden_gpus()
+    return frozenset(row[0] for row in rows if row[0].isdecimal() and row[-1] not in hidden)
 
 
 @dataclass(frozen=True)

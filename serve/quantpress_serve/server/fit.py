@@ -145,7 +145,8 @@ def fitted(engine: Engine, need: Need, memory: list[int] | None = None) -> Fitte
         return Fitted(engine, None)
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         # A small card for a screen is none that a model is shared over; CUDA counts the fastest first.
-        memory = [one for one in memory if 2 * one >= max(memory)]
+        large = [one for one in memory if 2 * one >= max(memory)]
+        memory = large if len(large) >= engine.devices else memory
     room = min(memory) * (engine.gpu_memory_utilization or UTILIZATION) * need.share
     here = [size for size in need.splits if size * engine.devices <= len(memory)]
     largest = here[-1]

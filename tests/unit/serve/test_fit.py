@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,7 +152,7 @@ esac
 
 
 @pytest.fixture
-def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the path with an nvidia-smi that shows three GPUs."""
     (tmp_path / "bin").mkdir()
     smi = tmp_path / "bin" / "nvidia-smi"
@@ -161,7 +161,8 @@ def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(smi.parent), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     environment.gpus.cache_clear()
-    return smi.parent
+    yield smi.parent
+    environment.gpus.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -180,10 +181,7 @@ def test_only_gpus_that_may_be_used_count(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    try:
-        assert environment.gpu_memory() == [number * 2**20 for number in expected]
-    finally:
-        environment.gpus.cache_clear()
+    assert environment.gpu_memory() == [number * 2**20 for number in expected]
 
 
 @pytest.mark.parametrize(
@@ -195,17 +193,17 @@ def test_only_gpus_that_may_be_used_decide_the_target(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    try:
-        assert environment.of_visible_gpus("compute_cap") == expected
-        assert hardware.this_machine() == ("sm_90" if "8.9" not in expected else "sm_89")
-    finally:
-        environment.gpus.cache_clear()
+    assert environment.visible_capabilities() == expected
+    assert hardware.this_machine() == ("sm_90" if "8.9" not in expected else "sm_89")
 
 
 def test_a_small_card_for_a_screen_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     need = Need(weights=16 * 10**9, kv_cache=0, one_request=0, share=1.0, splits=[1, 2, 4], kv_heads=8)
     found = fitted(Engine(), need, [80 * 10**9] * 2 + [4 * 10**9])
+    assert found.engine.tensor_parallel_size == 1
+    # Where the engine takes three, it is one of them.
+    found = fitted(Engine(pipeline_parallel_size=3), replace(need, weights=10**9), [80 * 10**9] * 2 + [8 * 10**9])
     assert found.engine.tensor_parallel_size == 1
 
 
@@ -217,13 +215,10 @@ def test_the_command_line_takes_an_engine_on_gpus(
     (tmp_path / "vllm").write_text("#!/bin/sh\n")
     (tmp_path / "vllm").chmod(0o755)
     asked = ["rtn-w4a16", "--model", str(make_model())]
-    try:
-        code = main(["bench", *asked, "--vllm", str(tmp_path / "vllm"), "--engine", "tensor_parallel_size=4"])
-        assert (code, "takes 4 GPUs" in capsys.readouterr().err) == (4, True)
-        assert main(["plan", *asked, "--context", "64"]) == 0
-        said = capsys.readouterr().out
-    finally:
-        environment.gpus.cache_clear()
+    code = main(["bench", *asked, "--vllm", str(tmp_path / "vllm"), "--engine", "tensor_parallel_size=4"])
+    assert (code, "takes 4 GPUs" in capsys.readouterr().err) == (4, True)
+    assert main(["plan", *asked, "--context", "64"]) == 0
+    said = capsys.readouterr().out
     assert "engine       on this machine tensor parallel 1: " in said
     assert " fit one GPU of 86 GB" in said
     assert not (tmp_path / "artifacts").exists()

@@ -44,6 +44,8 @@ def test_what_nvidia_smi_says_of_its_clocks() -> None:
     assert interference.slowed_share(cool * 3) == 0
     assert interference.slowed_share(cool * 3 + hot) == 0.25
     assert interference.slowed_share("") is None
+    others = "".join(f"GPU-b, {line}\n" for line in (hot * 3).splitlines())
+    assert interference.slowed_share(f"GPU-a, {cool}{others}", {"GPU-b"}) == 0
     assert interference.problems(Disturbance(gpu_slowed=0.25)) == [
         "heat or power held a GPU's clock down for 25% of the time (bound 5%)"
     ]

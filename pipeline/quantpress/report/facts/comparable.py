@@ -63,16 +63,18 @@ def compared_load(recipes: list[Recipe]) -> Load | None:
 
 def is_under(speed: Speed, load: Load | None) -> bool:
     """Whether a measurement can be compared with those under this load."""
-    return is_under_but_for_pairing(speed, load) and load is not None and speed.pairing == load.pairing
+    return load is not None and _load_of(speed) == _in_words(load)
 
 
 def is_under_but_for_pairing(speed: Speed, load: Load | None) -> bool:
     """Whether only the pairing may differ."""
-    if load is None or (speed.workload_name, speed.served_on) != (load.workload, load.machine):
-        return False
-    return speed.conditions == load.conditions
+    return load is not None and _load_of(speed)[:-1] == _in_words(load)[:-1]
 
 
 def _load_of(speed: Speed) -> tuple[str, str, str, str]:
-    """What two measurements must have in common to be compared."""
+    """What two measurements must have in common to be compared; the pairing comes last."""
     return speed.workload_name, json.dumps(speed.conditions, sort_keys=True), speed.served_on, speed.pairing
+
+
+def _in_words(load: Load) -> tuple[str, str, str, str]:
+    return load.workload, json.dumps(load.conditions, sort_keys=True), load.machine, load.pairing
