@@ -17,7 +17,7 @@ from quantpress_evaluate.request import Request
 from quantpress_evaluate.suite import ResolvedTask
 from quantpress_evaluate.workers import ScoreJob, Scores, ServerAddress
 from quantpress_serve.bench.likelihoods import Scored
-from quantpress_serve.server import causes, server
+from quantpress_serve.server import causes, devices, server
 from quantpress_serve.server.server import Server
 from quantpress_serve.vllm import find_vllm
 
@@ -146,11 +146,13 @@ def _new_log(subject: Subject, what: str) -> Path:
 
 def _server(subject: Subject, request: Request, max_length: int) -> AbstractContextManager[Server]:
     """A vLLM server on the subject, with as much context as lm-eval's client counts on."""
+    engine = request.engine.online(subject.online)
     launch = server.Launch(
         vllm=find_vllm(request.vllm),
         path=subject.path.resolve(),
         name=subject.role,
-        engine=request.engine.online(subject.online),
+        engine=engine,
+        devices=devices.for_one(engine),
         model_len=max_length + 2,
         trust_remote_code=subject.trust_remote_code,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,11 @@ from typing import Any
 from quantpress.errors import slug
 from quantpress.model import headers
 from quantpress.model.config import Config, dtype_of
+from quantpress.model.side_files import copied, side_files
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
-from quantpress.runtime import atomic, digests, disk, foreign
+from quantpress.runtime import atomic, digests, disk
 from quantpress.runtime.cache import cache_folder, made_once
-from quantpress.runtime.inside import inside
 from quantpress.runtime.worker import Job, Result, Worker
-
-# Files of a model's folder that are no part of it: weights in any format, and what tools keep beside them.
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".lock")
 
 
 class DequantizeJob(Job):
@@ -90,40 +85,3 @@ def without_quantization(config: Config) -> Config:
         for key, value in config.items()
         if key not in SAID_IN_CONFIG
     }
-
-
-def copied(file: Path, source: Path, target: Path) -> None:
-    """Copies a file of one folder to its place in another."""
-    place = target / file.relative_to(source)
-    place.parent.mkdir(exist_ok=True)
-    shutil.copyfile(file, place)
-
-
-def side_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that are no weights: config, tokenizer, processors, templates, licence, code; and
-    those of the folders that go with them: more templates, and what sentence-transformers' modules.json names.
-
-    Raises InputError for one that lies elsewhere."""
-    beside = [path for path in sorted(folder.iterdir()) if not path.name.endswith(WEIGHTS)]
-    below = [path for name in _folders(folder) for path in sorted(folder.glob(f"{name}/*")) if _is_of_a_part(path)]
-    return [
-        inside(folder, path.relative_to(folder).as_posix())
-        for path in (*beside, *below)
-        if path.is_file() and not path.name.startswith(".")
-    ]
-
-
-def _folders(folder: Path) -> list[str]:
-    """Names of folders beside the weights whose files belong to the model."""
-    try:
-        modules = foreign.read_json(folder / "modules.json")
-    except (OSError, ValueError):
-        modules = []
-    parts = [part.get("path") for part in modules if isinstance(part, dict)] if isinstance(modules, list) else []
-    named = [name for name in parts if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
-    return ["additional_chat_templates", *named]
-
-
-def _is_of_a_part(path: Path) -> bool:
-    """Its own weights too, which are small; safetensors only."""
-    return path.suffix == ".safetensors" or not path.name.endswith(WEIGHTS)

@@ -15,6 +15,7 @@ from quantpress.model import headers, hub
 from quantpress.model.config import Config, dtype_of
 from quantpress.model.dequantize import dequantized, described_dequantized, without_quantization
 from quantpress.model.headers import Tensor
+from quantpress.model.side_files import files_below
 from quantpress.model.soundness import (
     ADAPTER,
     Quantization,
@@ -114,9 +115,10 @@ def deciding_files(folder: Path) -> list[Path]:
 
 
 def small_files(folder: Path) -> list[Path]:
-    """Those beside the weights."""
+    """Those beside the weights, and those of the folders that go with them (more chat templates, parts of its own)."""
     beside = [path.name for path in folder.iterdir() if path.suffix in _DECIDES and not path.name.startswith(".")]
-    return sorted(path for path in (inside(folder, name) for name in beside) if path.is_file())
+    files = [path for path in (inside(folder, name) for name in beside) if path.is_file()]
+    return sorted(files + files_below(folder))
 
 
 def find_model(source: str, trust_remote_code: bool = False, dequantize: bool | None = False) -> Model:

@@ -39,11 +39,14 @@ SAID_FOR: dict[str, tuple[str, ...]] = {
 def planned(plan: Plan, target: str) -> Kernels:
     """By kind of layer the kernels that the table has for it on `target`.
 
-    vLLM runs experts with kernels of another kind, which the table does not have: a kind of experts alone has none.
+    vLLM runs experts and latent attention with kernels of their own, which the table does not have: a kind of experts
+    alone has none, nor the KV cache of latent attention.
     """
     kinds = kinds_of(plan)
     linear = {hardware.kind_of(scheme) for name, scheme in plan.schemes.items() if not EXPERT.match(name)}
     apart = {hardware.kind_of(scheme) for scheme in plan.schemes.values()} - linear
+    if plan.latent_attention:
+        apart.add(hardware.KV_CACHE)
     return {kind: [] if kind in apart else list(hardware.cell(kind, target).classes) for kind in kinds}
 
 

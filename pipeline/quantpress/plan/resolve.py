@@ -36,7 +36,7 @@ class Plan:
     `untouched_bytes` the part of it that is not quantized; `schemes` how each layer is stored, `targets` those of its
     group; `notes` what a person should know; `architectures` are the classes that the config names, `packing` what
     vLLM makes of its layers; `compute_dtype` in which type calibration runs (quantpress.plan.arithmetic); `parameters`
-    how many numbers the weights are.
+    how many numbers the weights are; `latent_attention` whether its attention is multi-head latent attention.
     """
 
     recipe: Recipe
@@ -56,6 +56,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     compute_dtype: ComputeDtype = "stored"
     parameters: int = 0
+    latent_attention: bool = False
 
     @property
     def architecture(self) -> str | None:
@@ -120,6 +121,7 @@ def make_from(recipe: Recipe, tensors: dict[str, Tensor], config: Config, struct
         architectures=fused.architectures(config),
         notes=(*_left_alone(resolved, structure), *absent, *notes, *preflight.poor_chats(resolved, parameters)),
         parameters=parameters,
+        latent_attention=sizes.latent_rank(config) > 0,
     )
 
 

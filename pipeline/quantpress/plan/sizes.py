@@ -57,6 +57,11 @@ def _scales(shape: Shape, scheme: Scheme) -> int:
     return rows * (ceil(columns / scheme.group_size) if scheme.group_size else 1)
 
 
+def latent_rank(config: Config) -> int:
+    """The width of the vector that multi-head latent attention keeps for all heads of a layer; 0 for any other."""
+    return number_in(text_config(config), "kv_lora_rank")
+
+
 def kv_cache_bytes(config: Config, context: int, concurrency: int, element_bytes: int = 2) -> int | None:
     """Bytes of the KV cache for `concurrency` sequences of `context` tokens; None where the config does not say.
 
@@ -64,7 +69,7 @@ def kv_cache_bytes(config: Config, context: int, concurrency: int, element_bytes
     """
     text = text_config(config)
     layers, heads = number_in(text, "num_hidden_layers"), number_in(text, "num_attention_heads")
-    if rank := number_in(text, "kv_lora_rank"):  # multi-head latent attention keeps one vector for all heads
+    if rank := latent_rank(config):
         width = rank + number_in(text, "qk_rope_head_dim")
     else:
         head_dim = number_in(text, "head_dim") or number_in(text, "hidden_size") // (heads or 1)

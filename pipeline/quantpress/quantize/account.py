@@ -10,8 +10,8 @@ from pathlib import Path
 from quantpress.artifact.manifest import Account
 from quantpress.errors import StageError
 from quantpress.model import headers
-from quantpress.model.dequantize import copied, side_files
 from quantpress.model.headers import Tensor
+from quantpress.model.side_files import copied, side_files
 from quantpress.model.source import Model
 from quantpress.model.structure import Structure, structure_of
 from quantpress.plan.resolve import Plan

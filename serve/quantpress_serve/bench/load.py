@@ -146,13 +146,22 @@ class Generator:
             said = process.last_error(self.starter.log)
             raise StageError(
                 f"vllm bench serve failed with exit code {code}: {said}",
-                hint=f"install vLLM's extra `bench` beside {self.starter.vllm}"
-                if "No module named" in said
-                else "read the log",
+                hint=self._hint(said),
                 log=self.starter.log,
             )
         server.require_healthy()  # and still the one that was asked at first
         return Outcome.of(atomic.read_json(self.folder / name)).explained(server, self.workload)
+
+    def _hint(self, said: str) -> str:
+        """What helps against the load generator's last words."""
+        if "No module named" in said:
+            return f"install vLLM's extra `bench` beside {self.starter.vllm}"
+        if "empty sequence" in said and self.workload.prompts:  # random.choice of the conversations that are left
+            return (
+                f"vLLM passed over every conversation of {self.workload.prompts.path}: it takes prompts of 4 to 1024 "
+                "tokens, with answers of 4 tokens at least and 2048 together; give longer ones as jsonl"
+            )
+        return "read the log"
 
     def _nothing_answered(self, server: Server, turn: Turn, outcome: Outcome) -> StageError:
         hint = server.where_to_look

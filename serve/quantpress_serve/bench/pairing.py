@@ -12,14 +12,13 @@ from quantpress.model.config import Config
 from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
 from quantpress_serve.server import memory
+from quantpress_serve.server.devices import Devices, for_each, other_than_first
 from quantpress_serve.server.fit import BESIDE
 from quantpress_serve.server.memory import GIB
 from quantpress_serve.workload.engine import UTILIZATION, Engine
 from quantpress_serve.workload.workload import Workload
 
 AUTO = "auto"
-
-Devices = tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,8 @@ def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int
     each = engine.devices
     share = engine.gpu_memory_utilization or UTILIZATION
     first = gpus[:each]
-    free: Devices = next(iter(_groups(gpus, each, 1, share)), ())
-    if free == tuple(gpu.device for gpu in first):
-        free = ()
-    elif free:  # something else is on the first ones
+    free = other_than_first(gpus, engine)
+    if free:
         first = [gpu for gpu in gpus if gpu.device in free]
     whole = min((gpu.memory for gpu in first), default=0) * share * each / GIB
     copies = 1 if engine.enable_expert_parallel else engine.data_parallel_size or 1
@@ -139,17 +136,7 @@ def facts_on(gpus: list[Gpu], engine: Engine, kv_cache: float, weights: list[int
         needed=kv_cache + BESIDE / GIB * each,
         together=whole / len(weights) - largest,
         alone=whole - largest,
-        groups=_groups(gpus, each, len(weights), share),
+        groups=for_each(gpus, engine, len(weights)),
         free=free,
         told=whole > 0,
     )
-
-
-def _groups(gpus: list[Gpu], each: int, servers: int, share: float) -> tuple[Devices, ...]:
-    """GPUs for each server, all of one kind and as free as vLLM asks them to be when it starts; none if too few are."""
-    free = [gpu for gpu in gpus if gpu.memory and gpu.free >= share * gpu.memory]
-    for kind in dict.fromkeys(gpu.kind for gpu in free):
-        devices = [gpu.device for gpu in free if gpu.kind == kind][: each * servers]
-        if len(devices) == each * servers:
-            return tuple(tuple(devices[start : start + each]) for start in range(0, len(devices), each))
-    return ()

@@ -125,7 +125,7 @@ def _splits(plans: Sequence[Loadable], config: Config) -> list[int]:
 
 def _kv_heads(config: Config) -> int:
     text = text_config(config)
-    if number_in(text, "kv_lora_rank"):  # one vector for all heads
+    if sizes.latent_rank(config):
         return 1
     return number_in(text, "num_key_value_heads") or number_in(text, "num_attention_heads") or 1
 

@@ -10,7 +10,7 @@ from quantpress.errors import CapabilityError, StageError
 from quantpress.model.source import Model
 from quantpress.runtime import console, environment, process
 from quantpress_serve import surroundings
-from quantpress_serve.server import memory, server
+from quantpress_serve.server import devices, memory, server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.workload.engine import Engine
 
@@ -23,6 +23,7 @@ def serve(artifact: Artifact, model: Model, vllm: Path, port: int, engine: Engin
         path=artifact.checkpoint.resolve(),
         name=artifact.name,
         engine=engine,
+        devices=devices.for_one(engine),
         model_len=engine.max_model_len or "auto",  # the whole context, or what of it fits
         prefix_caching=True,
         trust_remote_code=model.trust_remote_code,

@@ -7,7 +7,7 @@ from pathlib import Path
 from quantpress.errors import CapabilityError, StageError
 from quantpress.model.config import positions
 from quantpress.model.source import Model
-from quantpress_serve.server import server
+from quantpress_serve.server import devices, server
 from quantpress_serve.server.server import Launch
 from quantpress_serve.vllm import vllm_version
 from quantpress_serve.workload.engine import Engine
@@ -23,6 +23,7 @@ def require_served(checkpoint: Model, name: str, vllm: Path, engine: Engine, log
         path=checkpoint.path,
         name=name,
         engine=engine,
+        devices=devices.for_one(engine),
         model_len=min(_CONTEXT, positions(checkpoint.config) or _CONTEXT),
         trust_remote_code=checkpoint.trust_remote_code,
         kv_space_gib=1,

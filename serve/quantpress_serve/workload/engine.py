@@ -31,7 +31,7 @@ OURS = {
 
 # Fields that were extra arguments once.
 _ONCE_EXTRA = ("data_parallel_size", "enable_expert_parallel")
-UTILIZATION = 0.9  # of a GPU's memory, where the engine names no share of it; vLLM's own choice
+UTILIZATION = 0.9  # of a GPU's memory, where the engine names no share of it; vLLM itself would take 0.92
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 

@@ -25,6 +25,9 @@ from quantpress_serve.workload.trust import require_trusted
 
 HINT = "correct the workload; serve/workloads/chat.yaml is one that works"
 SPECIAL_TOKENS = 64  # room that the context keeps for them
+# vLLM's own filter for ShareGPT's conversations (vllm/benchmarks/datasets, is_valid_sequence): a prompt of 4 tokens at
+# least and 1024 at most, 2048 with its answer.
+_SHAREGPT_ANSWER = 2048 - 4
 
 
 class Range(Strict):
@@ -77,7 +80,10 @@ Length = Annotated[int, Field(ge=1)] | Range
 class Prompts(Strict):
     """Prompts from a file: ShareGPT-style JSON, or JSONL with `prompt` (and `output_tokens`) in each line."""
 
-    format: Literal["sharegpt", "jsonl"] = Field(description="`jsonl`: `prompt` (and `output_tokens`) in each line.")
+    format: Literal["sharegpt", "jsonl"] = Field(
+        description="`jsonl`: `prompt` (and `output_tokens`) in each line. Of `sharegpt`, vLLM passes over prompts of "
+        "more than 1024 tokens, and of more than 2048 with their answers."
+    )
     path: str = Field(min_length=1, description="Relative to the workload's file.")
 
 
@@ -155,6 +161,10 @@ class Workload(Strict):
             "output_len is missing": not (self.output_len or self.prompts),
             "output_len of prompts from a file is one number, or left to the file": (
                 self.prompts and isinstance(self.output_len, Range)
+            ),
+            f"output_len {self.output_len} with ShareGPT prompts: at most {_SHAREGPT_ANSWER}, since vLLM passes over "
+            "conversations of more than 2048 tokens; prompts as jsonl have no such limit": (
+                self.prompts and self.prompts.format == "sharegpt" and longest(self.output_len) > _SHAREGPT_ANSWER
             ),
             "prompts need engine.max_model_len: tokens of the longest prompt and its answer": (
                 self.prompts and not self.engine.max_model_len

@@ -146,6 +146,19 @@ def test_a_model_with_a_link_out_of_its_folder_is_refused(name: str, make_model:
             find(str(folder))
 
 
+def test_what_lies_in_folders_that_go_with_a_model_is_in_its_digest(make_model: Make) -> None:
+    folder = make_model()
+    (folder / "modules.json").write_text('[{"path": "1_Pooling"}]')
+    for name in ("additional_chat_templates/tools.jinja", "1_Pooling/config.json", "else/config.json"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("{}")
+    before = Model("m", folder, "m", {}).digests()
+    assert {"additional_chat_templates/tools.jinja", "1_Pooling/config.json"} < before.keys()
+    assert "else/config.json" not in before
+    (folder / "additional_chat_templates/tools.jinja").write_text("{{ messages }}")
+    assert Model("m", folder, "m", {}).digests() != before
+
+
 def test_shards_of_one_name_in_two_folders_have_a_digest_each(make_model: Make) -> None:
     folder = make_model()
     weights = (folder / "model.safetensors").read_bytes()

@@ -155,6 +155,16 @@ def test_a_bad_file_of_prompts_is_told_why(form: str, name: str, text: str | Non
         load_workload(str(path))
 
 
+def test_answers_longer_than_vllm_takes_of_conversations_are_refused(tmp_path: Path) -> None:
+    """vLLM 0.32 would pass over every conversation of the file, and die of it."""
+    (tmp_path / "p.json").write_text('[{"conversations": [{"value": "a"}, {"value": "b"}]}]')
+    path = tmp_path / "w.yaml"
+    rest = "concurrency: [1]\nrequests: 2\nengine: {max_model_len: 8192}"
+    path.write_text(f"name: w\ndescription: d\noutput_len: 4096\nprompts: {{format: sharegpt, path: p.json}}\n{rest}\n")
+    with pytest.raises(InputError, match="output_len 4096 with ShareGPT prompts: at most 2044"):
+        load_workload(str(path))
+
+
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"], ids=ascii)
 def test_only_a_line_feed_ends_a_prompt(end: str, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"

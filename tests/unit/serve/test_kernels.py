@@ -88,6 +88,12 @@ def test_another_kernel_than_planned_is_named() -> None:
     assert cache.sentence == "KV cache FP8: planned FLASH_ATTN, served by FLASHINFER"
 
 
+def test_latent_attention_has_kernels_of_its_own_that_the_table_does_not_know() -> None:
+    plan = planned_from(load_recipe("kv-fp8"), {**SMALL_LLAMA, "kv_lora_rank": 16})
+    (cache,) = kernels.held_against(kernels.planned(plan, "sm_90"), {"attention": ["FLASH_ATTN_MLA"]})
+    assert (cache.planned, cache.served, cache.others) == ([], ["FLASH_ATTN_MLA"], [])
+
+
 def test_kinds_for_which_vllm_says_the_same_share_their_kernels() -> None:
     """Its log does not tell which of two schemes of packed weights each of two kernels serves."""
     mixed = planned("mixed-w4-w8", "sm_90")

@@ -21,7 +21,7 @@ from quantpress_serve.bench.load import Generator, Turn
 from quantpress_serve.bench.outcome import Outcome, example
 from quantpress_serve.bench.starter import Starter
 from quantpress_serve.server.server import Server, ServerLost
-from quantpress_serve.workload.workload import Workload, load_workload
+from quantpress_serve.workload.workload import Prompts, Workload, load_workload
 
 RESULTS = Path(__file__).parents[1] / "results"
 TRACEBACK = "Traceback (most recent call last):\n  File\naiohttp.ClientOSError: [Errno 104] Connection reset by peer\n"
@@ -108,6 +108,21 @@ def test_a_server_that_stops_answering_ends_the_load_and_is_named(
             one, Turn("candidate", LOAD.levels[0], 0)
         )
     assert caught.value.exit_code == 1
+
+
+def test_conversations_that_vllm_passes_over_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in that dies as vLLM 0.32's load generator does of a file in which every conversation is too long."""
+    vllm = tmp_path / "vllm"
+    vllm.write_text(f"#!{sys.executable}\nimport random; random.choice([])\n")
+    vllm.chmod(0o755)
+    monkeypatch.setattr(Server, "require_healthy", lambda self: None)
+    one = Server(url="http://gateway:8000", name="m", path=Path("/m"), facts=ServerFacts(command=""))
+    talks = LOAD.model_copy(update={"prompts": Prompts(format="sharegpt", path="/talks.json")})
+    with pytest.raises(StageError, match="Cannot choose from an empty sequence") as caught:
+        Generator(Starter(vllm, tmp_path / "bench.log", tmp_path), talks, tmp_path).measure(
+            one, Turn("candidate", LOAD.levels[0], 0)
+        )
+    assert "passed over every conversation of /talks.json: it takes prompts of 4 to 1024" in str(caught.value.hint)
 
 
 def test_a_load_is_given_the_time_of_a_server_that_is_slower_than_any() -> None:

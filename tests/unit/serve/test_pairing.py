@@ -6,20 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 
 from quantpress.artifact.throughput import Inputs, ServerFacts, Throughput
 from quantpress.errors import CapabilityError, InputError, StageError
+from quantpress.model.source import Model
 from quantpress.runtime import environment
 from quantpress.runtime.environment import Gpu
 from quantpress_serve.bench import looks, pairing, servers, stage
-from quantpress_serve.bench.pairing import Devices, Facts, Pairing
+from quantpress_serve.bench.pairing import Facts, Pairing
 from quantpress_serve.bench.run import Run
 from quantpress_serve.bench.starter import Starter
 from quantpress_serve.bench.subject import Sides
+from quantpress_serve.server import server, trial
+from quantpress_serve.server.devices import Devices
 from quantpress_serve.server.memory import GIB
 from quantpress_serve.server.server import Launch
 from quantpress_serve.workload.workload import Engine, Workload, load_workload
@@ -68,6 +71,25 @@ def test_where_something_else_is_on_the_first_gpu_another_is_taken(free: tuple[i
     found = pairing.facts_on(gpus(*free), Engine(tensor_parallel_size=1), 1.0, [GIB, GIB])
     chosen = pairing.chosen("together", found)
     assert [chosen.devices_of(role, start) for role in ("candidate", "baseline") for start in (0, 1)] == [devices] * 4
+
+
+def test_a_server_alone_takes_another_gpu_than_one_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint's trial, as scoring and `quantpress serve` do."""
+    monkeypatch.setattr(environment, "gpus", lambda: ["H100", "H100"])
+    monkeypatch.setattr(environment, "visible_gpus", lambda: gpus(10 * GIB, H100))
+    asked: list[Launch] = []
+
+    def serving(launch: Launch, log: Path) -> NoReturn:
+        asked.append(launch)
+        raise StageError("not today")
+
+    monkeypatch.setattr(server, "serving", serving)
+    monkeypatch.setattr(trial, "vllm_version", lambda vllm: "0.32.0")
+    with pytest.raises(CapabilityError):
+        trial.require_served(Model("m", tmp_path, "m", {}), "m", Path("vllm"), Engine(), tmp_path / "log")
+    assert asked[0].environment()["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_too_few_gpus_are_none_to_be_apart_on() -> None:
