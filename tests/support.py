@@ -188,11 +188,15 @@ class StandIn:
             lines = [json.dumps(piece) for piece in [*pieces, {"choices": [], "usage": usage}]] + ["[DONE]"]
             content = "".join(f"data: {line}\n\n" for line in lines).encode()
         elif self.likelihood and body.get("echo"):
-            row = [None, *(self.likelihood(token) for token in body["prompt"][1:]), -1.0]
-            content = json.dumps({"choices": [{"logprobs": {"token_logprobs": row}}]}).encode()
+            several = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+            rows = [[None, *(self.likelihood(token) for token in prompt[1:]), -1.0] for prompt in several]
+            each = [{"token_logprobs": row, "top_logprobs": [{"a": 0.0} for _ in row]} for row in rows]
+            content = json.dumps({"choices": [{"index": n, "logprobs": one} for n, one in enumerate(each)]}).encode()
         else:
             content = json.dumps(self._whole(path)).encode()
         caller.send_response(status)
+        if content.startswith(b"{"):
+            caller.send_header("Content-Type", "application/json")
         caller.send_header("Content-Length", str(len(content)))
         caller.end_headers()
         caller.wfile.write(content)

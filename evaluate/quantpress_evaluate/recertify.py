@@ -36,6 +36,8 @@ from quantpress_serve.bench import other_engine
 from quantpress_serve.bench.other_engine import Remeasured
 from quantpress_serve.bench.stage import Beforehand
 from quantpress_serve.bench.subject import Sides
+from quantpress_serve.workload import workload
+from quantpress_serve.workload.workload import Workload
 
 # Raise this when the same measurements would be judged otherwise.
 RULES = 1
@@ -45,7 +47,7 @@ RULES = 1
 class Order:
     """What is asked for. `engine` is the new one, `folder` that of its recertification. `suites` are those on record,
     each with the request that asks the same of the new engine (None: it is a server that cannot be asked to score).
-    `throughput` is the record of speed, None where there is none."""
+    `throughput` is the record of speed and `load` its workload, None where there is none."""
 
     artifact: Artifact
     model: Model
@@ -53,6 +55,7 @@ class Order:
     folder: Path
     suites: Sequence[tuple[Accuracy, Request | None]]
     throughput: Throughput | None
+    load: Workload | None
     sides: Sides
     about: Beforehand
     sign_key: Path | None = None
@@ -69,11 +72,20 @@ class Order:
     @property
     def key(self) -> str:
         """What names everything that the recertification depends on."""
-        gates = [[gate.text for gate in request.gates] for _, request in self.suites if request]
+        asked = [
+            [request.settings().dump(), [gate.text for gate in request.gates]] for _, request in self.suites if request
+        ]
+        load = workload.record(self.load).dump() if self.load else None
         old = other_engine.engine_on_record(self.throughput) if self.throughput else ""
         return digests.sha256_json(
-            [RULES, self.recorded, self.engine.dump(), str(old), gates, environment.machine().dump()]
+            [RULES, self.recorded, self.engine.dump(), str(old), asked, load, environment.machine().dump()]
         )
+
+    def is_answered_by(self, known: Recertification) -> bool:
+        """Whether what was done before still holds. A server of somebody else's may be another one since, so it does
+        not, unless what was measured on it is to be signed."""
+        unsigned = self.sign_key and not (self.folder / signing.SIGNATURE).is_file()
+        return known.key == self.key and not self.fresh and bool(not self.sides.vllm_url or unsigned)
 
 
 def recertify(order: Order) -> Recertification:
@@ -83,7 +95,7 @@ def recertify(order: Order) -> Recertification:
     Raises StageError if a server or lm-eval fails, or the checkpoint talks nonsense on the new engine.
     """
     known = _known(order)
-    if known and known.key == order.key and not order.fresh:
+    if known and order.is_answered_by(known):
         console.say(f"✓ {order.artifact.name} on vLLM {order.engine.version}: recertified before, nothing to do")
         if order.sign_key and not (order.folder / signing.SIGNATURE).is_file():
             _sign(order.folder, order.sign_key)
@@ -160,12 +172,12 @@ def _saved(staged: Path, measured: Remeasured | None, scored: list[_Scored]) -> 
 
 
 def _remeasured(order: Order, unknown: list[str]) -> Remeasured | None:
-    if order.throughput is None:
+    if order.throughput is None or order.load is None:
         unknown.append(f"answers, likelihoods and speed: none on record (quantpress bench {order.artifact.name})")
         return None
     with atomic.staging(order.folder.with_name("load")) as load:
         measured = other_engine.remeasured(
-            order.artifact, order.model, order.throughput, order.sides, order.about, load
+            order.artifact, order.model, order.throughput, order.load, order.sides, order.about, load
         )
     if measured.source == ON_RECORD:
         unknown.append(f"speed in pairs: {measured.reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jinja2.exceptions import TemplateError
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.models.utils import has_bos_prefix
 
@@ -11,10 +12,12 @@ from lm_eval.models.utils import has_bos_prefix
 class ServedLM(LocalCompletionsAPI):  # type: ignore[misc]
     """Log-likelihoods and greedy answers from /v1/completions. Requests are sent as token ids.
 
-    Four things differ from lm-eval's own client: no key is sent (the servers are ours; it would give them the caller's
+    Six things differ from lm-eval's own client: no key is sent (the servers are ours; it would give them the caller's
     OPENAI_API_KEY); no `seed` is sent (nothing is sampled, and vLLM 0.32.0 dies of it on CPUs); special tokens are
     added as the tokenizer does by itself, unless the text begins with one already, which is what lm-eval's transformers
-    model does and its client does not; `max_length` counts as it does there.
+    model does and its client does not; `max_length` counts as it does there; a template that refuses a system message
+    is used without it, as there; windows of a text, which have no place in the cache of answers, are not put there, of
+    which the client dies.
     """
 
     def __init__(self, url: str, name: str, tokenizer: str, max_length: int, concurrency: int, trust: bool) -> None:
@@ -37,6 +40,17 @@ class ServedLM(LocalCompletionsAPI):  # type: ignore[misc]
         payload: dict[str, Any] = super()._create_payload(*args, **kwargs)
         payload.pop("seed", None)
         return payload
+
+    async def amodel_call(self, *args: Any, cache_keys: Any = None, **kwargs: Any) -> Any:
+        kept = cache_keys if cache_keys and None not in cache_keys else None
+        return await super().amodel_call(*args, cache_keys=kept, **kwargs)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> Any:
+        try:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        except TemplateError:
+            turns = [turn for turn in chat_history if turn["role"] != "system"]
+            return super().apply_chat_template(turns, add_generation_prompt)
 
     def tok_encode(
         self, string: Any, left_truncate_len: int | None = None, add_special_tokens: bool | None = None, **kwargs: Any

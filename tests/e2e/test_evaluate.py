@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support import StandIn
 
 from quantpress.model.source import find_model
 from quantpress.runtime import environment
@@ -186,6 +187,12 @@ def test_both_backends_make_the_same_tokens(
     assert (hf.tok_encode("A sea.")[0] == tokenizer.bos_token_id) is adds_bos
     chat = [{"role": "user", "content": "Hello"}]
     assert hf.apply_chat_template(chat) == served.apply_chat_template(chat)
+    # A template that knows no system message, as Gemma 2's.
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    hf.tokenizer.chat_template = served.tokenizer.chat_template = refusing
+    with_system = [{"role": "system", "content": "Be good."}, *chat]
+    assert hf.apply_chat_template(with_system) == served.apply_chat_template(with_system) == "Hello"
+    hf.tokenizer.chat_template = served.tokenizer.chat_template = tokenizer.chat_template
     for text in ("A sea.", tokenizer.bos_token + "A sea.", hf.apply_chat_template(chat)):
         assert hf.tok_encode(text) == served.tok_encode(text)
         assert hf._encode_pair(text, " It is") == served._encode_pair(text, " It is")
@@ -193,6 +200,26 @@ def test_both_backends_make_the_same_tokens(
         assert served.tok_encode((text,), add_special_tokens=False) == [hf.tok_encode(text)]
     assert hf.prefix_token_id == served.prefix_token_id
     assert hf.max_length == served.max_length - 1  # a request is cut to one token less, see the next test
+
+
+def test_a_server_gives_likelihoods_of_whole_texts_while_answers_are_kept(random_model: Path, tmp_path: Path) -> None:
+    """As perplexity is scored; windows of a text have no place in lm-eval's cache of answers."""
+    from lm_eval.api import model
+    from lm_eval.api.instance import Instance
+
+    from quantpress_evaluate.score_worker import remember_as_json
+    from quantpress_evaluate.served_model import ServedLM
+
+    with StandIn(likelihood=lambda token: -1.0).up() as url:
+        served = ServedLM(url, "m", str(random_model), 32, 4, False)
+        remember_as_json(tmp_path / "answers")
+        caching = model.CachingLM(served, str(tmp_path / "answers.db"))
+        texts = ["A sea of words. " * 20, "Short."]
+        asked = [Instance("loglikelihood_rolling", {}, (text,), n) for n, text in enumerate(texts)]
+        found = caching.loglikelihood_rolling(asked)
+        assert found == [-float(len(served.tok_encode(text))) for text in texts]
+        pair = [Instance("loglikelihood", {}, ("A sea", " of words"), 0)]
+        assert caching.loglikelihood(pair)[0][0] == -float(len(served.tok_encode(" of words")))
 
 
 @pytest.mark.skipif(bool(environment.gpus()), reason="bounds seen on a CPU in bfloat16")

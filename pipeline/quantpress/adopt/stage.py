@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,16 @@ from quantpress.artifact import manifest, own
 from quantpress.artifact.manifest import Adopted, Artifact, File, Inputs, Manifest, Sizes
 from quantpress.errors import InputError, StageError, listed
 from quantpress.language import shipped
+from quantpress.model.side_files import copied, side_files
 from quantpress.model.source import Model
 from quantpress.recipe.recipe import ArtifactName
 from quantpress.runtime import atomic, console, copying, digests, disk, environment, locks, ownership
+from quantpress.runtime.cache import digest_cache
 
 # Raise this when a change here makes another artifact of the same files.
 STAGE = 1
 _LARGE = (".safetensors",)
+_OF_A_PACKAGE = ("manifest.json", "sbom.cdx.json", "bundle.json")  # what a package of ours says of itself
 
 
 def require_name(name: str) -> None:
@@ -67,20 +69,35 @@ def adopt(asked: Adoption) -> Manifest:
     with digests.unchanged(files):
         with console.step(f"reading the digests of {candidate.name}"):
             inputs = _inputs(asked)
-        if known and known.digest == inputs.digest:
+        if known and (damaged := _damaged(artifact, known)):
+            console.say(f"  {artifact.folder} is made anew; missing or changed: {listed(damaged)}")
+        elif known and known.digest == inputs.digest:
             console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
             return _served(known, asked)
         vllm = asked.tried() if asked.tried else None
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         (staged / "checkpoint").mkdir()
-        for path in files:  # a hard link changes its source's inode, so `unchanged` ends before it
-            take = copying.share_or_copy if path.suffix in _LARGE else shutil.copyfile
-            take(path, staged / "checkpoint" / path.relative_to(candidate.path))
+        # A licence and its kin decide nothing, and go with it. A hard link changes its source's inode, so `unchanged`
+        # ends before it.
+        for path in sorted({*files, *side_files(candidate.path)}):
+            if path.suffix in _LARGE:
+                copying.share_or_copy(path, staged / "checkpoint" / path.relative_to(candidate.path))
+            elif path.name not in _OF_A_PACKAGE:
+                copied(path, candidate.path, staged / "checkpoint")
         made = _manifest(asked, inputs, manifest.file_table(staged / "checkpoint"), vllm)
         _require_as_read(made, candidate)
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder, own.strangers)
     return made
+
+
+def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
+    """Files of what was adopted that are not what they were: a weight that its source shares changes with it."""
+    if missing := artifact.cut_short(known):
+        return missing
+    paths = {name: artifact.checkpoint / name for name in known.files}
+    digest = digests.cached_sha256(list(paths.values()), digest_cache())
+    return [name for name, path in paths.items() if digest[path] != known.files[name].sha256]
 
 
 def _served(known: Manifest, asked: Adoption) -> Manifest:
@@ -109,7 +126,7 @@ def _inputs(asked: Adoption) -> Inputs:
 def _require_as_read(made: Manifest, candidate: Model) -> None:
     """Raises StageError if a file was changed between the digest that names the artifact and its place in it."""
     read = made.inputs.files or {}
-    if changed := [name for name, file in made.files.items() if file.sha256 != read.get(name)]:
+    if changed := [name for name, file in made.files.items() if read.get(name, file.sha256) != file.sha256]:
         raise StageError(
             f"{listed(changed)} of {candidate.path} changed while it was adopted",
             hint="run again when nobody writes there",

@@ -210,7 +210,9 @@ def problems(folder: Path) -> list[str]:
     found = [f"{name}: not in {RECORD}" for name in strangers(folder)]
     for name, expected in record.files.items():
         found += _changed(folder / name, name, expected)
-    return found + _changed(folder.parents[1] / "manifest.json", "the artifact's manifest.json", record.manifest)
+    return found + _changed(
+        folder.absolute().parents[1] / "manifest.json", "the artifact's manifest.json", record.manifest
+    )
 
 
 def _changed(path: Path, name: str, expected: str) -> list[str]:

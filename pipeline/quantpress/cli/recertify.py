@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantpress_evaluate.recertify import Order
     from quantpress_evaluate.request import Request
     from quantpress_serve.bench.subject import Sides
+    from quantpress_serve.workload.workload import Workload
 
 _URL = "://"
 
@@ -127,6 +128,7 @@ def _order(options: Options, artifact: Artifact) -> Order:
 
     # The engine, the model, and what is asked of both.
     engine, sides = _engine(options), _sides(options)
+    load = _load(options, throughput, sides)
     model = _model(options, made)
     inexact: str | None = None
     requests: list[tuple[Accuracy, Request | None]] = [(known, None) for known in scored]
@@ -141,6 +143,7 @@ def _order(options: Options, artifact: Artifact) -> Order:
         folder=recertification.folder_of(artifact, engine.name),
         suites=requests,
         throughput=throughput,
+        load=load,
         sides=sides,
         about=Beforehand(compute_dtype=made.compute_dtype or "stored", inexact=inexact),
         sign_key=options.sign_key,
@@ -160,6 +163,21 @@ def _throughput(options: Options, artifact: Artifact) -> Throughput | None:
         names = ", ".join(one.name for one in results.all()) or "none"
         raise InputError(f"--workload {options.workload}: not on record", hint=f"on record: {names}")
     return found
+
+
+def _load(options: Options, known: Throughput | None, sides: Sides) -> Workload | None:
+    """The workload on record, with --engine over its settings. Raises InputError for one that is not what it was, and
+    for settings that the engine does not take."""
+    from quantpress_serve.bench import stage
+    from quantpress_serve.workload import workload
+    from quantpress_serve.workload.engines import load_engine
+
+    load_engine(options.engine, options.trust_workload)
+    if known is None:
+        return None
+    load = workload.recorded(known.workload, options.engine)
+    stage.require_servers(load, sides)
+    return load
 
 
 def _require_signing(options: Options, artifact: Artifact) -> None:
@@ -198,6 +216,8 @@ def _sides(options: Options) -> Sides:
     is_url = _URL in options.vllm
     if options.api_key_env is not None and not is_url:
         raise InputError("--api-key-env goes with --vllm URL", hint="our own servers ask for no key: leave it out")
+    if options.engine and is_url:
+        raise InputError("--engine is for servers that quantpress starts", hint="leave it out with --vllm URL")
     if options.vllm_model and not is_url:
         raise InputError("--vllm-model goes with --vllm URL", hint="leave it out")
     sides = Sides(

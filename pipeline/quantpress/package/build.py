@@ -23,7 +23,11 @@ from quantpress.runtime.records import Record
 
 SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
+_CARD, _DEPLOY = "README.md", "deploy"
 _RECIPE = "recipe.resolved.yaml"  # what was adopted has none
+# What a package says of itself. What a checkpoint brings under these names is not of this package: the unquantized
+# model's card, the manifest of another package that was adopted.
+_ITS_OWN = (_CARD, _DEPLOY, _RECIPE, MANIFEST, signing.SIGNATURE, materials.SBOM)
 # What the hub and its client add to a repository or to a download of it, by exact names; no part of a package.
 _FOREIGN = re.compile(
     r"\.gitattributes|\.cache/huggingface/(\.gitignore|CACHEDIR\.TAG|download/(?P<of>.+)\.(metadata|lock))"
@@ -136,8 +140,8 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
     with _alone_with(artifact), locks.lock(target), atomic.staging(target) as staged:
         # What people and clusters read.
         facts = _facts(artifact, name, source, made, model, order)
-        atomic.write_text(staged / "README.md", card.render(facts))
-        _write_deploy(staged / "deploy", deploy.files(name, facts.engine, storage, made.bytes.checkpoint))
+        atomic.write_text(staged / _CARD, card.render(facts))
+        _write_deploy(staged / _DEPLOY, deploy.files(name, facts.engine, storage, made.bytes.checkpoint))
 
         if order.sbom:
             text = materials.written(name, made, source.license, facts.throughput)
@@ -147,10 +151,12 @@ def build(artifact: Artifact, model: Model, order: Order) -> Package:
         shared = [
             copying.copy_or_share(path, staged / path.relative_to(artifact.checkpoint))
             for path in manifest.files_below(artifact.checkpoint)
+            if not _is_its_own(path.relative_to(artifact.checkpoint))
         ]
         recipe = [] if made.adopted else [artifact.folder / _RECIPE]
         for path in (*source.terms, *recipe):
-            shutil.copyfile(path, staged / path.name)
+            if not (staged / path.name).exists():  # a checkpoint may bring its terms itself
+                shutil.copyfile(path, staged / path.name)
 
         # Their digests: of what is in the package, not of what was meant to be in it.
         with console.step(f"reading the digests of {name}"):
@@ -216,13 +222,17 @@ def _manifest_of(facts: card.Facts, storage: str, table: dict[str, File]) -> Pac
 
 
 def _require_as_made(made: Manifest, table: dict[str, File], artifact: Artifact) -> None:
-    changed = [name for name, file in made.files.items() if table.get(name) != file]
-    # A card or a licence of the checkpoint's own would be overwritten by ours, and so be among these.
+    brought = {name: file for name, file in made.files.items() if not _is_its_own(Path(name))}
+    changed = [name for name, file in brought.items() if table.get(name) != file]
     if changed:
         raise StageError(
             f"{artifact.checkpoint} is not what was made: {', '.join(changed[:3])}",
             hint=f"quantpress verify {artifact.folder} says more; quantize again",
         )
+
+
+def _is_its_own(name: Path) -> bool:
+    return name.parts[0] in _ITS_OWN
 
 
 def package_in(folder: Path) -> Package | None:

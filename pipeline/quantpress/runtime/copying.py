@@ -12,10 +12,15 @@ _FICLONE = 0x40049409  # ioctl_ficlone(2): btrfs, XFS, bcachefs, NFS 4.2
 
 
 def reflink(source: Path, target: Path) -> bool:
-    """A copy that shares its blocks until one of the two is changed; False, and no file, where there is none."""
+    """A copy that shares its blocks until one of the two is changed; False, and no file, where there is none.
+
+    Raises FileExistsError for a target that is there.
+    """
     try:
         with source.open("rb") as old, target.open("xb") as new:
             fcntl.ioctl(new, _FICLONE, old.fileno())
+    except FileExistsError:
+        raise
     except OSError:
         target.unlink(missing_ok=True)
         return False

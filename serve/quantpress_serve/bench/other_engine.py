@@ -17,7 +17,6 @@ from quantpress_serve.bench.stage import Beforehand, Measured
 from quantpress_serve.bench.subject import Sides, Subject
 from quantpress_serve.bench.workers import Row
 from quantpress_serve.vllm import vllm_version
-from quantpress_serve.workload import workload
 from quantpress_serve.workload.workload import Workload
 
 
@@ -47,15 +46,15 @@ def engine_on_record(known: Throughput) -> Path | str:
 
 
 def remeasured(
-    artifact: Artifact, model: Model, known: Throughput, sides: Sides, about: Beforehand, staged: Path
+    artifact: Artifact, model: Model, known: Throughput, load: Workload, sides: Sides, about: Beforehand, staged: Path
 ) -> Remeasured:
-    """Serves the checkpoint by the engine that `sides` names, under the workload on record; no result is written.
+    """Serves the checkpoint by the engine that `sides` names, under the `load` on record; no result is written.
 
     The engine on record is loaded in turns with it where it is still there. Elsewhere the new one serves what was
     served then: checkpoint and model in turns. `staged` is a folder for what the load generator writes. Raises
-    InputError for a workload that is not what it was, StageError as stage.measure does.
+    StageError as stage.measure does.
     """
-    load, subject = workload.recorded(known.workload), stage.subject_of(artifact, model, about)
+    subject = stage.subject_of(artifact, model, about)
     old = "the new engine is somebody else's server" if sides.vllm_url else engine_on_record(known)
     if isinstance(old, Path):
         both, sides = _on_two_engines(subject, artifact), replace(sides, baseline_vllm=old)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from quantpress.artifact.throughput import WorkloadRecord
 from quantpress.errors import InputError
 from quantpress.language import shipped
-from quantpress.language.document import load_yaml
+from quantpress.language.document import Document, load_yaml
 from quantpress.language.validation import Line, Strict, validate
 from quantpress.runtime import atomic, digests
 from quantpress.statistics import ratios
@@ -259,13 +259,14 @@ def load_workload(name: str, trusted: Collection[str] = (), engine: Sequence[str
     return workload.model_copy(update={"prompts": workload.prompts.model_copy(update={"path": str(read)})})
 
 
-def recorded(record: WorkloadRecord) -> Workload:
-    """The workload that `record` made this of.
+def recorded(record: WorkloadRecord, engine: Sequence[str] = ()) -> Workload:
+    """The workload that `record` made this of, with the items of --engine over its engine settings.
 
     Raises InputError if this version does not know it any more, or its prompts are not what they were.
     """
     given = record.model_dump()
     sha256 = (given.get("prompts") or {}).pop("sha256", None)
+    engines.put_over_engine_of(Document(Path(record.name), given), engine)
     try:
         workload = Workload.model_validate(given)
     except ValidationError as error:

@@ -136,6 +136,37 @@ def test_the_same_files_are_adopted_once(theirs: Path, base: Path, tmp_path: Pat
     assert taken(theirs, base, tmp_path / "out").digest != made.digest
 
 
+def test_what_was_damaged_is_adopted_again(theirs: Path, base: Path, tmp_path: Path) -> None:
+    made = taken(theirs, base, tmp_path / "out")
+    artifact = artifact_of(tmp_path / "out", "base", NAME)
+    (artifact.checkpoint / "model.safetensors").unlink()
+    assert taken(theirs, base, tmp_path / "out").files == made.files
+    assert upkeep.verify(artifact) == []
+    weights = (theirs / "model.safetensors").read_bytes()
+    (artifact.checkpoint / "config.json").write_text("x" * (theirs / "config.json").stat().st_size)
+    taken(theirs, base, tmp_path / "out")
+    assert upkeep.verify(artifact) == []
+    # Overwritten in its source, with which it is shared, and put back there as another file.
+    with (theirs / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\1")
+    (theirs / "model.safetensors").unlink()
+    (theirs / "model.safetensors").write_bytes(weights)
+    taken(theirs, base, tmp_path / "out")
+    assert upkeep.verify(artifact) == []
+
+
+def test_what_goes_with_a_checkpoint_is_taken_and_what_a_package_says_of_itself_is_not(
+    theirs: Path, base: Path, tmp_path: Path
+) -> None:
+    for name in ("LICENSE", "manifest.json", "sbom.cdx.json", "additional_chat_templates/tools.jinja"):
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_text("{}")
+    made = taken(theirs, base, tmp_path / "out")
+    assert {"LICENSE", "additional_chat_templates/tools.jinja"} < made.files.keys()
+    assert not {"manifest.json", "sbom.cdx.json"} & made.files.keys()
+
+
 def test_vllm_may_be_asked_later(theirs: Path, base: Path, tmp_path: Path) -> None:
     made = taken(theirs, base, tmp_path / "out", None)
     artifact = artifact_of(tmp_path / "out", "base", NAME)

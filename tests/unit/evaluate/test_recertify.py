@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from support import StandIn
 from quantpress.artifact import manifest, own, upkeep
 from quantpress.artifact.accuracy import Accuracy, Gate
 from quantpress.artifact.manifest import Artifact, Manifest, artifact_of
-from quantpress.artifact.recertification import Recertification, recertifications_of
+from quantpress.artifact.recertification import Engine, Recertification, recertifications_of
 from quantpress.artifact.served import SAME
 from quantpress.artifact.throughput import CANDIDATE, Answer, Cell, Executable, Throughput
 from quantpress.cli.main import main
@@ -25,9 +26,12 @@ from quantpress.report.facts import collect
 from quantpress.report.views import engines
 from quantpress_evaluate import what_moved
 from quantpress_evaluate.comparison import compare
+from quantpress_evaluate.recertify import Order
 from quantpress_serve.bench import likelihoods, other_engine
 from quantpress_serve.bench.likelihoods import Scored
 from quantpress_serve.bench.load import Generator, Turn
+from quantpress_serve.bench.stage import Beforehand
+from quantpress_serve.bench.subject import Sides
 from quantpress_serve.bench.workers import Likelihoods
 from quantpress_serve.server.server import Server
 from quantpress_serve.workload import workload
@@ -171,10 +175,61 @@ def test_what_was_done_is_not_done_again_and_is_signed_later(recorded: Artifact,
         assert main([*command, "--sign-key", str(private)]) == 0
         assert recertifications_of(recorded) == [(folder, first)]
     assert main(["verify", str(folder), "--public-key", str(public)]) == 0
+    with contextlib.chdir(folder.parent):
+        assert main(["verify", folder.name]) == 0
     # Neither the record nor what it was made of may change.
     (folder / "throughput.json").write_text("{}")
     assert main(["verify", str(folder), "--public-key", str(public)]) == 1
     assert main(["verify", str(folder)]) == 1
+
+
+def test_a_server_of_somebody_elses_is_asked_each_time(recorded: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may compute otherwise by now, or serve another model."""
+    server = StandIn(likelihood=likelihood)
+    with server.up() as url:
+        command = ["recertify", str(recorded.folder), "--vllm", url]
+        assert main(command) == 0
+        server.likelihood = lambda token: likelihood(token) - 0.1
+        assert main(command) == 3
+        capsys.readouterr()
+        assert main([*command, "--vllm-model", "no-such-model"]) == 2
+        assert "no-such-model" in capsys.readouterr().err
+        assert main([*command, "--engine", "kv_cache_dtype=fp8"]) == 2
+        assert "--engine is for servers that quantpress starts" in capsys.readouterr().err
+
+
+def test_it_is_done_again_with_other_engine_settings(recorded: Artifact) -> None:
+    def key(*items: str) -> str:
+        load = workload.recorded(workload.record(LOAD), items)
+        return Order(
+            artifact=recorded,
+            model=find_model(recorded.finished().model.source),
+            engine=Engine(served_by="vllm", version="1"),
+            folder=recorded.folder,
+            suites=[],
+            throughput=Throughput.load(recorded.folder / "throughput.json"),
+            load=load,
+            sides=Sides(),
+            about=Beforehand(),
+        ).key
+
+    assert workload.recorded(workload.record(LOAD), ["kv_cache_dtype=fp8"]).engine.kv_cache_dtype == "fp8"
+    assert len({key(), key("kv_cache_dtype=fp8"), key("max_num_seqs=8")}) == 3
+    assert key() == key()
+
+
+def test_prompts_that_are_not_those_on_record_are_found_before_anything_is_started(
+    recorded: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text(json.dumps({"prompt": "a", "output_tokens": 1}) + "\n")
+    about = {"name": "p", "description": "d", "concurrency": [1], "requests": 1, "engine": {"max_model_len": 64}}
+    asked = Workload.model_validate({**about, "prompts": {"format": "jsonl", "path": str(prompts)}})
+    speed = Throughput.load(recorded.folder / "throughput.json")
+    speed.model_copy(update={"workload": workload.record(asked)}).save(recorded.folder / "throughput.json")
+    prompts.unlink()
+    assert main(["recertify", str(recorded.folder), "--vllm", "http://127.0.0.1:9"]) == 2
+    assert "the prompts of the workload p, are not those on record" in capsys.readouterr().err
 
 
 def test_a_signed_package_asks_for_a_signed_recertification(

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from quantpress.artifact import manifest
 from quantpress.artifact.manifest import Artifact
 from quantpress.cli import verify
 from quantpress.errors import CapabilityError, InputError, StageError
@@ -49,6 +50,30 @@ def test_a_package_has_every_file_and_its_digest(made: Artifact, pack: Pack) -> 
     for name, entry in about["files"].items():
         assert entry["sha256"] == digests.sha256_file(folder / name)
     assert (folder / "model-0.safetensors").read_bytes() == (made.checkpoint / "model-0.safetensors").read_bytes()
+    assert build.verify(folder) == []
+
+
+def test_what_a_checkpoint_brings_under_the_packages_own_names_is_left_out(made: Artifact, pack: Pack) -> None:
+    """The unquantized model's card, which goes with its checkpoint, and the manifest of a package that was adopted."""
+    known = made.finished()
+    for name in ("README.md", "manifest.json", "LICENSE"):
+        (made.checkpoint / name).write_text("somebody wrote this elsewhere")
+    known.model_copy(update={"files": manifest.file_table(made.checkpoint)}).save(made.manifest_file)
+    folder = pack()
+    assert "somebody wrote this elsewhere" not in (folder / "README.md").read_text()
+    assert (folder / "LICENSE").read_text() == "somebody wrote this elsewhere"
+    assert build.verify(folder) == []
+
+
+def test_terms_that_are_in_checkpoint_and_model_are_packaged_once(
+    made: Artifact, pack: Pack, origin_model: Model
+) -> None:
+    """As root, too, nothing is written through a hard link into the checkpoint."""
+    (made.checkpoint / "LICENSE").write_text("the checkpoint's own")
+    made.finished().model_copy(update={"files": manifest.file_table(made.checkpoint)}).save(made.manifest_file)
+    (origin_model.path / "LICENSE").write_text("the model's")
+    folder = pack()
+    assert (folder / "LICENSE").read_text() == (made.checkpoint / "LICENSE").read_text() == "the checkpoint's own"
     assert build.verify(folder) == []
 
 
