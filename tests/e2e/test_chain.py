@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -288,16 +288,17 @@ def test_an_interrupted_bench_leaves_no_server(number: int, finished: Path, arti
     while not (log.exists() and "EngineCore" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert running.poll() is None
+    started = psutil.Process(running.pid).children(recursive=True)
     running.send_signal(number)
     assert running.wait(timeout=60) == (130 if number == signal.SIGINT else -9)
     deadline = time.monotonic() + 30
-    while _below(str(finished)) and time.monotonic() < deadline:
+    while _left(started, str(finished)) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert not _below(str(finished))
+    assert not _left(started, str(finished))
     assert (artifact / "throughput.json").read_bytes() == before
 
 
-def _below(folder: str) -> list[str]:
-    """Command lines that name the folder, and vLLM's renamed helpers, which name nothing."""
+def _left(started: Sequence[psutil.Process], folder: str) -> list[str]:
+    """What runs of these processes, vLLM's renamed helpers among them, and command lines that name the folder."""
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if folder in line or line.startswith("VLLM::")]
+    return [str(one) for one in started if one.is_running()] + [line for line in lines if folder in line]

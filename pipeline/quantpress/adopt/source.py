@@ -8,6 +8,7 @@ from pathlib import Path
 from quantpress.adopt import description
 from quantpress.adopt.description import Description
 from quantpress.errors import InputError
+from quantpress.model import headers
 from quantpress.model.card import metadata_of
 from quantpress.model.gguf import Gguf, gguf_of
 from quantpress.model.source import Model, find_model, located
@@ -55,6 +56,7 @@ def find(name: str, trust_remote_code: bool, dequantize: bool) -> Source:
     if is_gguf(name):
         return Source(name, gguf_of(Path(name)), located(name))
     as_is = replace(located(name, trust_remote_code), trust_remote_code=trust_remote_code)
+    headers.read_folder(as_is.path)  # what holds no safetensors is refused before the weights of its base are fetched
     return Source(name, as_is, find_model(name, trust_remote_code, dequantize=True) if dequantize else as_is)
 
 

@@ -41,13 +41,14 @@ def require_name(name: str) -> None:
 @dataclass(frozen=True)
 class Adoption:
     """What is to be adopted under which artifact, and what it is compared with; `tried` has vLLM serve it and returns
-    its version, and raises what adoption is refused by (None: vLLM is not asked)."""
+    its version, which is `vllm`, and raises what adoption is refused by (None: vLLM is not asked)."""
 
     artifact: Artifact
     candidate: Model
     base: Model
     found: Description
     tried: Callable[[], str] | None
+    vllm: str | None = None
 
 
 def adopt(asked: Adoption) -> Manifest:
@@ -101,9 +102,9 @@ def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
 
 
 def _served(known: Manifest, asked: Adoption) -> Manifest:
-    """The manifest of what was adopted before, which vLLM has served by now if it is asked for the first time."""
+    """The manifest of what was adopted before, which this vLLM has served by now if it is asked for the first time."""
     assert known.adopted
-    if known.adopted.vllm or asked.tried is None:
+    if asked.tried is None or (known.adopted.vllm and asked.vllm in (None, known.adopted.vllm)):
         return known
     adopted = known.adopted.model_copy(update={"vllm": asked.tried()})
     made = known.model_copy(update={"adopted": adopted})

@@ -61,7 +61,7 @@ def run(options: Options) -> None:
     from quantpress.model.source import find_model
     from quantpress.runtime import console, disk
     from quantpress_serve.server import fit, trial
-    from quantpress_serve.vllm import find_vllm
+    from quantpress_serve.vllm import find_vllm, vllm_version
     from quantpress_serve.workload.engines import load_engine
 
     stage.require_name(options.name)
@@ -85,7 +85,8 @@ def run(options: Options) -> None:
         return trial.require_served(candidate, artifact.name, vllm, fitted.engine, log)
 
     tried = partial(served, vllm) if vllm else None
-    made = stage.adopt(stage.Adoption(artifact, candidate, base, described, tried))
+    version = vllm_version(vllm) if vllm else None
+    made = stage.adopt(stage.Adoption(artifact, candidate, base, described, tried, version))
     console.show(made.as_saved(), f"{artifact.checkpoint}: {described.words}; compared with {base.name}")
 
 

@@ -43,7 +43,9 @@ def run(options: Options) -> None:
 
 
 def _answer(question: str) -> str:
+    """What is typed. The question goes where messages go: what is printed may be a file of JSON."""
+    print(question, end="", file=sys.stderr, flush=True)
     try:
-        return input(question).strip().lower()
+        return input().strip().lower()
     except EOFError:
         return ""

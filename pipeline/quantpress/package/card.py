@@ -152,15 +152,18 @@ def _scales(scheme: dict[str, Any] | None) -> str:
     if not scheme:
         return ""
     one = {"group": f"group of {scheme.get('group_size')}", "tensor_group": f"group of {scheme.get('group_size')}"}
-    strategy = str(scheme.get("strategy"))
-    return f"one for each {one.get(strategy, strategy)}, {'symmetric' if scheme.get('symmetric') else 'asymmetric'}"
+    strategy, symmetric = scheme.get("strategy"), scheme.get("symmetric")
+    each = f"one for each {one.get(str(strategy), strategy)}" if strategy else ""
+    around = "" if symmetric is None else "symmetric" if symmetric else "asymmetric"
+    return ", ".join(filter(None, (each, around))) or "not stated"
 
 
 def _activations(scheme: dict[str, Any] | None) -> str:
     if not scheme:
         return "as they are"
     how = "scaled while serving" if scheme.get("dynamic") else "with fixed scales"
-    return f"{_numbers(scheme)}, one scale for each {scheme.get('strategy')}, {how}"
+    each = f", one scale for each {scheme['strategy']}" if scheme.get("strategy") else ""
+    return f"{_numbers(scheme)}{each}, {how}"
 
 
 def _suite(recipe: str, accuracy: Accuracy) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def send(upload: Upload, place: str, public: bool) -> Sent:
     try:
         return _send(_client(boto3), upload, bucket, f"{prefix}/" if prefix else "")
     except (BotoCoreError, Boto3Error, ClientError) as error:
-        raise _explained(error, bucket) from error
+        raise explained(error, bucket) from error
 
 
 def _client(boto3: Any) -> Any:
@@ -86,9 +86,11 @@ def _require_own(client: Any, upload: Upload, bucket: str, prefix: str, there: d
         )
 
 
-def _explained(error: Exception, bucket: str) -> QuantpressError:
+def explained(error: Exception, bucket: str) -> QuantpressError:
     name = type(error).__name__
-    code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    # boto3's upload_file raises an error of its own, without the answer that it was given.
+    answer = getattr(error, "response", None) or getattr(error.__context__, "response", None) or {}
+    code = str(answer.get("Error", {}).get("Code", ""))
     if code == "NoSuchBucket":
         return InputError(f"there is no bucket {bucket!r}", hint="create it, or name another")
     if code in _DENIED or name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):

@@ -126,7 +126,8 @@ class Engine(Strict):
         memory = {"max-model-len": self.max_model_len, "gpu-memory-utilization": self.gpu_memory_utilization}
         given = [word for name, value in memory.items() if value is not None for word in (f"--{name}", str(value))]
         ours = [word for name, value in options.items() for word in words(name, value)]
-        return [*ours, *given, *(["--enforce-eager"] if self.enforce_eager is True else [])]
+        eager = [] if self.enforce_eager == "auto" else words("enforce-eager", self.enforce_eager)
+        return [*ours, *given, *eager]
 
 
 class Argument(Record):

@@ -136,6 +136,26 @@ def test_the_same_files_are_adopted_once(theirs: Path, base: Path, tmp_path: Pat
     assert taken(theirs, base, tmp_path / "out").digest != made.digest
 
 
+def test_another_vllm_is_asked_too(theirs: Path, base: Path, tmp_path: Path) -> None:
+    model = find_model(str(base))
+
+    def by(version: str) -> Manifest:
+        found = find(str(theirs), False, False)
+        artifact, described = artifact_of(tmp_path / "out", model.name, NAME), found.described(model)
+        return stage.adopt(Adoption(artifact, found.candidate, model, described, lambda: version, version))
+
+    assert [made.adopted.vllm for made in (by("0.32.0"), by("0.33.0")) if made.adopted] == ["0.32.0", "0.33.0"]
+
+
+def test_what_holds_no_safetensors_is_refused_before_its_base_is_looked_for(theirs: Path) -> None:
+    (theirs / "model.safetensors").rename(theirs / "gptq_model-4bit-128g.safetensors")
+    with pytest.raises(InputError, match=r"transformers looks for model\.safetensors"):
+        find(str(theirs), False, False)
+    (theirs / "gptq_model-4bit-128g.safetensors").rename(theirs / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"holds no \*.safetensors"):
+        find(str(theirs), False, False)
+
+
 def test_what_was_damaged_is_adopted_again(theirs: Path, base: Path, tmp_path: Path) -> None:
     made = taken(theirs, base, tmp_path / "out")
     artifact = artifact_of(tmp_path / "out", "base", NAME)

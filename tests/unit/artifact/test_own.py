@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,7 @@ def test_gc_looks_again_before_it_removes(made: Artifact, monkeypatch: pytest.Mo
     result = json.loads((made.folder / "accuracy.json").read_text())
     shown: dict[str, Any] = {}
 
-    def meanwhile(_: str) -> str:
+    def meanwhile() -> str:
         run = result["runs"]["candidate"]
         named = result | {"runs": {"candidate": run | {"folder": used.name}, "baseline": run | {"folder": held.name}}}
         (made.folder / "accuracy.json").write_text(json.dumps(named))
@@ -81,8 +82,8 @@ def test_gc_looks_again_before_it_removes(made: Artifact, monkeypatch: pytest.Mo
         return "y"
 
     working = locks.using(out / "other")
-    monkeypatch.setattr(gc, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
-    monkeypatch.setattr(gc, "_answer", meanwhile)
+    monkeypatch.setattr(gc, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True), stderr=sys.stderr))
+    monkeypatch.setattr("builtins.input", meanwhile)
     monkeypatch.setattr(console, "show", lambda value, _: shown.update(value))
     assert set(upkeep.garbage(out)) == {used, held, free, other}
     gc.run(gc.Options(out=out, yes=False))

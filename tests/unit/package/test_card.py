@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from quantpress.artifact.manifest import Artifact
+from quantpress.artifact import manifest
+from quantpress.artifact.manifest import Adopted, Artifact
 from quantpress.errors import InputError
 from quantpress.model.source import EMBEDDED, Model
 from quantpress.package import origin
@@ -132,6 +134,32 @@ def test_a_description_closes_no_block_and_starts_no_html(made: Artifact, pack: 
     assert "> **Note:** \\[a link](https://example.org) # A heading\n" in found
     assert "License: ``mit` <b>``" not in found
     assert "License: `` `mit` <b> ``, as" in found
+
+
+def test_what_a_config_does_not_state_is_not_called_none(made: Artifact, pack: Pack) -> None:
+    """As ModelOpt writes its groups: neither strategy nor symmetry."""
+    config = json.loads((made.checkpoint / "config.json").read_text())
+    group = {"weights": {"num_bits": 8, "type": "float"}, "input_activations": {"num_bits": 8, "type": "float"}}
+    config["quantization_config"]["config_groups"] = {"group_0": {**group, "targets": ["Linear"]}}
+    (made.checkpoint / "config.json").write_text(json.dumps(config))
+    made.finished().model_copy(update={"files": manifest.file_table(made.checkpoint)}).save(made.manifest_file)
+    found = card(pack()).text
+    assert "None" not in found
+    assert "| 8-bit floats | not stated | 8-bit floats, with fixed scales |" in found
+
+
+def test_layers_that_could_not_be_counted_are_not_called_none(made: Artifact, pack: Pack) -> None:
+    """Experts in one tensor, which an adopted checkpoint stores one by one."""
+    config = json.loads((made.checkpoint / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq"}
+    (made.checkpoint / "config.json").write_text(json.dumps(config))
+    adopted = Adopted(source="s", revision=None, format="gptq", bits=[], makers={}, vllm=None)
+    update = {"files": manifest.file_table(made.checkpoint), "adopted": adopted, "quantized_layers": 0}
+    made.finished().model_copy(update=update).save(made.manifest_file)
+    found = card(pack()).text
+    assert "layers are quantized" not in found
+    assert "No layer's weights are quantized" not in found
+    assert "## Quantization\n\ngptq." in found
 
 
 def test_a_result_of_another_checkpoint_is_not_shown(made: Artifact, pack: Pack) -> None:

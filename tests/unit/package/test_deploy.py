@@ -22,6 +22,7 @@ from jsonschema.validators import validator_for
 from quantpress.artifact.throughput import Throughput
 from quantpress.package import deploy
 from quantpress.package.deploy import Engine
+from quantpress_serve.workload import engine
 
 ROOT = Path(__file__).parents[3]
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "tests" / "schemas").glob("*.json")}
@@ -151,6 +152,8 @@ def test_another_engine_takes_the_place_of_what_was_measured(results: Results) -
     assert f"Not as measured, but asked for: {shlex.join(asked)}" in made.notes
     again = engine_of(on_gpus(results("throughput")), asked=["--kv-cache-dtype", "fp8"])
     assert again == engine_of(on_gpus(results("throughput")))
+    eager = engine.Engine(enforce_eager=False).command_line()
+    assert "--enforce-eager" not in engine_of(results("throughput"), asked=eager).arguments
     flags = engine_of(on_gpus(results("throughput")), asked=["--no-enable-expert-parallel"])
     assert engine_of(None, asked=flags.arguments).gpus == 4
 

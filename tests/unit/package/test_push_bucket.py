@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import ClientError
 from support import Store
 
 from quantpress.artifact import manifest
-from quantpress.package import build
+from quantpress.errors import CapabilityError
+from quantpress.package import build, push_bucket
 
 Pack = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -150,6 +153,18 @@ def test_what_goes_wrong_is_said(
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert SECRET not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_who_may_list_and_not_put_is_told_so() -> None:
+    """boto3's upload_file raises an error of its own, in whose context the answer is."""
+    denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+    try:
+        try:
+            raise denied
+        except ClientError as error:
+            raise S3UploadFailedError(f"Failed to upload: {error}")  # noqa: B904 -- as boto3 does it
+    except S3UploadFailedError as error:
+        assert isinstance(push_bucket.explained(error, "b"), CapabilityError)
 
 
 def test_without_the_library(pack: Pack, quantpress_process: Run, tmp_path: Path) -> None:
