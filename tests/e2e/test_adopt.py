@@ -102,7 +102,9 @@ def _as_gguf(model: Path, path: Path) -> None:
     writer.close()
 
 
-def test_a_gguf_file_is_adopted_as_what_its_weights_are(two_layers: Path, tmp_path: Path, real: Run) -> None:
+def test_a_gguf_file_is_adopted_as_what_its_weights_are_and_run(
+    two_layers: Path, least_load: Path, tmp_path: Path, real: Run
+) -> None:
     _as_gguf(two_layers, tmp_path / "theirs.gguf")
     options = ("--as", "their-gguf", "--model", str(two_layers), "--out", str(tmp_path / "out"))
     assert "--dequantize" in real("adopt", str(tmp_path / "theirs.gguf"), *options, expect=4).stderr
@@ -118,3 +120,9 @@ def test_a_gguf_file_is_adopted_as_what_its_weights_are(two_layers: Path, tmp_pa
     assert adopted["format"].startswith("GGUF ")
     assert (adopted["dequantized"], adopted["makers"], adopted["bits"]) == ("bfloat16", {"somebody": ""}, [])
     assert adopted["stored_bytes"] < (tmp_path / "theirs.gguf").stat().st_size
+    # As a recipe is run; beside one it takes two servers more.
+    real("run", "their-gguf", "--suite", "smoke", "--limit", "4", "--workload", str(least_load), *options[2:])
+    (made,) = json.loads((tmp_path / "out" / two_layers.name / "report.json").read_text())["recipes"]
+    assert made["name"] == "their-gguf"
+    assert made["accuracy"]
+    assert made["throughput"]

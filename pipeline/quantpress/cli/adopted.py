@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,12 +53,13 @@ def _readable(artifact: Artifact) -> Manifest | None:
 
 
 def told_apart(names: Sequence[str], work: Work, require_kernels: bool) -> tuple[list[str], list[Candidate]]:
-    """Of these names those of recipes, and what was adopted under the others.
+    """Of these names those of recipes, and what was adopted under the others. --set is for the recipes, if there are any.
 
     Raises what `candidate` raises, and InputError where kernels are required: of what was adopted none are planned.
     """
     recipes = [name for name in names if not is_adopted(name, work.out)]
-    theirs = [candidate(name, work) for name in names if name not in recipes]
+    without_set = replace(work, set=[]) if recipes else work
+    theirs = [candidate(name, without_set) for name in names if name not in recipes]
     for one in theirs[:1]:
         require_none(one.artifact.name, {"--require-kernels": require_kernels})
     return recipes, theirs
