@@ -35,7 +35,7 @@ from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
 # Raise this when compare.py or figures.py makes other figures of the same scores.
-COMPARISON = 5
+COMPARISON = 6
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
 
