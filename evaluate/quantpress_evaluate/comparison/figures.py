@@ -63,8 +63,9 @@ def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures
 
     Difference and recovery: of the mean metric, candidate minus and over baseline; above chance: recovery of what both
     have beyond a guess, of tasks that are right or wrong, for what a guess has of a fraction is not known. Flips, kl:
-    means. Perplexity ratio: exp of the log-likelihood lost per word or byte, geometric mean over tasks. A figure is None where no task has it (recovery also if the baseline has nothing right, or no more
-    than a guess), an interval also where a task has too few documents.
+    means. Perplexity ratio: exp of the log-likelihood lost per word or byte, geometric mean over tasks. A figure is
+    None where no task has it (recovery also if the baseline has nothing right, or no more than a guess), an interval
+    also where a task has too few documents.
     """
     return Figures(
         **_of_the_metric([task for task in tasks if task.base is not None], confidence),
@@ -199,10 +200,15 @@ def p_value(tasks: Sequence[Columns]) -> float | None:
 
 
 def smallest_loss(tasks: Sequence[Columns]) -> float | None:
-    """The smallest loss of the metric that so many documents would show (quantpress.statistics.signs)."""
-    parts = [
-        (task.weight, float(task.size), float(((task.own - task.base) ** 2).mean()))
-        for task in tasks
-        if task.base is not None
-    ]
+    """The smallest loss of the metric that so many documents would show (quantpress.statistics.signs); those that are
+    drawn together count as so many as fix the mean change as well."""
+    parts = [_changes(task) for task in tasks if task.base is not None]
     return signs.smallest_loss(parts) if parts else None
+
+
+def _changes(task: Columns) -> tuple[float, float, float]:
+    """Weight, documents, and the share of them on which the two differ."""
+    changes = task.own - task.base
+    share = float((changes**2).mean())
+    of_cells = share - float(changes.mean()) ** 2
+    return task.weight, cells.effective_documents(changes, of_cells, task.cluster, CONFIDENCE), share

@@ -231,8 +231,16 @@ def test_documents_that_share_a_passage_are_drawn_together() -> None:
     assert together.recovery == alone.recovery
     assert together.recovery_interval[0] < alone.recovery_interval[0] - 0.05
     assert together.p_value > alone.p_value  # three passages, not twelve documents
+    assert together.smallest_loss > alone.smallest_loss + 0.1
     with pytest.raises(StageError, match="t: its documents have no field 'story'"):
         compare_suite({"t": Scored("acc", with_passages(base), with_passages(own), cluster="story")})
+
+
+def test_where_no_document_changed_as_many_are_sure_to_count_as_there_are_passages() -> None:
+    both = answers("r" * 80 + "w" * 20)
+    passages = Scored("acc", with_passages(both), with_passages(both), cluster="passage")
+    few = compare_task("t", "acc", both[:25], both[:25])
+    assert compare_suite({"t": passages}).tasks["t"].smallest_loss == few.smallest_loss
 
 
 def test_a_divergence_of_acc_norm_is_by_character() -> None:
