@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.manifest import Adopted
-from quantpress.artifact.served import DIFFERS
+from quantpress.artifact.served import DIFFERS, Served
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
 from quantpress.report.facts.comparable import compared_load, is_under_but_for_pairing
@@ -181,25 +181,37 @@ def _elsewhere(name: str, adopted: Adopted) -> str:
 
 
 def _engine_caveats(recipes: list[Recipe]) -> list[str]:
-    """Recipes whose engine does not compute what was scored, so that their accuracy is not that of the server; and
-    those that other kernels served than were planned."""
+    """Recipes of which the engine and transformers do not compute the same; and those that other kernels served than
+    were planned."""
     caveats = []
     for recipe in recipes:
         served = recipe.throughput.served if recipe.throughput else None
         if served and served.verdict == DIFFERS:
-            side = served.sides.get("candidate")
-            lost = side.difference if side else None
-            by = "not finite" if lost is None else f"{lost:+.3f} nats a token"
-            caveats.append(
-                f"The engine does not compute what was scored of {recipe.name} ({by}): its accuracy here is that of "
-                f"transformers, not of the server. Likely cause: {served.cause}."
-            )
+            caveats.append(_differs(recipe, served))
         if others := [use.sentence for use in recipe.throughput.kernels if use.others] if recipe.throughput else []:
             caveats.append(
                 f"{recipe.name} was served by another kernel than planned ({'; '.join(others)}): its speed is that "
                 "kernel's."
             )
     return caveats
+
+
+def _differs(recipe: Recipe, served: Served) -> str:
+    """Whose accuracy the report shows, where the engine does not compute what transformers does."""
+    side = served.sides.get("candidate")
+    lost = side.difference if side else None
+    by = "not finite" if lost is None else f"{lost:+.3f} nats a token"
+    if recipe.accuracy and recipe.accuracy.backend == "vllm":
+        said = (
+            f"Transformers computes {recipe.name} otherwise than the vLLM that serves it ({by}): its scores here are "
+            "by that vLLM, and transformers would give others."
+        )
+    else:
+        said = (
+            f"The engine does not compute what was scored of {recipe.name} ({by}): its accuracy here is that of "
+            "transformers, not of the server."
+        )
+    return f"{said} Likely cause: {served.cause}."
 
 
 def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]:
