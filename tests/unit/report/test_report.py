@@ -378,6 +378,26 @@ def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     assert row[-2:] == ["other workload"] * 2
 
 
+def test_other_suites_are_not_compared(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        atomic.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.25]))
+        atomic.write_json(tmp_path / name / "accuracy.json", ACCURACY)
+    easy = ACCURACY | {"suite": "easy", "overall": ACCURACY["overall"] | {"recovery": 1.1}}
+    data = collected(tmp_path, throughput=_speed([1.3, 1.2, 1.25]), accuracy=easy)
+    assert data.decision.front == ["a", "b"]
+    assert "Scored on another suite than smoke, so not compared in accuracy: r4." in data.decision.caveats
+    assert {row[1]: row[4] for row in tables.scoreboard(data).rows} == {
+        "a": "0.500 (0.400–0.600) ↓",
+        "b": "0.500 (0.400–0.600) ↓",
+        "r4": "other suite",
+    }
+    pareto = plots.pareto(data)
+    assert pareto
+    assert "r4" not in pareto.text
+    assert all("r4" not in plot.text for plot in plots.distances(data))
+
+
 def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
     data = twelve(artifacts)
     assert data.decision.load

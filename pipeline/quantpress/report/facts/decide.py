@@ -14,7 +14,7 @@ from quantpress.artifact.manifest import Adopted
 from quantpress.artifact.served import DIFFERS, Served
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
-from quantpress.report.facts.comparable import compared_load, is_under_but_for_pairing
+from quantpress.report.facts.comparable import compared_load, compared_suite, is_on_suite, is_under_but_for_pairing
 from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Online, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
@@ -137,12 +137,13 @@ def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe]
 
 
 def front(recipes: list[Recipe], load: Load | None) -> list[str]:
-    """The recipes on the Pareto front of recovery against throughput, by their point estimates."""
+    """The recipes on the Pareto front of recovery on the compared suite against throughput, by their point
+    estimates."""
     if load is None:
         return []
-    known = {}
+    known, suite = {}, compared_suite(recipes)
     for recipe, ratio in beside_the_model(recipes, load, load.most, "output_tokens_s"):
-        if recipe.overall and recipe.overall.recovery.value is not None:
+        if is_on_suite(recipe, suite) and recipe.overall and recipe.overall.recovery.value is not None:
             known[recipe.name] = (ratio.value, recipe.overall.recovery.value)
     rivals = [*known.values(), (1.0, 1.0)]  # the model itself
     return [
@@ -252,6 +253,9 @@ def _accuracy_caveats(recipes: list[Recipe]) -> list[str]:
     caveats = [_precision(suite, [score for score in scores if score.suite == suite]) for suite in suites]
     if more := sorted({str(score.suite) for recipe in recipes for score in recipe.other_suites}):
         caveats.append(f"Also scored, shown under Accuracy and not compared here: {enumerated(more)}.")
+    suite = compared_suite(recipes)
+    if elsewhere := [recipe.name for recipe in recipes if recipe.accuracy and not is_on_suite(recipe, suite)]:
+        caveats.append(f"Scored on another suite than {suite}, so not compared in accuracy: {enumerated(elsewhere)}.")
     caveats += _older_rules(recipes)
     if not any(score.noise_floor for score in scores):
         caveats.append(

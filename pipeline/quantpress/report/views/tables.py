@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
 from quantpress.artifact.throughput import ATTACHED, TOGETHER
-from quantpress.report.facts.comparable import is_under_but_for_pairing
+from quantpress.report.facts.comparable import compared_suite, is_on_suite, is_under_but_for_pairing
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -51,7 +51,7 @@ class Table:
 
 def scoreboard(report: Report) -> Table:
     """One row a recipe, the best first: everything that decides."""
-    decision, load = report.decision, report.decision.load
+    decision, load, suite = report.decision, report.decision.load, compared_suite(report.recipes)
     header = ["#", "recipe", "best for", "gate", "recovery (95%)", "size", "TPOT", "tokens/s"]
     if load:
         users = f"{load.least} user{'s' if load.least != 1 else ''}"
@@ -60,10 +60,17 @@ def scoreboard(report: Report) -> Table:
     for recipe in report.recipes:
         best = ", ".join(goal.goal for goal in decision.goals if goal.winner == recipe.name)
         row = [str(recipe.number), recipe.name, best, decision.gate_states[recipe.name]]
-        row.append(kept_accuracy(recipe).replace(" to ", "–") + (" ↓" if shows_loss(recipe.overall) else ""))
+        row.append(_kept_on(suite, recipe))
         row.append(f"{in_bytes(recipe.size.checkpoint_bytes)} ({_share(recipe.size.ratio)})")
         rows.append([*row, *_compared(recipe, load)])
     return Table(header, rows, 4)
+
+
+def _kept_on(suite: str | None, recipe: Recipe) -> str:
+    """The accuracy that is kept on the suite that is compared; that of another one does not belong into its column."""
+    if recipe.accuracy and not is_on_suite(recipe, suite):
+        return "other suite"
+    return kept_accuracy(recipe).replace(" to ", "–") + (" ↓" if shows_loss(recipe.overall) else "")
 
 
 def _compared(recipe: Recipe, load: Load | None) -> list[str]:
