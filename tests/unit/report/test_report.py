@@ -74,7 +74,7 @@ ACCURACY = {
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
     "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
     "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
-    "rules": 2,
+    "rules": 3,
     "key": "k",
     "model_digest": "ab" * 32,
     "suite": "smoke",
@@ -461,6 +461,22 @@ def test_what_moved_beyond_noise(artifacts: Any) -> None:
     assert rows["overall: recovery"].verdict == "within noise"
     assert rows["throughput at 1"].verdict == "better"
     assert len(tables.moved(moved).rows) == 4  # three that moved, and the number of those that did not
+
+
+def test_another_definition_of_a_figure_is_neither_better_nor_worse(artifacts: Any) -> None:
+    old = twelve(artifacts)
+    data = old.dump()
+    score = data["recipes"][0]["accuracy"]
+    score["rules"] += 1
+    score["overall"]["kl"] = {"value": 0.001, "interval": [0.0005, 0.002]}
+    score["tasks"][0]["recovery"] = {"value": 2.0, "interval": [1.9, 2.1]}
+    rows = {
+        row.figure: row.verdict
+        for row in changes.moved_since(old, Report.model_validate(data), "old").rows
+        if row.recipe == data["recipes"][0]["name"]
+    }
+    assert rows["overall: kl"] == rows[f"{score['tasks'][0]['task']}: recovery"] == "not compared: made by older rules"
+    assert rows["overall: recovery"] == "unchanged"
 
 
 def test_what_moved_is_kept_as_numbers_and_shown_as_text(artifacts: Any, tmp_path: Path) -> None:

@@ -288,8 +288,8 @@ def _older_rules(recipes: list[Recipe]) -> list[str]:
         return []
     whose = "all recipes" if 1 < len(names) == len(recipes) else enumerated(names)
     return [
-        f"Intervals and gates of {whose} are by older rules, which claim too much from few documents. "
-        "quantpress evaluate redoes them from the saved answers, without scoring again."
+        f"Intervals and gates of {whose} are by older rules, which claim too much from few documents or take too much "
+        "for a guess. quantpress evaluate redoes them from the saved answers, without scoring again."
     ]
 
 
