@@ -106,7 +106,7 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: En
     return Request(
         suite,
         tasks,
-        gates=tuple(gates.parse(gate) for gate in (*suite.gates, *scoring.gate)),
+        gates=tuple(dict.fromkeys(gates.parse(gate) for gate in (*suite.gates, *scoring.gate))),
         noise_floor=scoring.noise_floor,
         backend=scoring.backend or suite.backend,
         vllm=vllm,

@@ -247,6 +247,8 @@ def test_a_gate_may_name_a_task_of_a_group_which_lm_eval_alone_knows(
     asked = cli_scoring.Scoring(str(file), None, "hf", [], False, False, False, None)
     known = request.checked(cli_scoring.requested(asked, None, "auto"))
     assert [gate.task for gate in known.gates] == ["mmlu_law"]
+    again = cli_scoring.requested(replace(asked, gate=["mmlu_law:recovery>=0.9"]), None, "auto")
+    assert len(again.gates) == 1  # though the suite has it too, as commands in reports name it
     for task, words in (("mmlu", "'mmlu' is a group"), ("mmlu_lax", "'mmlu_lax' is not a task of the suite")):
         wrong = cli_scoring.requested(replace(asked, gate=[f"{task}:kl<=1"]), None, "auto")
         with pytest.raises(InputError, match=words) as refused:

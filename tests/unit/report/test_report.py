@@ -669,6 +669,48 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
     assert "r5 (long)" in page.render(data)
 
 
+def test_the_command_of_an_evaluation_scores_the_same_again(tmp_path: Path) -> None:
+    """A sample of one task, and all of another that has no more, by vLLM on two GPUs."""
+    tasks: list[Data] = [
+        {"task": "boolq", "like": "boolq", "limit": 48, "seed": 0},
+        {"task": "piqa", "like": "piqa"},
+    ]
+    engine = {"tensor-parallel-size": 2, "enable-chunked-prefill": False}
+    settings = ACCURACY["settings"] | {"tasks": tasks, "backend": "vllm", "engine": engine}
+    found = collected(tmp_path, accuracy=ACCURACY | {"settings": settings, "counts_no_signal": True})
+    assert tables.commands(found).rows[1][2] == (
+        "quantpress evaluate r4 --suite smoke --limit 48 --backend vllm --count-no-signal --gate 'recovery>=0.99' "
+        "--engine tensor_parallel_size=2 --engine 'extra_args={\"enable-chunked-prefill\": false}' --model embedded"
+    )
+
+
+@pytest.mark.parametrize(
+    ("boolq", "piqa", "limit"),
+    [
+        ({}, {}, None),
+        ({"limit": 48}, {"limit": 48}, 48),
+        ({"limit": 12}, {}, None),
+        ({"limit": 12}, {"limit": 8}, None),
+        ({"limit": 12}, {"documents": [1]}, 12),
+    ],
+)
+def test_a_limit_is_named_where_it_takes_the_documents_that_were_scored(
+    boolq: Data, piqa: Data, limit: int | None, tmp_path: Path
+) -> None:
+    named = {"boolq": boolq, "piqa": piqa}
+    tasks = [{"task": name, "like": name, "seed": 0} | more for name, more in named.items()]
+    found = collected(tmp_path, accuracy=ACCURACY | {"settings": ACCURACY["settings"] | {"tasks": tasks}})
+    assert found.recipes[0].accuracy
+    assert found.recipes[0].accuracy.limit == limit
+
+
+def test_every_setting_of_an_engine_that_may_change_a_score_has_its_own_name_in_commands() -> None:
+    from quantpress_serve.workload.engine import Engine
+
+    silent = {"max_model_len", "gpu_memory_utilization", "extra_args"}
+    assert set(tables.ENGINE_FIELDS) == Engine.model_fields.keys() - silent
+
+
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:
     about = {"tokens": 1, "mean_logprob": -0.1, "problem": None}
     asked = [{"question": f"q{number}", "answer": f"a{number}"} | about for number in range(3)]

@@ -499,7 +499,7 @@ def commands(report: Report) -> Table:
         made = f"adopt {recipe.adopted.source} --as {name}" if recipe.adopted else f"quantize {name}"
         rows.append([name, "size", f"quantpress {made} --model {model}"])
         for score in recipe.scores:
-            rows.append([name, "accuracy", f"quantpress evaluate {name} --suite {score.suite} --model {model}"])
+            rows.append([name, "accuracy", f"quantpress evaluate {name} {_as_scored(score)} --model {model}"])
             by_hand = {f"accuracy by hand, {_role(side)}": text for side, text in score.commands.items()}
             rows += [[name, what, text] for what, text in by_hand.items() if text]
         for result in recipe.speeds:
@@ -513,19 +513,55 @@ def commands(report: Report) -> Table:
     for one in report.online:
         asked = f"{report.recipes[0].name} --online {one.method} --model {model}"
         if one.accuracy:
-            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} --suite {one.accuracy.suite}"])
+            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} {_as_scored(one.accuracy)}"])
         if one.throughput:
             workload = f"--workload {one.throughput.workload_name}{_engine(one.throughput)}"
             rows.append([one.name, "speed", f"quantpress bench {asked} {workload} --fresh"])
     return Table(["recipe", "figure", "command"], rows, 3)
 
 
+def _as_scored(score: Score) -> str:
+    """An evaluation that scores the same documents in the same way and decides the same gates, as options."""
+    options = [f"--suite {score.suite}"]
+    options += [f"--limit {score.limit}"] if score.limit else []
+    # The usual one is another on a machine with GPUs than on one without.
+    options += [f"--backend {score.backend}"] if score.backend else []
+    options += ["--count-no-signal"] if score.counts_no_signal else []
+    options += ["--noise-floor"] if score.noise_floor else []
+    options += [f"--gate {shlex.quote(gate.gate)}" for gate in score.gates]
+    return " ".join(options) + _settings(_by_field(score.engine))
+
+
+def _by_field(arguments: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments as the engine's settings have them: under fields of their own, or among the extra ones."""
+    fields = {name: name.replace("-", "_") for name in arguments}
+    own = {field: arguments[name] for name, field in fields.items() if field in ENGINE_FIELDS}
+    extra = {name: arguments[name] for name, field in fields.items() if field not in ENGINE_FIELDS}
+    return own | ({"extra_args": extra} if extra else {})
+
+
+# The fields of quantpress_serve's Engine, but for context and memory, which change no score.
+ENGINE_FIELDS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "enable_expert_parallel",
+    "kv_cache_dtype",
+    "quantization",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+)
 _USUAL: tuple[Any, ...] = (None, "auto", 1, False, {})  # values of engine settings that say nothing
 
 
 def _engine(result: Speed) -> str:
     """The engine that a result was measured with as options: what is not left to quantpress or vLLM."""
-    named = result.workload.get("engine") or {}
+    return _settings(result.workload.get("engine") or {})
+
+
+def _settings(named: dict[str, Any]) -> str:
+    """As options, without what says nothing."""
     told = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is True or value not in _USUAL]
     return "".join(f" --engine {shlex.quote(one)}" for one in told)
 
