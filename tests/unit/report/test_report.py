@@ -366,6 +366,19 @@ def test_how_sure_a_speed_up_is(tmp_path: Path, throughput: Data, why: str | Non
     assert (why or "Ahead of the unquantized model") in goal.reason
 
 
+@pytest.mark.parametrize(
+    ("decision", "word"), [("pass", "no candidate"), ("fail", "none passed"), (None, "no candidate")]
+)
+def test_that_none_passed_is_said_only_where_there_were_gates_to_pass(
+    decision: str | None, word: str, tmp_path: Path
+) -> None:
+    """No recipe makes the weights smaller."""
+    whole = MANIFEST | {"bytes": {"model": 200_000_000, "checkpoint": 200_000_000}}
+    gates = [ACCURACY["gates"][0] | {"decision": decision}] if decision else []
+    data = collected(tmp_path, manifest=whole, accuracy=ACCURACY | {"gates": gates})
+    assert f'<span class="chip no-candidate">{word}</span>' in page.render(data)
+
+
 def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     for name in ("a", "b"):
         atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
