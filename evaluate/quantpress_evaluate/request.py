@@ -21,6 +21,7 @@ from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.worker import without_log_of_wrong_input
 from quantpress_evaluate import backend, workers
 from quantpress_evaluate.backend import SCORING
+from quantpress_evaluate.comparison import gates
 from quantpress_evaluate.comparison.gates import Requirement
 from quantpress_evaluate.kept_tasks import KNOWN_TASKS, KnownTasks, kept_tasks
 from quantpress_evaluate.suite import ResolvedTask, Suite
@@ -182,7 +183,8 @@ def _try_template(suite: str, model: Model, examples: bool) -> None:
 def checked(request: Request) -> Request:
     """The request with groups resolved and `available` documents counted, asked of lm-eval; the answer is kept.
 
-    Raises InputError for tasks, metrics or documents that do not work, CapabilityError for documents out of reach.
+    Raises InputError for tasks, metrics, documents or gates that do not work, CapabilityError for documents out of
+    reach.
     """
     first = max((task.limit or 0 for task in request.tasks), default=0) or None
     if request.extend:  # any document may be scored, so all of them are tried
@@ -223,12 +225,8 @@ def _ask(request: Request, kept: Path, staged: Path) -> None:
 
 
 def _require_gates_to_decide(request: Request) -> None:
-    """Raises InputError for a gate of a group, whose tasks have one each, and for looking again without any gate."""
-    names = [task.task for task in request.tasks]
-    for gate in request.gates:
-        if gate.task is not None and gate.task not in names:
-            raise InputError(
-                f"gate {gate.text!r}: {gate.task!r} is a group", hint=f"its tasks: {', '.join(names)[:400]}"
-            )
+    """Raises InputError for a gate of no task, and for looking again without any gate."""
+    groups = [task.task for task in request.suite.tasks]
+    gates.require_tasks(request.gates, [task.task for task in request.tasks], groups)
     if request.extend and not request.gates:
         raise InputError("--extend decides gates, and there is none", hint="name one with --gate 'recovery>=0.99'")

@@ -35,7 +35,7 @@ from quantpress_evaluate.request import Request
 from quantpress_evaluate.scoring import Subject
 
 # Raise this when compare.py or figures.py makes other figures of the same scores.
-COMPARISON = 5
+COMPARISON = 6
 # Where --extend starts when no limit is given.
 FIRST_LOOK = 100
 
@@ -337,6 +337,6 @@ def _needed(gate: Gate) -> str:
     if gate.decision != "inconclusive" or gate.interval is None or gate.figure is None or not gate.documents:
         return ""
     low, high = gate.interval
-    away = gate.figure - gates.parse(gate.gate, [gate.gate.partition(":")[0]]).limit
+    away = gate.figure - gates.parse(gate.gate).limit
     needed = power.more_documents(high - low, away, gate.documents, gate.confidence or CONFIDENCE)
     return f"; about {foresight.rounded(needed)} documents would decide it" if needed else ""

@@ -28,10 +28,14 @@ class Task(Strict):
     metric: Literal["acc", "acc_norm", "exact_match", "word_perplexity", "byte_perplexity"] = Field(
         default="acc", description="What is compared."
     )
-    filter: str | None = Field(default=None, description="lm-eval's filter, for tasks with several; the first.")
+    filter: str | None = Field(default=None, description="lm-eval's filter; of several one must be named.")
     like: str | None = Field(default=None, description="The lm-eval task whose format `data` has.")
     data: str | None = Field(default=None, description="JSONL in the schema of the hub, relative to the suite's file.")
-    num_fewshot: int | None = Field(default=None, ge=0, description="Stands before the suite's.")
+    num_fewshot: int | None = Field(
+        default=None,
+        ge=0,
+        description="Stands before the suite's. 0 for tasks whose definition says 0: lm-eval gives them none.",
+    )
     limit: int | None = Field(default=None, ge=1, description="So many of its documents; stands before the suite's.")
     documents: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="Exact document ids, instead of `limit`."

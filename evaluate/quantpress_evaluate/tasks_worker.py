@@ -29,6 +29,8 @@ _METRICS = {
     "loglikelihood_rolling": ("word_perplexity", "byte_perplexity"),
     "generate_until": ("exact_match", "acc"),
 }
+# What lm-eval's index has beside tasks that YAML alone defines.
+_KINDS = {"GROUP": "a group of tasks", "TAG": "a group of tasks", "PY_TASK": "a task that is a Python class"}
 
 
 def _local_definition(task: ResolvedTask, config: dict[str, Any], yaml_path: Path, cache: Path) -> dict[str, Any]:
@@ -83,20 +85,26 @@ def task_manager(tasks: list[ResolvedTask], folder: Path) -> Any:
 
 
 def _definition(task: ResolvedTask, cache: Path) -> dict[str, Any] | None:
-    """YAML that is the task without lm-eval's index of all tasks; None for a group, which has none of its own."""
+    """YAML that is the task without lm-eval's index of all tasks; None for a group, which has none of its own, and for
+    a task that is a Python class, whose metrics are known once it is loaded."""
+    from lm_eval.config.task import TaskConfig
+
     entry = _index().task_index.get(task.like)
     if entry is None:
         close = nearest(task.like, [*_index().all_subtasks, *_index().all_groups])
         raise InputError(f"{task.like!r} is not an lm-eval task; {close[:200]}", hint="correct the suite")
-    config = dict(entry.cfg or {})
-    if entry.yaml_path is None or "output_type" not in config:
+    if entry.yaml_path is None or entry.kind.name != "TASK":
         if task.data:
             raise InputError(
-                f"task {task.task}: {task.like!r} is a group of tasks, so documents cannot be given for it",
-                hint="name its tasks one by one",
+                f"task {task.task}: {task.like!r} is {_KINDS[entry.kind.name]}, so documents cannot be given for it",
+                hint="name a task that lm-eval defines in YAML alone, one for each file of documents",
             )
         return None
-    _require_metric(task, config)
+    config = {"output_type": TaskConfig.output_type, **(entry.cfg or {})}
+    kind = config["output_type"]
+    metrics = [str(item.get("metric")) for item in config.get("metric_list") or []]
+    _require_metric(task, kind, metrics or list(_METRICS.get(kind, ())))
+    _require_filter(task, config.get("filter_list"))
     if task.data:
         return _local_definition(task, config, entry.yaml_path, cache)
     if task.like == "plain_text":
@@ -112,23 +120,30 @@ def _index() -> Any:
     return TaskManager(include_path=_OWN)
 
 
-def _require_metric(task: ResolvedTask, config: dict[str, Any]) -> None:
-    """Raises InputError for a metric or a filter that the task's definition does not have."""
-    kind = config["output_type"]
-    named = [str(item.get("metric")) for item in config.get("metric_list", [])] or list(_METRICS.get(kind, ()))
-    able = [metric for metric in _METRICS.get(kind, ()) if metric in named]
+def _require_metric(task: ResolvedTask, kind: str | None, named: list[str]) -> None:
+    """Raises InputError for a metric that is none of those `named` by a task of this kind, or that quantpress cannot
+    compare. A Python class without a kind may make any of them."""
+    comparable = _METRICS.get(kind, ()) if kind else dict.fromkeys(name for of in _METRICS.values() for name in of)
+    able = [metric for metric in comparable if metric in named]
     if task.metric not in able:
         raise InputError(
-            f"task {task.task}: {task.like!r} ({kind}) is not scored by {task.metric}; "
+            f"task {task.task}: {task.like!r} ({kind or 'a Python class'}) is not scored by {task.metric}; "
             f"it has {', '.join(named) or 'no metrics'}",
             hint=f"name {' or '.join(able)}" if able else "quantpress cannot compare this task document by document",
         )
-    filters = [str(item.get("name")) for item in config.get("filter_list") or []]
-    if task.filter not in (filters if len(filters) > 1 else [*filters, "none", None]):
-        raise InputError(
-            f"task {task.task}: filter {task.filter!r} is not one of {', '.join(filters) or 'none'}",
-            hint="name the filter whose answers are to be compared",
-        )
+
+
+def _require_filter(task: ResolvedTask, listed_filters: list[dict[str, Any]] | None) -> None:
+    """Raises InputError for a filter that the task's definition does not have, or for none where it has several."""
+    filters = [str(item.get("name")) for item in listed_filters or []]
+    if task.filter in (filters if len(filters) > 1 else [*filters, "none", None]):
+        return
+    several = f"{task.like!r} has several filters, and none is named: {', '.join(filters)}"
+    wrong = f"filter {task.filter!r} is not one of {', '.join(filters) or 'none'}"
+    raise InputError(
+        f"task {task.task}: {several if task.filter is None else wrong}",
+        hint="name the filter whose answers are to be compared" + (f", as filter: {filters[0]}" if filters else ""),
+    )
 
 
 def load_tasks(manager: Any, tasks: list[ResolvedTask]) -> dict[str, Any]:
@@ -159,8 +174,9 @@ def _loaded(manager: Any, tasks: list[ResolvedTask]) -> dict[str, Any]:
 def checked_tasks(job: TasksJob) -> CheckedTasks:
     """The tasks with groups resolved into theirs, the documents that each has counted and tried.
 
-    Raises InputError for a task that does not exist, documents that do not have its fields or answers, document ids
-    beyond the last; CapabilityError for documents that cannot be had.
+    Raises InputError for a task that does not exist, a metric or a filter that it does not have, documents that do not
+    have its fields or answers, document ids beyond the last, examples that lm-eval would not give or there are not;
+    CapabilityError for documents that cannot be had.
     """
     manager = task_manager(defined(job.tasks, job.cache), job.output / "tasks")
     checked = []
@@ -172,6 +188,7 @@ def checked_tasks(job: TasksJob) -> CheckedTasks:
             leaf |= {"group": task.task} if group and _is_mean_over_documents(group, task.metric) else {}
             _require_cluster(task, of_lm_eval)
             (single,) = defined([task.model_copy(update=leaf)], job.cache)
+            _require_as_loaded(single, of_lm_eval, task.task)
             counted = single.model_copy(update={"available": len(of_lm_eval.eval_docs)})
             _require_documents(counted, of_lm_eval)
             _require_examples(counted, of_lm_eval)
@@ -188,6 +205,21 @@ def _require_once(asked: list[ResolvedTask], checked: list[ResolvedTask]) -> Non
         raise InputError(
             f"the suite asks {double} twice: it is a task of several of its entries ({named})",
             hint="leave one of them out",
+        )
+
+
+def _require_as_loaded(task: ResolvedTask, loaded: Any, entry: str) -> None:
+    """What only the loaded task knows. Raises InputError for a metric or a filter that it does not have, and for
+    examples that lm-eval would not give: it keeps to a definition that says 0 (lm_eval/evaluator.py); `entry` is the
+    suite's."""
+    of_class = loaded.OUTPUT_TYPE if task.definition else None
+    _require_metric(task, of_class, list(loaded.aggregation()))
+    _require_filter(task, loaded.config.filter_list)
+    if task.num_fewshot and loaded.config.num_fewshot == 0:
+        raise InputError(
+            f"task {task.task}: {task.num_fewshot} examples are asked for each question, and lm-eval gives none, "
+            "because the task's own definition says 0",
+            hint=f"num_fewshot: 0 for {entry}",
         )
 
 

@@ -113,7 +113,7 @@ def _wholes(chosen: Mapping[str, Scored], columns: Mapping[str, Columns]) -> lis
     wholes = []
     for names in grouped.values():
         parts = [columns[task] for task in names]
-        whole = parts[0] if len(parts) == 1 else _together(parts)
+        whole = parts[0] if len(parts) == 1 else _together(parts, [chosen[task] for task in names])
         documents = [f"{task} {sample['doc_hash']}" for task in names for sample in chosen[task].baseline]
         # A group's parts are clusters, but every one of them is in all quarters.
         cluster = whole.cluster if len(parts) == 1 else None
@@ -123,21 +123,22 @@ def _wholes(chosen: Mapping[str, Scored], columns: Mapping[str, Columns]) -> lis
     return wholes
 
 
-def _together(parts: list[Columns]) -> Columns:
-    """The documents of all parts as one task's, each part a cluster. Their weights add up."""
+def _together(parts: list[Columns], scored: list[Scored]) -> Columns:
+    """The documents of all parts as one task's, each part a cluster. Their weights add up.
+
+    A guess is one for all of them: the most frequent answer of each small part is more frequent there by chance.
+    """
     import numpy
 
     def joined(name: str) -> Array:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else numpy.concatenate(values)
 
-    sizes = [part.size for part in parts]
-    guess = sum(part.guess * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
     return Columns(
         sum(part.weight for part in parts),
         **{name: joined(name) for name in PER_DOCUMENT},
-        cluster=numpy.repeat(numpy.arange(len(parts)), sizes),
-        guess=guess,
+        cluster=numpy.repeat(numpy.arange(len(parts)), [part.size for part in parts]),
+        guess=guessing([sample for part in scored for sample in part.baseline]),
     )
 
 

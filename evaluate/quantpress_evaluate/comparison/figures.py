@@ -62,12 +62,14 @@ def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures
     """Each figure of NAMES over tasks that count by their weight, with its interval at `confidence`.
 
     Difference and recovery: of the mean metric, candidate minus and over baseline; above chance: recovery of what both
-    have beyond a guess. Flips, kl: means. Perplexity ratio: exp of the log-likelihood lost per word or byte, geometric
-    mean over tasks. A figure is None where no task has it (recovery also if the baseline has nothing right, or no more
-    than a guess), an interval also where a task has too few documents.
+    have beyond a guess, of tasks that are right or wrong, for what a guess has of a fraction is not known. Flips, kl:
+    means. Perplexity ratio: exp of the log-likelihood lost per word or byte, geometric mean over tasks. A figure is
+    None where no task has it (recovery also if the baseline has nothing right, or no more than a guess), an interval
+    also where a task has too few documents.
     """
     return Figures(
         **_of_the_metric([task for task in tasks if task.base is not None], confidence),
+        **_above_chance([task for task in tasks if task.is_right_or_wrong], confidence),
         **_flips([task for task in tasks if task.flips is not None], confidence),
         **_kl([task for task in tasks if task.kl is not None], confidence),
         **_perplexity([task for task in tasks if task.lost is not None], confidence),
@@ -77,29 +79,43 @@ def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures
 Found = dict[str, Any]  # fields of Figures
 
 
+# A figure as it is, and how it is made of draws of the mean metric of both models.
+Wanted = dict[str, tuple[float, cells.Figure]]
+
+
 def _of_the_metric(tasks: Sequence[Columns], confidence: float) -> Found:
     if not tasks:
         return {}
+    base, own = _mean(tasks, [task.base.mean() for task in tasks]), _mean(tasks, [task.own.mean() for task in tasks])
+    wanted: Wanted = {"difference": (own - base, lambda b, o: o - b)}
+    if base > 0:
+        wanted["recovery"] = (own / base, lambda b, o: o / b)
+    return _with_intervals(tasks, wanted, confidence)
+
+
+def _above_chance(tasks: Sequence[Columns], confidence: float) -> Found:
+    if not tasks:
+        return {}
+    base, own = _mean(tasks, [task.base.mean() for task in tasks]), _mean(tasks, [task.own.mean() for task in tasks])
+    guess = _mean(tasks, [task.guess for task in tasks])
+    if base <= guess:
+        return {}
+    value = (own - guess) / (base - guess)
+    return _with_intervals(tasks, {"above_chance": (value, lambda b, o: _above(b, o, guess))}, confidence)
+
+
+def _mean(tasks: Sequence[Columns], values: Sequence[float]) -> float:
+    """Of one value a task, by the tasks' weights."""
     total = sum(task.weight for task in tasks)
-    base, own, guess = (
-        sum(task.weight * float(value) for task, value in zip(tasks, values, strict=True)) / total
-        for values in (
-            [task.base.mean() for task in tasks],
-            [task.own.mean() for task in tasks],
-            [task.guess for task in tasks],
-        )
-    )
-    wanted = {
-        "difference": (own - base, lambda b, o: o - b),
-        "recovery": (own / base, lambda b, o: o / b) if base > 0 else None,
-        "above_chance": ((own - guess) / (base - guess), lambda b, o: _above(b, o, guess)) if base > guess else None,
-    }
-    known = {name: value for name, value in wanted.items() if value}
+    return sum(task.weight * float(value) for task, value in zip(tasks, values, strict=True)) / total
+
+
+def _with_intervals(tasks: Sequence[Columns], wanted: Wanted, confidence: float) -> Found:
     made = cells.intervals(
-        [_cells(task, confidence) for task in tasks], [make for _, make in known.values()], confidence
+        [_cells(task, confidence) for task in tasks], [make for _, make in wanted.values()], confidence
     )
-    found: Found = {name: value for name, (value, _) in known.items()}
-    return found | {f"{name}_interval": interval for name, interval in zip(known, made, strict=True)}
+    found: Found = {name: value for name, (value, _) in wanted.items()}
+    return found | {f"{name}_interval": interval for name, interval in zip(wanted, made, strict=True)}
 
 
 def _above(base: Array, own: Array, guess: float) -> Array:
@@ -184,10 +200,15 @@ def p_value(tasks: Sequence[Columns]) -> float | None:
 
 
 def smallest_loss(tasks: Sequence[Columns]) -> float | None:
-    """The smallest loss of the metric that so many documents would show (quantpress.statistics.signs)."""
-    parts = [
-        (task.weight, float(task.size), float(((task.own - task.base) ** 2).mean()))
-        for task in tasks
-        if task.base is not None
-    ]
+    """The smallest loss of the metric that so many documents would show (quantpress.statistics.signs); those that are
+    drawn together count as so many as fix the mean change as well."""
+    parts = [_changes(task) for task in tasks if task.base is not None]
     return signs.smallest_loss(parts) if parts else None
+
+
+def _changes(task: Columns) -> tuple[float, float, float]:
+    """Weight, documents, and the share of them on which the two differ."""
+    changes = task.own - task.base
+    share = float((changes**2).mean())
+    of_cells = share - float(changes.mean()) ** 2
+    return task.weight, cells.effective_documents(changes, of_cells, task.cluster, CONFIDENCE), share

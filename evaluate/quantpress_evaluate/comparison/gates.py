@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from quantpress.artifact.accuracy import Comparison, Decision, Figures, Gate
@@ -25,19 +26,27 @@ class Requirement:
     limit: float
 
 
-def parse(text: str, tasks: list[str]) -> Requirement:
-    """Reads a gate, for a suite with these tasks. Raises InputError naming what is wrong with it."""
+def parse(text: str) -> Requirement:
+    """Reads a gate. Raises InputError naming what is wrong with it; `require_tasks` knows whether there is its task."""
     found = _GATE.match(text.strip())
     if not found:
         raise InputError(f"gate {text!r} is not METRIC>=NUMBER or METRIC<=NUMBER", hint=_HINT)
-    metric, sign, task = found["metric"], found["sign"], found["task"]
+    metric, sign = found["metric"], found["sign"]
     if metric not in METRICS:
         raise InputError(f"gate {text!r}: {metric!r} is not one of {', '.join(METRICS)}", hint=_HINT)
     if sign != METRICS[metric]:
         raise InputError(f"gate {text!r}: {metric} takes {METRICS[metric]}, not {sign}", hint=_HINT)
-    if task is not None and task not in tasks:
-        raise InputError(f"gate {text!r}: {task!r} is not a task of the suite", hint=f"its tasks: {', '.join(tasks)}")
-    return Requirement(text.strip(), task, metric, float(found["value"]) / (100 if found["percent"] else 1))
+    limit = float(found["value"]) / (100 if found["percent"] else 1)
+    return Requirement(text.strip(), found["task"], metric, limit)
+
+
+def require_tasks(gates: Iterable[Requirement], tasks: Sequence[str], groups: Collection[str] = ()) -> None:
+    """Raises InputError for a gate of a task that is not there; a group has figures for each of its tasks alone."""
+    for gate in gates:
+        if gate.task is None or gate.task in tasks:
+            continue
+        what = "is a group" if gate.task in groups else "is not a task of the suite"
+        raise InputError(f"gate {gate.text!r}: {gate.task!r} {what}", hint=f"its tasks: {', '.join(tasks)[:400]}")
 
 
 def decide(gate: Requirement, comparison: Comparison) -> Gate:

@@ -116,11 +116,19 @@ def comparable_likelihoods(sample: Sample, metric: str) -> list[float]:
 def guessing(samples: Samples) -> float:
     """Accuracy of the better of two guesses: uniform over the choices, or always the most frequent target.
 
-    0 where there are no choices to guess among.
+    The second is none where documents have choices of their own: the right one may then always stand first (BLiMP,
+    truthfulqa_mc1), which says nothing of its text. 0 where there are no choices to guess among.
     """
     if not all(map(has_choices, samples)):
         return 0.0
     chance = sum(1 / len(sample["filtered_resps"]) for sample in samples) / len(samples)
-    majority = Counter(str(sample["target"]) for sample in samples).most_common(1)[0][1] / len(samples)
-    positional = all(str(sample["target"]).isdigit() for sample in samples)
-    return max(chance, majority) if positional else chance
+    targets = Counter(str(sample["target"]) for sample in samples)
+    if not (_have_the_same_choices(samples) and all(target.isdigit() for target in targets)):
+        return chance
+    return max(chance, targets.most_common(1)[0][1] / len(samples))
+
+
+def _have_the_same_choices(samples: Samples) -> bool:
+    """Whether every document has the same texts to choose among (A to D; yes and no), as far as they were logged."""
+    first, *others = ([request[1:] for request in sample["arguments"]] for sample in samples)
+    return bool(first) and all(first) and all(other == first for other in others)

@@ -13,8 +13,10 @@ from quantpress.runtime.records import Record, Stored
 from quantpress.statistics.conventions import CONFIDENCE, Interval
 
 # Of the statistics: how intervals, tests and the choice of tasks are made. 1 were percentile bootstraps, McNemar's test
-# over all documents alike, and tasks chosen by the scores that recovery divides by; docs/explanation/statistics.md.
-RULES: Final = 2
+# over all documents alike, and tasks chosen by the scores that recovery divides by; 2 took for a guess the first of
+# choices that every document has for itself, and each small part's most frequent answer. See
+# docs/explanation/statistics.md.
+RULES: Final = 3
 # How a gate is decided that transformers passed, while the engine does not compute what transformers does.
 TRANSFORMERS_ONLY: Final = "transformers only"
 # The model scored once more: in other batches, and by the other backend.

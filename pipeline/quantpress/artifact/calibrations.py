@@ -1,7 +1,7 @@
 """calibrations.json: one recipe made several times, each on another draw of its calibration data, and what each scores.
 
 Figures of a checkpoint have intervals over documents. How far another draw of the texts that it was calibrated on
-would move it is no part of them; this is.
+would move it is no part of them; this is. other-calibration.json marks each artifact that was made for this alone.
 """
 
 from __future__ import annotations
@@ -39,6 +39,28 @@ class Calibrations(Stored):
     def others(self, own: str) -> set[str]:
         """The artifacts that were made to see the spread, which are no recipes to choose from."""
         return {one.artifact for scored in self.suites.values() for one in scored} - {own}
+
+
+class OtherCalibration(Stored):
+    """The mark in an artifact that was made only to see how far calibrations `of` a recipe are apart."""
+
+    SCHEMA_VERSION = 1
+
+    of: str
+
+
+def mark_as_other(artifact: Artifact, recipe: str) -> None:
+    """Marks an artifact as another calibration of a recipe, whatever becomes of the recipe's own and of the scoring."""
+    OtherCalibration(of=recipe).save(_mark(artifact))
+
+
+def is_marked(artifact: Artifact) -> bool:
+    """Whether it was made to see the spread, and is no recipe to choose from."""
+    return _mark(artifact).is_file()
+
+
+def _mark(artifact: Artifact) -> Path:
+    return artifact.folder / "other-calibration.json"
 
 
 def calibrated(seed: int, artifact: Artifact, scored: Accuracy) -> Calibrated:

@@ -17,6 +17,7 @@ _REQUESTS = rf"\.requests-{_HEX}_rank\d+\.db(-journal|-wal|-shm)?"
 _WRITTEN = re.compile(
     rf"""(
     manifest\.json | recipe\.resolved\.yaml | layer_errors\.json | shapes\.json | calibrations\.json
+    | other-calibration\.json
     | (accuracy|throughput)(-incomplete|-unfinished)?\.json | (accuracy|throughput)/[^/]+\.json
     | likelihoods/{_HEX}\.json | logs/[^/]+\.log
     | own-chats/[^/]+/(chats\.jsonl|about\.json|\.quantpress\.json)

@@ -64,7 +64,8 @@ def run(options: Options) -> None:
     baseline, candidate = runs.one_run(options.baseline), runs.one_run(options.candidate)
     paired = pairing.paired(baseline, candidate, pairing.Wanted(options.metric, options.filter, options.differing))
     tasks = [*paired.scored, *(item.task for item in paired.left_out)]
-    asked = [gates.parse(gate, tasks) for gate in options.gate]
+    asked = [gates.parse(gate) for gate in options.gate]
+    gates.require_tasks(asked, tasks)
     result = compare_suite(paired.scored, count_no_signal=options.count_no_signal)
     notes = [*baseline.notes, *candidate.notes, *result.notes, *_not_known(options, baseline, candidate)]
     about = {"differences": paired.differences, "left_out": paired.left_out, "notes": notes}

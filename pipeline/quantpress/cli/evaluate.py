@@ -89,6 +89,7 @@ def run(options: Options) -> None:
         scored = [calibrations.calibrated(recipe.calibration.seed, artifact, result)]
         for seed, plan in zip(others, plans[1:], strict=True):
             made = quantize(plan, model, work.out, work.offload).artifact
+            calibrations.mark_as_other(made, recipe.name)
             scored.append(
                 calibrations.calibrated(seed, made, evaluate(made, model, request.as_scored(result.settings)))
             )

@@ -82,7 +82,7 @@ def run(options: Options) -> None:
         if not 0 < value < 10**8:
             raise InputError(f"--{option} {value}: from 1 to 99999999", hint=f"leave --{option} out, or correct it")
     target = _target(options)
-    asked_for = [gates.parse(text, [text.partition(":")[0].strip()]) for text in options.gate]
+    asked_for = [gates.parse(text) for text in options.gate]
     recipe, engine = load_recipe(options.recipe, options.set), load_engine(options.engine, options.trust_workload)
     model = described_model(options.model, options.dequantize)
     plan = plan_of(recipe, model)

@@ -299,4 +299,4 @@ def _request(options: Options, known: Accuracy, asked: _Asked) -> Request:
         )
     request = request.for_model(asked.model)
     request = request.for_checkpoints([asked.checkpoint], [asked.untruthful], asked.model).as_scored(known.settings)
-    return replace(request, gates=tuple(gates.parse(gate.gate, list(then)) for gate in known.gates))
+    return replace(request, gates=tuple(gates.parse(gate.gate) for gate in known.gates))

@@ -88,7 +88,8 @@ def add_count_no_signal(parser: argparse.ArgumentParser) -> None:
 
 
 def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: Engine | None = None) -> Request:
-    """The evaluation that was asked for; `engine` is that of a vLLM that scores.
+    """The evaluation that was asked for; `engine` is that of a vLLM that scores. Whether there are the tasks that gates
+    name is known once lm-eval has resolved groups (quantpress_evaluate.request.checked).
 
     Raises InputError for what is wrong with its files and options.
     """
@@ -102,11 +103,10 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: En
     suite, path = load_suite(scoring.suite)
     folder = scoring.data or os.environ.get("QUANTPRESS_DATA") or None
     tasks = resolve_tasks(suite, path, Path(folder) if folder else None, scoring.limit)
-    names = [task.task for task in tasks]
     return Request(
         suite,
         tasks,
-        gates=tuple(gates.parse(gate, names) for gate in (*suite.gates, *scoring.gate)),
+        gates=tuple(dict.fromkeys(gates.parse(gate) for gate in (*suite.gates, *scoring.gate))),
         noise_floor=scoring.noise_floor,
         backend=scoring.backend or suite.backend,
         vllm=vllm,

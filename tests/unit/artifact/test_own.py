@@ -100,7 +100,7 @@ def test_an_artifact_is_ours_with_its_results_and_its_package(made: Artifact, pa
     scores(made.folder / "scores" / "smoke-111111111111")
     results = ("accuracy/x.json", "throughput/chat.json", "layer_errors.json", "likelihoods/0123456789ab.json")
     others = ("calibrations.json", "own-chats/0123/chats.jsonl", "own-chats/0123/about.json", "scores/.looks.json")
-    for name in (*results, *others):
+    for name in (*results, *others, "other-calibration.json"):
         (made.folder / name).parent.mkdir(exist_ok=True, parents=True)
         (made.folder / name).write_text("{}")
     (made.folder / "scores" / ".requests-0123456789ab_rank0.db").write_text("")

@@ -69,6 +69,40 @@ def test_no_better_than_guessing_is_no_signal(pattern: str, targets: str | None,
     assert compare_task("t", "acc", both, both).no_signal is no_signal
 
 
+def test_the_first_of_choices_that_every_document_has_for_itself_is_no_guess() -> None:
+    # As in BLiMP, where the right sentence always stands first.
+    both = [sample(number, 0, [0.0, -1.0], [f"good {number}", f"bad {number}"]) for number in range(40)]
+    row = compare_task("blimp", "acc", both, both)
+    assert (row.guessing, row.no_signal) == (0.5, False)
+    same = [sample(number, 0, [0.0, -1.0]) for number in range(40)]
+    assert compare_task("t", "acc", same, same).guessing == 1.0
+
+
+def test_a_guess_of_a_group_is_one_for_all_of_its_parts() -> None:
+    # Every part's most frequent answer is right in 3 of 4; over both parts either answer is right in half.
+    ones, zeros = answers("rrrw" * 10, "1110" * 10), answers("rrrw" * 10, "0001" * 10)
+    tasks = {name: Scored("acc", part, part, group="mmlu") for name, part in (("a", ones), ("b", zeros))}
+    result = compare_suite(tasks)
+    assert not any(row.no_signal for row in result.tasks.values())
+    assert result.overall.above_chance == 1.0
+
+
+def fraction(number: int, value: float) -> dict[str, Any]:
+    """As of truthfulqa_mc2, whose target is the first choice for all documents."""
+    return {**sample(number, 0, [0.0, -1.0]), "acc": value}
+
+
+def test_a_fraction_is_left_out_above_chance() -> None:
+    parts = [fraction(number, 0.4 + number / 100) for number in range(20)]
+    right = answers("r" * 40)
+    result = compare_suite(
+        {"mc2": Scored("acc", parts, parts), "t": Scored("acc", right, answers("r" * 30 + "w" * 10))}
+    )
+    assert result.tasks["mc2"].above_chance is None
+    assert result.overall.above_chance == pytest.approx((0.75 - 0.5) / (1 - 0.5))
+    assert result.overall.recovery == pytest.approx((0.495 + 0.75) / (0.495 + 1))
+
+
 def test_acc_norm_judges_the_answer_per_character() -> None:
     one = {**sample(0, 1, [-4.0, -6.0], ["abc", "abcdefghi"]), "acc_norm": 1.0}  # -4/3 < -6/9: the long one
     other = {**sample(0, 1, [-4.0, -13.0], ["abc", "abcdefghi"]), "acc_norm": 0.0}
@@ -197,8 +231,16 @@ def test_documents_that_share_a_passage_are_drawn_together() -> None:
     assert together.recovery == alone.recovery
     assert together.recovery_interval[0] < alone.recovery_interval[0] - 0.05
     assert together.p_value > alone.p_value  # three passages, not twelve documents
+    assert together.smallest_loss > alone.smallest_loss + 0.1
     with pytest.raises(StageError, match="t: its documents have no field 'story'"):
         compare_suite({"t": Scored("acc", with_passages(base), with_passages(own), cluster="story")})
+
+
+def test_where_no_document_changed_as_many_are_sure_to_count_as_there_are_passages() -> None:
+    both = answers("r" * 80 + "w" * 20)
+    passages = Scored("acc", with_passages(both), with_passages(both), cluster="passage")
+    few = compare_task("t", "acc", both[:25], both[:25])
+    assert compare_suite({"t": passages}).tasks["t"].smallest_loss == few.smallest_loss
 
 
 def test_a_divergence_of_acc_norm_is_by_character() -> None:

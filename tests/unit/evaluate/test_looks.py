@@ -17,7 +17,7 @@ from quantpress_evaluate.suite import ResolvedTask, Suite
 def request(limit: int, *texts: str) -> Request:
     suite = Suite.model_validate({"name": "own", "description": "d", "tasks": [{"task": "t"}]})
     task = ResolvedTask(task="t", like="t", metric="acc", filter=None, weight=1.0, data=None, available=10_000)
-    asked = tuple(gates.parse(text, ["t"]) for text in texts)
+    asked = tuple(gates.parse(text) for text in texts)
     return Request(suite, [task.limited(limit, 0)], gates=asked, backend="hf")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quantpress.cli import scoring as cli_scoring
-from quantpress.errors import CapabilityError
+from quantpress.errors import CapabilityError, InputError
 from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.truthful import untruthful
 from quantpress.runtime import atomic, digests, environment
@@ -231,6 +231,31 @@ def test_other_calibrations_are_scored_on_the_documents_that_the_first_came_to(r
     assert [task.limit for task in asked.as_scored(asked.with_limit(48).settings()).tasks] == [None] * 4
 
 
+def test_a_gate_may_name_a_task_of_a_group_which_lm_eval_alone_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("{name: s, description: d, tasks: [{task: mmlu}], gates: ['mmlu_law:recovery>=0.9']}")
+
+    def answered(asked: Request, kept: Path, staged: Path) -> None:
+        (group,) = asked.tasks
+        leaves = [group.model_copy(update={"task": f"mmlu_{name}", "available": 9}) for name in ("art", "law")]
+        atomic.write_kept(kept, request.KnownTasks(tasks=leaves).dump())
+
+    monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(request, "_ask", answered)
+    asked = cli_scoring.Scoring(str(file), None, "hf", [], False, False, False, None)
+    known = request.checked(cli_scoring.requested(asked, None, "auto"))
+    assert [gate.task for gate in known.gates] == ["mmlu_law"]
+    again = cli_scoring.requested(replace(asked, gate=["mmlu_law:recovery>=0.9"]), None, "auto")
+    assert len(again.gates) == 1  # though the suite has it too, as commands in reports name it
+    for task, words in (("mmlu", "'mmlu' is a group"), ("mmlu_lax", "'mmlu_lax' is not a task of the suite")):
+        wrong = cli_scoring.requested(replace(asked, gate=[f"{task}:kl<=1"]), None, "auto")
+        with pytest.raises(InputError, match=words) as refused:
+            request.checked(wrong)
+        assert refused.value.hint == "its tasks: mmlu_art, mmlu_law"
+
+
 def test_all_documents_are_tried_where_more_of_them_may_be_scored(
     request_of_smoke: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -244,7 +269,7 @@ def test_all_documents_are_tried_where_more_of_them_may_be_scored(
 
     monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path))
     monkeypatch.setattr(request, "_ask", answered)
-    gate = gates.parse("kl<=1", [])
+    gate = gates.parse("kl<=1")
     growing = replace(request_of_smoke.with_limit(8), gates=(gate,), extend=True)
     known = request.checked(growing)
     few = request.checked(request_of_smoke.with_limit(8))

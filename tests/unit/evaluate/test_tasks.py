@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,18 @@ def test_documents_are_counted(tmp_path: Path) -> None:
         ([{"text": " "}], {"like": "plain_text", "metric": "word_perplexity"}, "the text is empty"),
         ([GOOD], {"like": "mmlu"}, "'mmlu' is a group of tasks"),
         ([GOOD], {"cluster": "story"}, "its documents have no field 'story'"),
+        ([GOOD], {"like": "fda", "metric": "exact_match"}, "'fda' is a task that is a Python class"),
+        (
+            [{"question": "2 + 2?", "answer": "#### 4"}],
+            {"like": "gsm8k", "metric": "exact_match"},
+            "'gsm8k' has several filters, and none is named: strict-match, flexible-extract",
+        ),
+        (
+            [{"question": "q", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}}],
+            {"like": "truthfulqa_mc1", "num_fewshot": 5},
+            "task mine: 5 examples are asked for each question, and lm-eval gives none",
+        ),
+        ([{"context": "c"}], {"like": "fld_default"}, "generate_until. is not scored by acc; it has exact_match"),
     ],
     ids=[
         "name",
@@ -78,11 +91,31 @@ def test_documents_are_counted(tmp_path: Path) -> None:
         "no text",
         "group with data",
         "cluster",
+        "class with data",
+        "no filter of several",
+        "examples of a task that takes none",
+        "metric of a task without output_type",
     ],
 )
 def test_what_is_wrong_is_said(rows: Any, fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
         tasks_worker.checked_tasks(job(tmp_path, rows, **fields))
+
+
+def test_the_metric_of_a_python_class_is_checked_once_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lm-eval 0.4.13 has FDA: a class whose only metric is its own, and whose output type is a default."""
+    config = SimpleNamespace(filter_list=None, num_fewshot=None)
+    loaded = SimpleNamespace(
+        config=config, OUTPUT_TYPE="generate_until", eval_docs=[], aggregation=lambda: {"contains": 0}
+    )
+    monkeypatch.setattr(tasks_worker, "_loaded", lambda *_: {"tasks": {"fda": loaded}, "groups": {}})
+    with pytest.raises(InputError, match=r"'fda' \(a Python class\) is not scored by acc; it has contains"):
+        tasks_worker.checked_tasks(job(tmp_path, task="fda", like="fda"))
+    loaded.aggregation = lambda: {"acc": 0}
+    (tmp_path / "again").mkdir()
+    assert tasks_worker.checked_tasks(job(tmp_path / "again", task="fda", like="fda")).tasks
 
 
 @pytest.mark.parametrize(("by_size", "mean"), [([True], True), ([False], False), ([], False)])

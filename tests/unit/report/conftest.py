@@ -40,7 +40,7 @@ def varied(name: str, chance: random.Random, rounds: int = 4) -> dict[str, Resul
         middle, width = 1 - loss + chance.uniform(-0.03, 0.03), chance.uniform(0.01, 0.05)
         row |= {"recovery": middle, "recovery_interval": [middle - width, middle + width]}
         row |= {"kl": floor, "kl_interval": [floor * 0.7, floor * 1.4]}
-    gate = gates.parse("recovery>=0.95", list(accuracy["tasks"]))
+    gate = gates.parse("recovery>=0.95")
     del accuracy["schema_version"]
     scored = Accuracy.model_validate(accuracy)
     decided = gates.decide(gate, scored).model_copy(update={"confidence": 0.95, "documents": 192, "look": 1})

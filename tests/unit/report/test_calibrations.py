@@ -28,3 +28,10 @@ def test_the_report_chooses_among_recipes_and_shows_how_far_calibrations_are_apa
     assert "2 calibrations (seeds 42, 43)" in note
     assert "from 0.9000 to 0.9400" in note
     assert notes[second] == []
+
+
+def test_another_calibration_is_no_recipe_though_the_recipes_own_was_made_anew(artifacts: Callable[..., Path]) -> None:
+    folder = artifacts(3, fresh=True)
+    first, second, third = (recipe.name for recipe in collect(folder, None).recipes)
+    calibrations.mark_as_other(Artifact(folder / third), first)  # and no calibrations.json names it
+    assert {recipe.name for recipe in collect(folder, None).recipes} == {first, second}

@@ -74,7 +74,7 @@ ACCURACY = {
     "mean": {"tasks": 1, "baseline": 0.5, "candidate": 0.25},
     "overall": {"recovery": 0.5, "recovery_interval": [0.4, 0.6], "flips": 0.3, "kl": 0.1},
     "gates": [{"gate": "recovery>=0.99", "figure": 0.5, "interval": [0.4, 0.6], "decision": "fail"} | LOOK],
-    "rules": 2,
+    "rules": 3,
     "key": "k",
     "model_digest": "ab" * 32,
     "suite": "smoke",
@@ -366,6 +366,19 @@ def test_how_sure_a_speed_up_is(tmp_path: Path, throughput: Data, why: str | Non
     assert (why or "Ahead of the unquantized model") in goal.reason
 
 
+@pytest.mark.parametrize(
+    ("decision", "word"), [("pass", "no candidate"), ("fail", "none passed"), (None, "no candidate")]
+)
+def test_that_none_passed_is_said_only_where_there_were_gates_to_pass(
+    decision: str | None, word: str, tmp_path: Path
+) -> None:
+    """No recipe makes the weights smaller."""
+    whole = MANIFEST | {"bytes": {"model": 200_000_000, "checkpoint": 200_000_000}}
+    gates = [ACCURACY["gates"][0] | {"decision": decision}] if decision else []
+    data = collected(tmp_path, manifest=whole, accuracy=ACCURACY | {"gates": gates})
+    assert f'<span class="chip no-candidate">{word}</span>' in page.render(data)
+
+
 def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     for name in ("a", "b"):
         atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
@@ -376,6 +389,26 @@ def test_other_workloads_are_not_compared(tmp_path: Path) -> None:
     assert any("not compared: r4" in caveat for caveat in decision.caveats)
     (row,) = [row for row in tables.scoreboard(collected(tmp_path, throughput=other)).rows if row[1] == "r4"]
     assert row[-2:] == ["other workload"] * 2
+
+
+def test_other_suites_are_not_compared(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        atomic.write_json(tmp_path / name / "manifest.json", MANIFEST)
+        atomic.write_json(tmp_path / name / "throughput.json", _speed([1.3, 1.2, 1.25]))
+        atomic.write_json(tmp_path / name / "accuracy.json", ACCURACY)
+    easy = ACCURACY | {"suite": "easy", "overall": ACCURACY["overall"] | {"recovery": 1.1}}
+    data = collected(tmp_path, throughput=_speed([1.3, 1.2, 1.25]), accuracy=easy)
+    assert data.decision.front == ["a", "b"]
+    assert "Scored on another suite than smoke, so not compared in accuracy: r4." in data.decision.caveats
+    assert {row[1]: row[4] for row in tables.scoreboard(data).rows} == {
+        "a": "0.500 (0.400–0.600) ↓",
+        "b": "0.500 (0.400–0.600) ↓",
+        "r4": "other suite",
+    }
+    pareto = plots.pareto(data)
+    assert pareto
+    assert "r4" not in pareto.text
+    assert all("r4" not in plot.text for plot in plots.distances(data))
 
 
 def test_the_front_holds_what_nothing_beats(artifacts: Any) -> None:
@@ -441,6 +474,22 @@ def test_what_moved_beyond_noise(artifacts: Any) -> None:
     assert rows["overall: recovery"].verdict == "within noise"
     assert rows["throughput at 1"].verdict == "better"
     assert len(tables.moved(moved).rows) == 4  # three that moved, and the number of those that did not
+
+
+def test_another_definition_of_a_figure_is_neither_better_nor_worse(artifacts: Any) -> None:
+    old = twelve(artifacts)
+    data = old.dump()
+    score = data["recipes"][0]["accuracy"]
+    score["rules"] += 1
+    score["overall"]["kl"] = {"value": 0.001, "interval": [0.0005, 0.002]}
+    score["tasks"][0]["recovery"] = {"value": 2.0, "interval": [1.9, 2.1]}
+    rows = {
+        row.figure: row.verdict
+        for row in changes.moved_since(old, Report.model_validate(data), "old").rows
+        if row.recipe == data["recipes"][0]["name"]
+    }
+    assert rows["overall: kl"] == rows[f"{score['tasks'][0]['task']}: recovery"] == "not compared: made by older rules"
+    assert rows["overall: recovery"] == "unchanged"
 
 
 def test_what_moved_is_kept_as_numbers_and_shown_as_text(artifacts: Any, tmp_path: Path) -> None:
@@ -631,6 +680,48 @@ def test_the_suite_that_most_recipes_share_is_compared_and_the_gates_of_all_coun
     assert "| r5 (long) | recovery>=0.99 |" in text
     assert "quantpress evaluate r5 --suite long" in text
     assert "r5 (long)" in page.render(data)
+
+
+def test_the_command_of_an_evaluation_scores_the_same_again(tmp_path: Path) -> None:
+    """A sample of one task, and all of another that has no more, by vLLM on two GPUs."""
+    tasks: list[Data] = [
+        {"task": "boolq", "like": "boolq", "limit": 48, "seed": 0},
+        {"task": "piqa", "like": "piqa"},
+    ]
+    engine = {"tensor-parallel-size": 2, "enable-chunked-prefill": False}
+    settings = ACCURACY["settings"] | {"tasks": tasks, "backend": "vllm", "engine": engine}
+    found = collected(tmp_path, accuracy=ACCURACY | {"settings": settings, "counts_no_signal": True})
+    assert tables.commands(found).rows[1][2] == (
+        "quantpress evaluate r4 --suite smoke --limit 48 --backend vllm --count-no-signal --gate 'recovery>=0.99' "
+        "--engine tensor_parallel_size=2 --engine 'extra_args={\"enable-chunked-prefill\": false}' --model embedded"
+    )
+
+
+@pytest.mark.parametrize(
+    ("boolq", "piqa", "limit"),
+    [
+        ({}, {}, None),
+        ({"limit": 48}, {"limit": 48}, 48),
+        ({"limit": 12}, {}, None),
+        ({"limit": 12}, {"limit": 8}, None),
+        ({"limit": 12}, {"documents": [1]}, 12),
+    ],
+)
+def test_a_limit_is_named_where_it_takes_the_documents_that_were_scored(
+    boolq: Data, piqa: Data, limit: int | None, tmp_path: Path
+) -> None:
+    named = {"boolq": boolq, "piqa": piqa}
+    tasks = [{"task": name, "like": name, "seed": 0} | more for name, more in named.items()]
+    found = collected(tmp_path, accuracy=ACCURACY | {"settings": ACCURACY["settings"] | {"tasks": tasks}})
+    assert found.recipes[0].accuracy
+    assert found.recipes[0].accuracy.limit == limit
+
+
+def test_every_setting_of_an_engine_that_may_change_a_score_has_its_own_name_in_commands() -> None:
+    from quantpress_serve.workload.engine import Engine
+
+    silent = {"max_model_len", "gpu_memory_utilization", "extra_args"}
+    assert set(tables.ENGINE_FIELDS) == Engine.model_fields.keys() - silent
 
 
 def test_what_servers_and_chats_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from quantpress.artifact.results import results_of
 from quantpress.artifact.served import Served
 from quantpress.artifact.throughput import ServerFacts, Throughput
 from quantpress.errors import GateError
-from quantpress.report.facts import collect, gates
+from quantpress.report.facts import collect, decide, gates
 from quantpress.report.facts.accuracy import score_of
 from quantpress_evaluate import stage
 from quantpress_serve.bench import likelihoods, looks
@@ -202,6 +202,20 @@ def test_the_report_names_the_engine_first(made: Artifact) -> None:
     section = report.throughput_section({"r": result})
     assert "the engine does not compute what was scored" in section
     assert "INT8 saturates" in section
+
+
+def test_scores_by_the_vllm_that_serves_are_not_called_those_of_transformers(made: Artifact) -> None:
+    scored, served = _sides(-0.05, 1)
+    found = likelihoods.compared(scored, served, "INT8 saturates")
+    result = Throughput.load(made.folder / "throughput.json").model_copy(update={"served": found})
+    result.save(made.folder / "throughput.json")
+    (recipe,) = collect.collect(made.folder.parent, None).recipes
+    assert recipe.accuracy
+    by_vllm = recipe.model_copy(update={"accuracy": recipe.accuracy.model_copy(update={"backend": "vllm"})})
+    (said,) = decide._engine_caveats([by_vllm])
+    assert said.startswith(f"Transformers computes {made.name} otherwise than the vLLM that serves it (-0.0")
+    assert "its scores here are by that vLLM" in said
+    assert "of transformers, not of the server" not in said
 
 
 def test_the_text_is_long_enough_for_any_vocabulary() -> None:

@@ -19,7 +19,8 @@ def score_of(result: Comparison) -> Score:
         suite=scored.suite if scored else None,
         backend=settings.backend if settings else None,
         device=settings.device if settings else None,
-        limit=settings.limit if settings else None,
+        limit=_limit(scored) if scored else None,
+        engine=(settings.engine if settings else None) or {},
         versions=settings.versions if settings else {},
         machine=scored.machine if scored else None,
         documents=result.documents,
@@ -39,6 +40,17 @@ def score_of(result: Comparison) -> Score:
         notes=[*(_samples(scored) if scored else []), *result.notes],
         rules=result.rules,
     )
+
+
+def _limit(scored: Accuracy) -> int | None:
+    """The --limit that takes the same documents; None where it is the suite that chose them."""
+    drawn = [task for task in scored.settings.tasks if not task.documents]
+    limits = {task.limit for task in drawn if task.limit is not None}
+    if len(limits) != 1:
+        return scored.settings.limit
+    limit = limits.pop()
+    whole = [scored.tasks.get(task.task) for task in drawn if task.limit is None]
+    return limit if all(row and row.documents <= limit for row in whole) else None
 
 
 def _samples(scored: Accuracy) -> list[str]:

@@ -28,7 +28,7 @@ RULE = (
     "twenty at most is none, on average (Benjamini and Hochberg 1995). This is cautious: a small true change can stay "
     "unseen. Sizes are exact. Speed is compared as the ratio to the unquantized model that was served beside it, so "
     "that two days of one machine can be compared. Figures of another model, suite, workload, machine or pairing (how "
-    "both servers shared the machine) are not compared."
+    "both servers shared the machine), or by older rules, are not compared."
 )
 _SPEEDS = {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 
@@ -118,15 +118,16 @@ def _accuracy(old: Recipe, new: Recipe) -> Iterator[Row]:
         was, now = (f"{suite}, {documents} documents, {backend}" for suite, documents, backend in settings)
         yield _text(new.name, "accuracy", was, now, "not compared: scored otherwise")
         return
-    yield from _distances(new.name, "overall", before.overall, after.overall)
+    alike = before.rules == after.rules
+    yield from _distances(new.name, "overall", before.overall, after.overall, alike)
     tasks = {task.task: task for task in before.tasks}
     for task in after.tasks:
         if task.task in tasks:
-            yield from _distances(new.name, task.task, tasks[task.task], task)
+            yield from _distances(new.name, task.task, tasks[task.task], task, alike)
 
 
-def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task) -> Iterator[Row]:
-    """What of the distance from the model is known on both sides."""
+def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task, alike: bool) -> Iterator[Row]:
+    """What of the distance from the model is known on both sides; `alike` is whether the same rules made both."""
     signed: list[tuple[Kind, Figure, Figure, int]] = [
         ("recovery", old.recovery, new.recovery, 1),
         ("kl", old.kl, new.kl, -1),
@@ -137,13 +138,16 @@ def _distances(recipe: str, label: str, old: Paired | Task, new: Paired | Task) 
         if before.value is not None and after.value is not None:
             figure = f"{label}: {kind.replace('_', ' ')}"
             change = Change(recipe=recipe, kind=kind, figure=figure, old=before, new=after, verdict="unchanged")
-            yield _distance(change, before, after, sign)
+            yield _distance(change, before, after, sign, alike)
 
 
-def _distance(change: Change, old: Figure, new: Figure, sign: int) -> Row:
-    """`sign` is 1 where more is better, else -1."""
+def _distance(change: Change, old: Figure, new: Figure, sign: int, alike: bool) -> Row:
+    """`sign` is 1 where more is better, else -1. Of rules that are not `alike`, the figures and intervals mean another
+    thing."""
     if old == new or old.value is None or new.value is None:
         return Row(change)
+    if not alike:
+        return Row(change.model_copy(update={"verdict": "not compared: made by older rules"}))
     if not old.interval or not new.interval:
         return Row(change.model_copy(update={"verdict": "not compared: no interval"}))
     chance = several.chance_of_no_difference((old.value, old.interval), (new.value, new.interval))

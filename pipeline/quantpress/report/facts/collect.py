@@ -80,9 +80,13 @@ def collect(folder: Path, model: Identity | None) -> Report:
 
 
 def _other_draws(folder: Path, left_out: list[LeftOut]) -> set[str]:
-    """Calibrations of a recipe under other seeds: to choose the best of them would be to choose the luckiest."""
+    """Calibrations of a recipe under other seeds: to choose the best of them would be to choose the luckiest.
+
+    Their own marks say so, and calibrations.json of the recipe, which earlier versions had alone.
+    """
     draws: set[str] = set()
     for artifact in artifacts_of(folder):
+        draws |= {artifact.name} if calibrations.is_marked(artifact) else set()
         try:
             draws |= calibrations.calibrations_of(artifact).others(artifact.name)
         except StageError as error:

@@ -38,6 +38,16 @@ def _shared(kinds: Iterable[list[T]]) -> T | None:
     return max(counted, key=lambda kind: (counted[kind], first[kind]), default=None)
 
 
+def compared_suite(recipes: list[Recipe]) -> str | None:
+    """The suite on which most recipes were scored: only those are compared."""
+    return _shared([recipe.accuracy.suite] for recipe in recipes if recipe.accuracy)
+
+
+def is_on_suite(recipe: Recipe, suite: str | None) -> bool:
+    """Whether a recipe's accuracy can be compared with that of others on this suite."""
+    return recipe.accuracy is not None and recipe.accuracy.suite == suite
+
+
 def compared_load(recipes: list[Recipe]) -> Load | None:
     """The workload, machine and pairing under which most recipes were measured: only those are compared."""
     measured = [(recipe, recipe.throughput) for recipe in recipes if recipe.throughput]

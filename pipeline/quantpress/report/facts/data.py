@@ -153,7 +153,8 @@ class Gate(Record):
 
 class Score(Record):
     """What evaluate (or compare, which names no suite) found on one suite. `commands` are by side; `differences`,
-    `left_out`, `notes` and `rules` are those of the comparison."""
+    `left_out`, `notes` and `rules` are those of the comparison. `limit` takes the same documents; `engine` has the
+    arguments of a vLLM that scored, where they may change a score."""
 
     suite: str | None
     backend: str | None
@@ -175,6 +176,7 @@ class Score(Record):
     left_out: list[TaskLeftOut] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     rules: int = 1
+    engine: dict[str, Any] = Field(default_factory=dict)
 
 
 def load_in_words(concurrency: int | None, request_rate: float | None) -> str:

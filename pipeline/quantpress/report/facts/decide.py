@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from quantpress.artifact.accuracy import RULES
 from quantpress.artifact.manifest import Adopted
-from quantpress.artifact.served import DIFFERS
+from quantpress.artifact.served import DIFFERS, Served
 from quantpress.errors import enumerated
 from quantpress.report.facts import beaten
-from quantpress.report.facts.comparable import compared_load, is_under_but_for_pairing
+from quantpress.report.facts.comparable import compared_load, compared_suite, is_on_suite, is_under_but_for_pairing
 from quantpress.report.facts.data import PAIRINGS, Cell, Decision, Goal, Load, Online, Point, Recipe, Score, Speed
 from quantpress.report.facts.gates import GATED, ORDER, PASSED_ALONE, PASSED_ELSEWHERE, gate_states
 from quantpress.report.facts.winners import MODEL, beside_the_model, fastest
@@ -137,12 +137,13 @@ def _headline(goals: list[Goal], states: dict[str, str], competing: list[Recipe]
 
 
 def front(recipes: list[Recipe], load: Load | None) -> list[str]:
-    """The recipes on the Pareto front of recovery against throughput, by their point estimates."""
+    """The recipes on the Pareto front of recovery on the compared suite against throughput, by their point
+    estimates."""
     if load is None:
         return []
-    known = {}
+    known, suite = {}, compared_suite(recipes)
     for recipe, ratio in beside_the_model(recipes, load, load.most, "output_tokens_s"):
-        if recipe.overall and recipe.overall.recovery.value is not None:
+        if is_on_suite(recipe, suite) and recipe.overall and recipe.overall.recovery.value is not None:
             known[recipe.name] = (ratio.value, recipe.overall.recovery.value)
     rivals = [*known.values(), (1.0, 1.0)]  # the model itself
     return [
@@ -181,25 +182,37 @@ def _elsewhere(name: str, adopted: Adopted) -> str:
 
 
 def _engine_caveats(recipes: list[Recipe]) -> list[str]:
-    """Recipes whose engine does not compute what was scored, so that their accuracy is not that of the server; and
-    those that other kernels served than were planned."""
+    """Recipes of which the engine and transformers do not compute the same; and those that other kernels served than
+    were planned."""
     caveats = []
     for recipe in recipes:
         served = recipe.throughput.served if recipe.throughput else None
         if served and served.verdict == DIFFERS:
-            side = served.sides.get("candidate")
-            lost = side.difference if side else None
-            by = "not finite" if lost is None else f"{lost:+.3f} nats a token"
-            caveats.append(
-                f"The engine does not compute what was scored of {recipe.name} ({by}): its accuracy here is that of "
-                f"transformers, not of the server. Likely cause: {served.cause}."
-            )
+            caveats.append(_differs(recipe, served))
         if others := [use.sentence for use in recipe.throughput.kernels if use.others] if recipe.throughput else []:
             caveats.append(
                 f"{recipe.name} was served by another kernel than planned ({'; '.join(others)}): its speed is that "
                 "kernel's."
             )
     return caveats
+
+
+def _differs(recipe: Recipe, served: Served) -> str:
+    """Whose accuracy the report shows, where the engine does not compute what transformers does."""
+    side = served.sides.get("candidate")
+    lost = side.difference if side else None
+    by = "not finite" if lost is None else f"{lost:+.3f} nats a token"
+    if recipe.accuracy and recipe.accuracy.backend == "vllm":
+        said = (
+            f"Transformers computes {recipe.name} otherwise than the vLLM that serves it ({by}): its scores here are "
+            "by that vLLM, and transformers would give others."
+        )
+    else:
+        said = (
+            f"The engine does not compute what was scored of {recipe.name} ({by}): its accuracy here is that of "
+            "transformers, not of the server."
+        )
+    return f"{said} Likely cause: {served.cause}."
 
 
 def _several_caveats(recipes: list[Recipe], states: dict[str, str]) -> list[str]:
@@ -240,6 +253,9 @@ def _accuracy_caveats(recipes: list[Recipe]) -> list[str]:
     caveats = [_precision(suite, [score for score in scores if score.suite == suite]) for suite in suites]
     if more := sorted({str(score.suite) for recipe in recipes for score in recipe.other_suites}):
         caveats.append(f"Also scored, shown under Accuracy and not compared here: {enumerated(more)}.")
+    suite = compared_suite(recipes)
+    if elsewhere := [recipe.name for recipe in recipes if recipe.accuracy and not is_on_suite(recipe, suite)]:
+        caveats.append(f"Scored on another suite than {suite}, so not compared in accuracy: {enumerated(elsewhere)}.")
     caveats += _older_rules(recipes)
     if not any(score.noise_floor for score in scores):
         caveats.append(
@@ -272,8 +288,8 @@ def _older_rules(recipes: list[Recipe]) -> list[str]:
         return []
     whose = "all recipes" if 1 < len(names) == len(recipes) else enumerated(names)
     return [
-        f"Intervals and gates of {whose} are by older rules, which claim too much from few documents. "
-        "quantpress evaluate redoes them from the saved answers, without scoring again."
+        f"Intervals and gates of {whose} are by older rules, which claim too much from few documents or take too much "
+        "for a guess. quantpress evaluate redoes them from the saved answers, without scoring again."
     ]
 
 

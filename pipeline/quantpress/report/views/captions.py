@@ -37,11 +37,11 @@ ABOUT = {
         "Not measured: quantpress evaluate RECIPE.",
     ),
     "served": (
-        "The log-likelihoods of a fixed text, computed by transformers, which scored, and by the vLLM that served, in "
-        "nats a token. The engine does not compute what was scored if the whole 95% interval of the mean difference "
-        "lies beyond the bound: 0.01 and what the unquantized model itself differs between the two; nor if the "
-        "unquantized model differs by more than twice 0.01, or its tokens by 0.1 in the mean. An accuracy gate that "
-        "was passed then holds for transformers only.",
+        "The log-likelihoods of a fixed text, computed by transformers and by the vLLM that served, in nats a token. "
+        "The engine does not compute what was scored if the whole 95% interval of the mean difference lies beyond the "
+        "bound: 0.01 and what the unquantized model itself differs between the two; nor if the unquantized model "
+        "differs by more than twice 0.01, or its tokens by 0.1 in the mean. An accuracy gate that was passed with "
+        "scores by transformers then holds for transformers only.",
         "Not compared: quantpress bench RECIPE.",
     ),
     "speed": (

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from quantpress.report.facts.data import Report
+from quantpress.report.facts.data import Decision, Report
 from quantpress.report.views import engines, plots, tables
 from quantpress.report.views.captions import ABOUT, DUMMY, ONLINE, SCOREBOARD
 
@@ -21,7 +21,7 @@ _STATES = {
     "shown": "beats the unquantized model",
     "not shown": "no gain shown",
     "not measured": "not measured",
-    "no candidate": "none passed",
+    "no candidate": "no candidate",
 }
 _GATES = {
     "passed": "passed",
@@ -64,7 +64,7 @@ def render(report: Report) -> str:
         "about": ABOUT,
         "contents": _CONTENTS,
         "goal_titles": _GOALS,
-        "state_words": _STATES,
+        "state_words": _STATES | ({"no candidate": "none passed"} if _none_passed(report.decision) else {}),
         "gate_words": _GATES,
         "chips": {"holds", "moved", *_GATES, "pass", "fail", "transformers only", "as scored", "not as scored"},
         "dummy_words": DUMMY,
@@ -73,6 +73,11 @@ def render(report: Report) -> str:
     }
     template = environment().get_template("report.html.jinja")
     return str(template.render(report=report, tables=tables, **style(), **words, **_laid_out(report)))
+
+
+def _none_passed(decision: Decision) -> bool:
+    """Whether gates are why a goal has no candidate: recipes that passed may be no smaller, or not measured."""
+    return decision.gated and "passed" not in decision.gate_states.values()
 
 
 def _laid_out(report: Report) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantpress.errors import CapabilityError
+from quantpress.report.facts.comparable import compared_suite, is_on_suite
 from quantpress.report.facts.data import Figure, Load, Paired, Recipe, Report, Spread
 
 Spec = dict[str, Any]
@@ -171,11 +172,11 @@ def pareto(report: Report) -> Plot | None:
 
 
 def _spots(report: Report, load: Load) -> list[_Spot]:
-    """Every recipe of which both are known."""
-    spots = []
+    """Every recipe of which both are known, under the load and on the suite that are compared."""
+    spots, suite = [], compared_suite(report.recipes)
     for recipe in report.recipes:
         ratio = recipe.ratio(load.most, "output_tokens_s") if recipe.name in load.recipes else None
-        recovery = recipe.overall.recovery.with_edges if recipe.overall else None
+        recovery = recipe.overall.recovery.with_edges if recipe.overall and is_on_suite(recipe, suite) else None
         if ratio and recovery:
             (left, right), (value, low, high) = ratio.interval or (ratio.value, ratio.value), recovery
             on_front = recipe.name in report.decision.front
@@ -248,15 +249,15 @@ _DISTANCES = (
 
 
 def distances(report: Report) -> list[Plot]:
-    """KL and flips of every recipe over the suite, with the noise floor."""
+    """KL and flips of every recipe over the suite that is compared, with the noise floor."""
     plots = (_distance(report, name, title, form, start) for name, title, form, start in _DISTANCES)
     return [plot for plot in plots if plot]
 
 
 def _distance(report: Report, name: str, title: str, form: str, start: float) -> Plot | None:
-    drawn, floors = [], []
+    drawn, floors, suite = [], [], compared_suite(report.recipes)
     for recipe in report.recipes:
-        if recipe.accuracy is None:
+        if recipe.accuracy is None or not is_on_suite(recipe, suite):
             continue
         if bar := _bar(recipe, _figure(recipe.accuracy.overall, name)):
             drawn.append(bar)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from quantpress.artifact.accuracy import AGAIN, OTHER_BACKEND, RULES
 from quantpress.artifact.throughput import ATTACHED, TOGETHER
-from quantpress.report.facts.comparable import is_under_but_for_pairing
+from quantpress.report.facts.comparable import compared_suite, is_on_suite, is_under_but_for_pairing
 from quantpress.report.facts.data import (
     Change,
     Dummy,
@@ -51,7 +51,7 @@ class Table:
 
 def scoreboard(report: Report) -> Table:
     """One row a recipe, the best first: everything that decides."""
-    decision, load = report.decision, report.decision.load
+    decision, load, suite = report.decision, report.decision.load, compared_suite(report.recipes)
     header = ["#", "recipe", "best for", "gate", "recovery (95%)", "size", "TPOT", "tokens/s"]
     if load:
         users = f"{load.least} user{'s' if load.least != 1 else ''}"
@@ -60,10 +60,17 @@ def scoreboard(report: Report) -> Table:
     for recipe in report.recipes:
         best = ", ".join(goal.goal for goal in decision.goals if goal.winner == recipe.name)
         row = [str(recipe.number), recipe.name, best, decision.gate_states[recipe.name]]
-        row.append(kept_accuracy(recipe).replace(" to ", "–") + (" ↓" if shows_loss(recipe.overall) else ""))
+        row.append(_kept_on(suite, recipe))
         row.append(f"{in_bytes(recipe.size.checkpoint_bytes)} ({_share(recipe.size.ratio)})")
         rows.append([*row, *_compared(recipe, load)])
     return Table(header, rows, 4)
+
+
+def _kept_on(suite: str | None, recipe: Recipe) -> str:
+    """The accuracy that is kept on the suite that is compared; that of another one does not belong into its column."""
+    if recipe.accuracy and not is_on_suite(recipe, suite):
+        return "other suite"
+    return kept_accuracy(recipe).replace(" to ", "–") + (" ↓" if shows_loss(recipe.overall) else "")
 
 
 def _compared(recipe: Recipe, load: Load | None) -> list[str]:
@@ -492,7 +499,7 @@ def commands(report: Report) -> Table:
         made = f"adopt {recipe.adopted.source} --as {name}" if recipe.adopted else f"quantize {name}"
         rows.append([name, "size", f"quantpress {made} --model {model}"])
         for score in recipe.scores:
-            rows.append([name, "accuracy", f"quantpress evaluate {name} --suite {score.suite} --model {model}"])
+            rows.append([name, "accuracy", f"quantpress evaluate {name} {_as_scored(score)} --model {model}"])
             by_hand = {f"accuracy by hand, {_role(side)}": text for side, text in score.commands.items()}
             rows += [[name, what, text] for what, text in by_hand.items() if text]
         for result in recipe.speeds:
@@ -506,19 +513,55 @@ def commands(report: Report) -> Table:
     for one in report.online:
         asked = f"{report.recipes[0].name} --online {one.method} --model {model}"
         if one.accuracy:
-            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} --suite {one.accuracy.suite}"])
+            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} {_as_scored(one.accuracy)}"])
         if one.throughput:
             workload = f"--workload {one.throughput.workload_name}{_engine(one.throughput)}"
             rows.append([one.name, "speed", f"quantpress bench {asked} {workload} --fresh"])
     return Table(["recipe", "figure", "command"], rows, 3)
 
 
+def _as_scored(score: Score) -> str:
+    """An evaluation that scores the same documents in the same way and decides the same gates, as options."""
+    options = [f"--suite {score.suite}"]
+    options += [f"--limit {score.limit}"] if score.limit else []
+    # The usual one is another on a machine with GPUs than on one without.
+    options += [f"--backend {score.backend}"] if score.backend else []
+    options += ["--count-no-signal"] if score.counts_no_signal else []
+    options += ["--noise-floor"] if score.noise_floor else []
+    options += [f"--gate {shlex.quote(gate.gate)}" for gate in score.gates]
+    return " ".join(options) + _settings(_by_field(score.engine))
+
+
+def _by_field(arguments: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments as the engine's settings have them: under fields of their own, or among the extra ones."""
+    fields = {name: name.replace("-", "_") for name in arguments}
+    own = {field: arguments[name] for name, field in fields.items() if field in ENGINE_FIELDS}
+    extra = {name: arguments[name] for name, field in fields.items() if field not in ENGINE_FIELDS}
+    return own | ({"extra_args": extra} if extra else {})
+
+
+# The fields of quantpress_serve's Engine, but for context and memory, which change no score.
+ENGINE_FIELDS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "enable_expert_parallel",
+    "kv_cache_dtype",
+    "quantization",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+)
 _USUAL: tuple[Any, ...] = (None, "auto", 1, False, {})  # values of engine settings that say nothing
 
 
 def _engine(result: Speed) -> str:
     """The engine that a result was measured with as options: what is not left to quantpress or vLLM."""
-    named = result.workload.get("engine") or {}
+    return _settings(result.workload.get("engine") or {})
+
+
+def _settings(named: dict[str, Any]) -> str:
+    """As options, without what says nothing."""
     told = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is True or value not in _USUAL]
     return "".join(f" --engine {shlex.quote(one)}" for one in told)
 
