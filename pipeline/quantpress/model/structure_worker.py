@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -204,14 +205,12 @@ def ask_each_class_once() -> None:
 
 
 def linearize(model: Any) -> None:
-    """Takes fused experts apart as `oneshot` will. On the meta device there is nothing to offload."""
+    """Takes fused experts apart as `oneshot` will. Raises InputError where llmcompressor cannot."""
     import torch
-    from llmcompressor.modeling.moe import linear_experts
     from llmcompressor.modeling.moe.linearize import linearize_moe
 
     ask_each_class_once()
-    linear_experts.get_cache_init_kwargs = lambda *_: {}
-    linear_experts.offload_module = lambda *_, **__: None
+    _offload_nothing()
     try:
         with torch.device("meta"):
             linearize_moe(model)
@@ -220,6 +219,18 @@ def linearize(model: Any) -> None:
             f"llmcompressor cannot take the experts of {type(model).__name__} apart: {first_line(error)}",
             hint="take a model of another family, or a newer llmcompressor",
         ) from error
+
+
+def _offload_nothing() -> None:
+    """On the meta device there is nothing to offload. Each file of llmcompressor's that takes experts apart (llama4.py
+    too) has the two functions by its own names."""
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+
+    LinearExperts2D.get_registration(object)  # imports these files
+    instead: dict[str, Any] = {"get_cache_init_kwargs": lambda *_: {}, "offload_module": lambda *_, **__: None}
+    for file in [file for name, file in sys.modules.items() if name.startswith("llmcompressor.modeling.moe.")]:
+        for name in instead.keys() & vars(file).keys():
+            setattr(file, name, instead[name])
 
 
 @contextmanager
