@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantpress.model.structure import StructureJob
+import pytest
+
+from quantpress.errors import InputError
+from quantpress.model import headers
+from quantpress.model.headers import Tensor
+from quantpress.model.source import read_config
+from quantpress.model.structure import StructureJob, structure_of
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -46,3 +53,23 @@ def test_experts_of_llama_4_are_taken_apart(tmp_path: Path) -> None:
         f"{experts}.down_proj",
         f"{experts}.gate_up_proj",
     ]
+
+
+def test_what_is_known_of_tensors_that_are_not_there_counts(make_model: Callable[..., Path]) -> None:
+    """A model on the hub is planned by its weights' headers before these are fetched: the answer is kept for both."""
+    folder = make_model()
+    (folder / "model.safetensors").rename(folder / "on the hub")
+    tensors = headers.read(folder / "on the hub")
+    speculative = {"mtp.layers.0.mlp.up_proj.weight": Tensor("BF16", (128, 64), 2 * 128 * 64)}
+    found = structure_of(folder, read_config(folder), tensors | speculative)
+    assert found.not_loaded == list(speculative)
+    assert found.tensors == {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def test_a_tensor_that_the_hub_lacks_is_missed_before_it_is_fetched(make_model: Callable[..., Path]) -> None:
+    folder = make_model()
+    tensors = headers.read(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(InputError, match=r"describes 1 tensors that its files do not hold: model\.layers\.1\.mlp"):
+        structure_of(folder, read_config(folder), tensors)
