@@ -80,18 +80,19 @@ def _written(source: Source, tokens: int, model: Model, weight_bytes: int, named
         "at_once": AT_ONCE,
         "max_answer_tokens": longest_answer,
         "temperature": TEMPERATURE,
-        "tensor_parallel_size": _gpus_for(model),
-        "enforce_eager": not environment.gpus(),
         "trust_remote_code": model.trust_remote_code,
     }
+    # The machine's: another one, or another number of its GPUs, is no reason to write other chats.
+    on_this_machine = {"tensor_parallel_size": _gpus_for(model), "enforce_eager": not environment.gpus()}
     digest, version, prompts = model.identity().digest, vllm_version(vllm), digests.sha256_file(questions)
     scripts = [digests.sha256_file(path) for path in (_SCRIPT, _SCRIPT.with_name("repetition.py"))]
     revision = digests.sha256_json([digest, version, prompts, settings, scripts])[:16]
 
     def write(staged: Path) -> None:
         free_memory.require_for_model(weight_bytes)
-        job = {"model": str(model.path.resolve()), "questions": str(questions.resolve()), **settings}
-        made = _run(_python(vllm), {**job, "folder": str(staged.resolve())}, staged, model, weight_bytes)
+        places = {"model": model.path, "questions": questions, "folder": staged}
+        job = {name: str(path.resolve()) for name, path in places.items()} | settings | on_this_machine
+        made = _run(_python(vllm), job, staged, model, weight_bytes)
         about = Written(
             model=digest,
             vllm=version,
