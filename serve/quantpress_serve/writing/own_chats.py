@@ -89,7 +89,8 @@ def _written(source: Source, tokens: int, model: Model, weight_bytes: int, named
     revision = digests.sha256_json([digest, version, prompts, settings, scripts])[:16]
 
     def write(staged: Path) -> None:
-        free_memory.require_for_model(weight_bytes)
+        if not environment.gpus():  # which would hold the weights themselves
+            free_memory.require_for_model(weight_bytes, meanwhile="it writes chats for its calibration")
         places = {"model": model.path, "questions": questions, "folder": staged}
         job = {name: str(path.resolve()) for name, path in places.items()} | settings | on_this_machine
         made = _run(_python(vllm), job, staged, model, weight_bytes)
