@@ -52,7 +52,7 @@ def loaded_model(
     files, the weights' headers and this machine tell, and what `check` raises."""
     if recipes and is_on_the_hub(work.model) and not work.dequantize:
         light = described_model(work.model, trust_remote_code=work.trust_remote_code)
-        if light.tensors is None:
+        if not light.headers():
             for recipe in recipes:
                 with suppress(InputError):  # what a config alone does not tell is found when the weights are there
                     inexactness(plan_of(recipe, light), target_of(work, target), vllm)

@@ -62,7 +62,7 @@ def require_whole(folder: Path) -> None:
         raise InputError(
             f"{folder} holds {shards}, but neither model.safetensors nor model.safetensors.index.json, "
             "which says what lies in which file",
-            hint="fetch model.safetensors.index.json too",
+            hint="fetch model.safetensors.index.json too; one file that holds the whole model: rename it model.safetensors",
         )
 
 

@@ -52,7 +52,7 @@ _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revisio
 class Model:
     """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat;
     `dequantized` says what the source was whose weights were dequantized into this folder. `tensors` is what the
-    weights hold where they are not in the folder yet."""
+    weights hold where they are on the hub: none where it does not say."""
 
     name: str
     path: Path
@@ -314,11 +314,11 @@ def described_model(source: str, dequantize: bool = False, trust_remote_code: bo
         folder, name = Path(source).resolve(), Path(source).resolve().name
     elif hub.is_on_the_hub(source):
         folder, name = hub.without_weights(source, trust_remote_code), source.partition("@")[0]
-        tensors = hub.headers_of(source, folder) or None
+        tensors = hub.headers_of(source, folder)
     else:
         return find_model(source, dequantize=dequantize)
     config = read_config(folder)
-    if tensors is None:
+    if not tensors:
         require_whole(folder)
         require_inside(folder)
     model = Model(slug(name), folder, source, config, trust_remote_code=trust_remote_code, tensors=tensors)
