@@ -26,7 +26,7 @@ def on_the_hub(make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pyt
 
 
 def run(*arguments: str) -> int:
-    return main.main([*arguments, "--model", "org/name", "--target", "any"])
+    return main.main([arguments[0], "--model", "org/name", "--target", "any", *arguments[1:]])
 
 
 def test_the_headers_are_read_without_the_weights_and_are_those_of_the_weights(on_the_hub: Hub) -> None:
@@ -78,6 +78,30 @@ def test_what_is_wrong_is_found_before_the_weights_are_fetched(
     assert words in said, said
     assert on_the_hub.fetched["model.safetensors"] < (on_the_hub.folder / "model.safetensors").stat().st_size / 2
     assert not (tmp_path / "out").exists()
+
+
+STORED = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}}
+WRONG_TO_DEQUANTIZE = {
+    "a recipe that does not fit the shapes": (["rtn-w4a16", "--set", "modifiers.0.rtn.group_size=96"], 2, "96"),
+    "a target that cannot serve it": (["w4afp8", "--target", "sm_100"], 4, "W4AFP8 is served on sm_90"),
+    "a disk that holds the stored weights only": (["rtn-w4a16"], 4, "GB needed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TO_DEQUANTIZE)
+def test_what_is_wrong_with_weights_to_dequantize_is_found_before_they_are_fetched(
+    case: str, on_the_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, code, words = WRONG_TO_DEQUANTIZE[case]
+    config = json.loads((on_the_hub.folder / "config.json").read_text())
+    (on_the_hub.folder / "config.json").write_text(json.dumps({**config, "quantization_config": STORED}))
+    if "disk" in case:
+        stored = sum(tensor.nbytes for tensor in read_folder(on_the_hub.folder).values())
+        monkeypatch.setattr("quantpress.runtime.disk.free_space", lambda folder: stored if "hub" in str(folder) else 9)
+    assert run("quantize", *arguments, "--dequantize", "--out", str(tmp_path / "out")) == code
+    said = capsys.readouterr().err
+    assert words in said, said
+    assert on_the_hub.fetched["model.safetensors"] < (on_the_hub.folder / "model.safetensors").stat().st_size / 2
 
 
 def test_a_repository_without_weights_as_safetensors_is_refused(on_the_hub: Hub) -> None:
