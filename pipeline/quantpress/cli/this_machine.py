@@ -16,7 +16,7 @@ from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.probes import asking
 from quantpress_serve.server import memory
-from quantpress_serve.vllm import find_vllm, serving_environment, vllm_version
+from quantpress_serve.vllm import find_vllm, serving_environment, versions_beside, vllm_version
 
 # What the main job on the embedded model needs: two servers side by side on a CPU, and two checkpoints on the disk.
 _MEMORY_GIB = 2 * (memory.PER_SERVER / memory.GIB + 1) + 0.6
@@ -131,7 +131,7 @@ def _vllm(named: str | None, problems: list[Problem]) -> Vllm | None:
         what = f"vLLM {version} is built for {built}, and this machine {here}"
         command = f"make setup VLLM_BUILD={build}"
         problems.append(Problem(what=what, command=command, blocks=not environment.gpus()))
-    packages = installation.beside(executable, ("torch", "transformers", "compressed-tensors"))
+    packages = versions_beside(executable, ("torch", "transformers", "compressed-tensors"))
     return Vllm(executable=str(executable), version=version, packages=packages)
 
 

@@ -25,7 +25,12 @@ def side_files(folder: Path) -> list[Path]:
 
 def files_below(folder: Path) -> list[Path]:
     """Those of the folders that go with a model. Raises InputError for one that lies elsewhere."""
-    below = [path for name in ("additional_chat_templates", *parts(folder)) for path in sorted(folder.glob(f"{name}/*")) if _is_of_a_part(path)]
+    below = [
+        path
+        for name in ("additional_chat_templates", *parts(folder))
+        for path in sorted(folder.glob(f"{name}/*"))
+        if _is_of_a_part(path)
+    ]
     return _inside(folder, below)
 
 
