@@ -20,7 +20,7 @@ def find_vllm(named: str | None) -> Path:
     Raises CapabilityError if there is none.
     """
     named = named or os.environ.get("VLLM") or None
-    beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "vllm"
+    beside = our_environment() / "bin" / "vllm"
     wanted = named or (str(beside) if beside.exists() else "vllm")
     found = shutil.which(wanted)
     if not found:
@@ -29,6 +29,17 @@ def find_vllm(named: str | None) -> Path:
             hint="make setup, or name yours with VLLM=/path/to/vllm",
         )
     return Path(found).absolute()
+
+
+def our_environment() -> Path:
+    """Where `make setup` puts vLLM."""
+    return Path(sys.prefix).parent / ".venv-vllm"
+
+
+def python_of(executable: Path) -> Path | None:
+    """The Python of vLLM's environment; None for a wrapper that stands elsewhere, which cannot be asked."""
+    python = executable.parent / "python"
+    return python if python.exists() else None
 
 
 def vllm_version(executable: Path) -> str:

@@ -20,7 +20,7 @@ from quantpress.runtime import atomic, console, digests, environment, free_memor
 from quantpress.runtime.cache import cache_folder, made_once
 from quantpress_serve import surroundings
 from quantpress_serve.server import causes, memory
-from quantpress_serve.vllm import find_vllm, serving_environment, vllm_version
+from quantpress_serve.vllm import find_vllm, python_of, serving_environment, vllm_version
 
 TEMPERATURE = 0.8
 MAX_ANSWER_TOKENS = 640
@@ -129,8 +129,8 @@ def _context(model: Model) -> int:
 
 def _python(vllm: Path) -> Path:
     """The Python of vLLM's environment. Raises CapabilityError for a wrapper that stands elsewhere."""
-    python = vllm.parent / "python"
-    if not python.exists():
+    python = python_of(vllm)
+    if python is None:
         raise CapabilityError(
             f"calibration.dataset {OWN_DATASET}: there is no Python beside {vllm}, so it cannot write chats",
             hint="name the vllm of an environment with VLLM=/path/to/venv/bin/vllm, or a .jsonl in calibration.dataset",
