@@ -92,8 +92,8 @@ def headers_of(source: str, folder: Path) -> dict[str, Tensor]:
     except NotASafetensorsRepoError as error:
         raise InputError(
             f"{source} holds neither model.safetensors nor model.safetensors.index.json",
-            hint="quantpress reads safetensors only; of an adapter, merge it into its base model and save that; one file "
-            "of another name: fetch the repository and rename it model.safetensors",
+            hint="quantpress reads safetensors only; of an adapter, merge it into its base model and save that; of one "
+            "file with another name, fetch the repository and rename it model.safetensors",
         ) from error
     except Exception:  # as above; what follows does without
         return {}

@@ -320,7 +320,7 @@ def described_model(source: str, dequantize: bool = False, trust_remote_code: bo
         tensors = hub.headers_of(source, folder)
         to_fetch = 0 if hub.fetched(folder) else sum(tensor.nbytes for tensor in tensors.values())
     else:
-        return find_model(source, dequantize=dequantize)
+        return find_model(source, trust_remote_code, dequantize)
     config = read_config(folder)
     if not tensors:
         require_whole(folder)

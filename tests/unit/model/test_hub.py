@@ -157,7 +157,7 @@ def test_weights_that_cannot_be_fetched_are_no_wrong_input(
     (moved / "models--org--name" / "trees" / f"{COMMIT}.json").unlink()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(moved))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CapabilityError, match="org/name: its weights .*cannot be fetched") as caught:
+    with pytest.raises(CapabilityError, match=r"org/name: its weights .*cannot be fetched") as caught:
         source.find_model("org/name")
     assert "network" in str(caught.value.hint)
 
