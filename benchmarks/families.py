@@ -169,6 +169,33 @@ FAMILIES: dict[str, Family] = {
         },
         "Qwen3VLForConditionalGeneration",
     ),
+    "llama4": Family(
+        "llama4",
+        {
+            "image_token_index": 4,
+            "boi_token_index": 5,
+            "eoi_token_index": 6,
+            "tie_word_embeddings": False,
+            "text_config": {
+                **TEXT,
+                "intermediate_size_mlp": 256,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 1,
+                "interleave_moe_layer_step": 2,
+                "attention_chunk_size": 512,
+            },
+            "vision_config": {
+                **VISION,
+                "intermediate_size": 256,
+                "image_size": 56,
+                "patch_size": 14,
+                "projector_input_dim": 64,
+                "projector_output_dim": 64,
+                "vision_output_dim": 64,
+            },
+        },
+        "Llama4ForConditionalGeneration",
+    ),
     "gemma3": Family(
         "gemma3",
         {

@@ -31,10 +31,14 @@ class Hub(ThreadingHTTPServer):
 
     def about(self, path: str) -> Any:
         """What the hub says of the repository, or of its files."""
-        files = sorted(self.folder.iterdir())
+        sizes = {
+            file.relative_to(self.folder).as_posix(): file.stat().st_size
+            for file in sorted(self.folder.rglob("*"))
+            if file.is_file()
+        }
         if "/tree/" in path:
-            return [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
-        return {"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
+            return [{"type": "file", "path": name, "size": size, "oid": name} for name, size in sizes.items()]
+        return {"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": name} for name in sizes]}
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -47,7 +51,8 @@ class Answer(BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/org/name"):
             self.send(200, json.dumps(self.server.about(self.path)).encode())
             return
-        path = self.server.folder / self.path.rpartition("/")[2]
+        name = self.path.rpartition(f"/{COMMIT}/")[2]
+        path = self.server.folder / name
         if not path.is_file():
             self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
@@ -57,7 +62,7 @@ class Answer(BaseHTTPRequestHandler):
             content, status = b"", 403
         elif part:
             content, status = content[int(part[1]) : int(part[2]) + 1], 206
-        self.send(status, content, {"ETag": f'"{path.name}-1"', "X-Repo-Commit": COMMIT})
+        self.send(status, content, {"ETag": f'"{name.replace("/", "-")}-1"', "X-Repo-Commit": COMMIT})
 
     def send(self, status: int, content: bytes, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -65,7 +70,7 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         if self.command == "GET":
-            name = self.path.rpartition("/")[2]
+            name = self.path.rpartition(f"/{COMMIT}/")[2]
             self.server.fetched[name] = self.server.fetched.get(name, 0) + len(content)
             self.wfile.write(content)
 

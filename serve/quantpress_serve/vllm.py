@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def find_vllm(named: str | None) -> Path:
     Raises CapabilityError if there is none.
     """
     named = named or os.environ.get("VLLM") or None
-    beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "vllm"
+    beside = our_environment() / "bin" / "vllm"
     wanted = named or (str(beside) if beside.exists() else "vllm")
     found = shutil.which(wanted)
     if not found:
@@ -30,12 +31,31 @@ def find_vllm(named: str | None) -> Path:
     return Path(found).absolute()
 
 
+def our_environment() -> Path:
+    """Where `make setup` puts vLLM."""
+    return Path(sys.prefix).parent / ".venv-vllm"
+
+
+def python_of(executable: Path) -> Path | None:
+    """The Python of vLLM's environment; None for a wrapper that stands elsewhere, which cannot be asked."""
+    python = executable.parent / "python"
+    return python if python.exists() else None
+
+
 def vllm_version(executable: Path) -> str:
     """Version of the vLLM behind `executable`, from its environment's metadata; "unknown" for a wrapper elsewhere."""
+    return versions_beside(executable, ("vllm",)).get("vllm", "unknown")
+
+
+def versions_beside(executable: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of distributions in the environment of another program, by the metadata that lies there."""
+    found = {}
     for library in executable.resolve().parent.parent.glob("lib/python3*/site-packages"):
-        for info in library.glob("vllm-*.dist-info"):
-            return info.name.removeprefix("vllm-").removesuffix(".dist-info")
-    return "unknown"
+        for info in library.glob("*.dist-info"):
+            name, _, version = info.name.removesuffix(".dist-info").partition("-")
+            if (canonical := re.sub(r"[-_.]+", "-", name).lower()) in names:
+                found[canonical] = version
+    return found
 
 
 def serving_environment(kv_space_gib: int | None = None, processes: int = 1) -> dict[str, str]:

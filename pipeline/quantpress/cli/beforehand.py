@@ -17,6 +17,7 @@ from quantpress_serve.bench.pairing import AUTO, decide
 from quantpress_serve.bench.servers import kv_spaces
 from quantpress_serve.probes import asking
 from quantpress_serve.server import fit
+from quantpress_serve.vllm import python_of
 
 if TYPE_CHECKING:
     from quantpress.model.source import Model
@@ -52,7 +53,7 @@ def require_servers_here(
     require_context(load, model)
     if not plans:  # what was adopted has been served before
         return
-    if (vllm.parent / "python").exists():  # a wrapper that stands elsewhere cannot be asked
+    if python_of(vllm):
         asking.arguments(vllm)
     load = load.model_copy(update={"engine": fit.for_load(load, plans, model.config, asked).engine})
     if new := _not_made(out, model, plans):

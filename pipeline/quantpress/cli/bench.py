@@ -111,7 +111,7 @@ def _bench_dummy(options: Options, recipe: Recipe, load: Workload) -> None:
     from quantpress_serve.server import fit
 
     work, serving = options.work, options.serving
-    model = replace(described_model(work.model, work.dequantize), trust_remote_code=work.trust_remote_code)
+    model = described_model(work.model, work.dequantize, work.trust_remote_code)
     plan = plan_of(recipe, model)
     if inexact := prepare.inexactness(plan, prepare.target_of(work, "auto"), serving.vllm):
         console.warn(inexact)

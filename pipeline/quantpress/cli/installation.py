@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -69,14 +67,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def beside(executable: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of distributions in the environment of another program, by the metadata that lies there."""
-    found = {}
-    for library in executable.resolve().parent.parent.glob("lib/python3*/site-packages"):
-        for info in library.glob("*.dist-info"):
-            name, _, version = info.name.removesuffix(".dist-info").partition("-")
-            if (canonical := re.sub(r"[-_.]+", "-", name).lower()) in names:
-                found[canonical] = version
-    return found

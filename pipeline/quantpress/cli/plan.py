@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_engine, add_flags, add_out, add_vllm
+from quantpress.cli.options import (
+    MODEL,
+    TARGET,
+    Commands,
+    add_dequantize,
+    add_engine,
+    add_flags,
+    add_out,
+    add_trust,
+    add_vllm,
+)
 from quantpress.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ class Options:
     set: list[str]
     model: str
     dequantize: bool
+    trust_remote_code: bool
     ask_vllm: bool
     vllm: str | None
     target: str | None
@@ -40,6 +51,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field")
     parser.add_argument("--model", default="embedded", help=MODEL + "; a folder needs no more than a config.json")
     add_dequantize(parser)
+    add_trust(parser)
     parser.add_argument("--ask-vllm", action="store_true", help="ask the installed vLLM too (seconds, the first time)")
     add_vllm(parser)
     parser.add_argument(
@@ -84,7 +96,7 @@ def run(options: Options) -> None:
     target = _target(options)
     asked_for = [gates.parse(text) for text in options.gate]
     recipe, engine = load_recipe(options.recipe, options.set), load_engine(options.engine, options.trust_workload)
-    model = described_model(options.model, options.dequantize)
+    model = described_model(options.model, options.dequantize, options.trust_remote_code)
     plan = plan_of(recipe, model)
     if recipe.calibration:
         calibration_data.check_sources(recipe.calibration)

@@ -21,6 +21,7 @@ from quantpress.quantize import calibration_data, streaming
 from quantpress.quantize.own_chats import restore
 from quantpress.quantize.stage import check_data, prepared
 from quantpress.runtime import console, cpu, disk, environment
+from quantpress.runtime.cache import cache_folder
 from quantpress_serve.vllm import find_vllm
 from quantpress_serve.writing import own_chats
 
@@ -49,28 +50,35 @@ def loaded_model(
     check: Check = lambda model, plans: None,
 ) -> Model:
     """The model. Of one on the hub, what can be wrong is found before its weights are fetched: all that its other
-    files, the weights' headers and this machine tell, and what `check` raises."""
-    if recipes and is_on_the_hub(work.model) and not work.dequantize:
-        light = described_model(work.model, trust_remote_code=work.trust_remote_code)
-        if light.tensors is None:
+    other files, the weights' headers and this machine tell, and what `check` raises. What `--dequantize` makes is known
+    by its config."""
+    if recipes and is_on_the_hub(work.model):
+        light = described_model(work.model, work.dequantize, work.trust_remote_code)
+        if light.tensors == {}:
             for recipe in recipes:
                 with suppress(InputError):  # what a config alone does not tell is found when the weights are there
                     inexactness(plan_of(recipe, light), target_of(work, target), vllm)
         else:
             plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
             for plan in plans:
-                check_data(plan, light)
+                if light.has_tokenizer:
+                    check_data(plan, light)
             _require_room_for_weights(light, plans, work.offload)
             check(light, plans)
     return find_model(work.model, work.trust_remote_code, work.dequantize)
 
 
 def _require_room_for_weights(light: Model, plans: Sequence[Plan], offload: str) -> None:
-    """Raises CapabilityError if weights that are not fetched yet do not fit on the disk, or not into the memory."""
-    if not hub.fetched(light.path):
-        disk.require_space(hub.cache(), max(plan.weight_bytes for plan in plans))
-        for plan in plans:
-            streaming.stay_on_disk(plan, light, offload)
+    """Raises CapabilityError if weights that are not fetched yet, and what is dequantized of them, do not fit on the
+    disk, or not into the memory."""
+    if not light.to_fetch:
+        return
+    disk.require_space(hub.cache(), light.to_fetch)
+    if light.tensors is None:
+        disk.require_space(cache_folder(), max(plan.weight_bytes for plan in plans))
+        return
+    for plan in plans:
+        streaming.stay_on_disk(plan, light, offload)
 
 
 def planned(work: Work, recipe: Recipe, model: Model, target: str = "auto", vllm: str | None = None) -> Planned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_out
+from quantpress.cli.options import MODEL, TARGET, Commands, add_dequantize, add_flags, add_out, add_trust
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Options:
     target: str
     goal: str
     dequantize: bool
+    trust_remote_code: bool
     out: Path
 
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("recipes", help="list, show and validate recipes")
-    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="", dequantize=False, out=Path())
+    parser.set_defaults(recipe="", recipes=[], model="", target="", goal="", out=Path())
+    parser.set_defaults(dequantize=False, trust_remote_code=False)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the shipped recipes")
     show = actions.add_parser("show", help="print a recipe's file")
@@ -43,6 +45,7 @@ def add(commands: Commands) -> None:
     )
     add_out(suggest)
     add_dequantize(suggest)
+    add_trust(suggest)
     for action in (listing, show, validate, schema, suggest):
         add_flags(action)
 
@@ -92,6 +95,6 @@ def _suggest(options: Options) -> None:
     from quantpress.runtime.console import show
 
     target = prepare.target_named(options.target)
-    model = described_model(options.model, options.dequantize)
+    model = described_model(options.model, options.dequantize, options.trust_remote_code)
     ranked = suggest.suggestions(model, target, options.goal, options.out)
     show([row.dump() for row in ranked], suggest.text(ranked, target, options.goal))

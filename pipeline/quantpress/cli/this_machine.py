@@ -16,7 +16,14 @@ from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
 from quantpress_serve.probes import asking
 from quantpress_serve.server import memory
-from quantpress_serve.vllm import find_vllm, serving_environment, vllm_version
+from quantpress_serve.vllm import (
+    find_vllm,
+    our_environment,
+    python_of,
+    serving_environment,
+    versions_beside,
+    vllm_version,
+)
 
 # What the main job on the embedded model needs: two servers side by side on a CPU, and two checkpoints on the disk.
 _MEMORY_GIB = 2 * (memory.PER_SERVER / memory.GIB + 1) + 0.6
@@ -121,18 +128,31 @@ def _vllm(named: str | None, problems: list[Problem]) -> Vllm | None:
         problems.append(Problem(what=error.message, command=command, blocks=True))
         return None
     version = vllm_version(executable)
-    try:
-        asking.schemes(executable)
-    except CapabilityError as error:
-        problems.append(Problem(what=error.message, command="rm -r .venv-vllm && make setup", blocks=True))
+    if problem := _not_asked(executable):
+        problems.append(problem)
     if version != "unknown" and ("cpu" in version) is bool(environment.gpus()):
         built, here = ("CPUs", "has a GPU") if environment.gpus() else ("GPUs", "shows none")
         build = "cuda" if environment.gpus() else "cpu"
         what = f"vLLM {version} is built for {built}, and this machine {here}"
         command = f"make setup VLLM_BUILD={build}"
         problems.append(Problem(what=what, command=command, blocks=not environment.gpus()))
-    packages = installation.beside(executable, ("torch", "transformers", "compressed-tensors"))
+    packages = versions_beside(executable, ("torch", "transformers", "compressed-tensors"))
     return Vllm(executable=str(executable), version=version, packages=packages)
+
+
+def _not_asked(executable: Path) -> Problem | None:
+    """Why this vLLM cannot be asked. A wrapper that stands elsewhere may serve all the same."""
+    if python_of(executable) is None:
+        what = f"there is no Python beside {executable}, so it cannot be asked: the tables answer for it"
+        command = "name the vllm of an environment with VLLM=/path/to/venv/bin/vllm"
+        return Problem(what=what, command=command, blocks=False)
+    try:
+        asking.schemes(executable)
+    except CapabilityError as error:
+        ours = executable.is_relative_to(our_environment())
+        command = "rm -r .venv-vllm && make setup" if ours else "mend its environment, or name another with VLLM="
+        return Problem(what=error.message, command=command, blocks=True)
+    return None
 
 
 def _place(folder: Path, problems: list[Problem]) -> Place:

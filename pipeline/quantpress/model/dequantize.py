@@ -13,6 +13,7 @@ from quantpress.model.side_files import copied, side_files
 from quantpress.model.soundness import SAID_ELSEWHERE, SAID_IN_CONFIG, Method, Quantization
 from quantpress.runtime import atomic, digests, disk
 from quantpress.runtime.cache import cache_folder, made_once
+from quantpress.runtime.inside import inside
 from quantpress.runtime.worker import Job, Result, Worker
 
 
@@ -67,10 +68,18 @@ def dequantized(folder: Path, config: Config, found: Quantization, digest: str) 
 
 
 def described_dequantized(folder: Path, config: Config) -> Path:
-    """A folder in the cache with the config of the dequantized model and no weights: enough to plan for it."""
-    plain = without_quantization(config)
-    final = cache_folder() / "models" / f"{slug(folder.name)}-{digests.sha256_json(plain)[:12]}-described"
-    return made_once(final, lambda staged: atomic.write_json(staged / "config.json", plain))
+    """A folder in the cache with the config of the dequantized model, the code that it brings and no weights: enough to
+    plan for it."""
+    plain, code = without_quantization(config), [inside(folder, path.name) for path in sorted(folder.glob("*.py"))]
+    known = digests.sha256_json([plain, *digests.sha256_files(code).values()])
+    final = cache_folder() / "models" / f"{slug(folder.name)}-{known[:12]}-described"
+
+    def describe(staged: Path) -> None:
+        atomic.write_json(staged / "config.json", plain)
+        for path in code:
+            copied(path, folder, staged)
+
+    return made_once(final, describe)
 
 
 def _numbers(tensor: headers.Tensor) -> int:

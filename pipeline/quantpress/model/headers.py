@@ -16,6 +16,7 @@ from quantpress.runtime import foreign
 from quantpress.runtime.inside import inside
 
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
+_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -139,19 +140,29 @@ def read_if_any(folder: Path) -> dict[str, Tensor]:
     return read_folder(folder) if any(folder.glob("*.safetensors")) else {}
 
 
+def named_by_index(folder: Path) -> list[str]:
+    """The files that the folder's index names; none without an index. Raises InputError for one that is none."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return []
+    try:
+        names = sorted({str(name) for name in foreign.read_json(index)["weight_map"].values()})
+        if not names:
+            raise ValueError("it names no file")
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InputError(f"{index} is not a safetensors index: {error}", hint="fetch the model again") from error
+    return names
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that transformers loads: those of the index, else model.safetensors, else all there are.
 
     Some repositories hold the same weights a second time (consolidated.safetensors). Raises InputError for a file that
     the index names and that is not there, for one that lies elsewhere, or if there is none at all.
     """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        try:
-            names = sorted(set(foreign.read_json(index)["weight_map"].values()))
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            raise InputError(f"{index} is not a safetensors index: {error}", hint="fetch the model again") from error
-        paths = [inside(folder, str(name)) for name in names]
+    index, single = folder / _INDEX, folder / "model.safetensors"
+    if names := named_by_index(folder):
+        paths = [inside(folder, name) for name in names]
         if missing := [path.name for path in paths if not path.is_file()]:
             raise InputError(f"{index} names {missing[0]}, which is not there", hint="fetch the model again")
         if single.is_file() and single.name not in names:

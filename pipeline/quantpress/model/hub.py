@@ -8,6 +8,7 @@ from pathlib import Path
 from quantpress.errors import CapabilityError, InputError, first_line
 from quantpress.model import headers
 from quantpress.model.headers import Tensor
+from quantpress.model.side_files import parts
 from quantpress.runtime import console
 
 _ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
@@ -27,13 +28,33 @@ def without_weights(source: str, trust_remote_code: bool) -> Path:
 
 
 def whole(source: str, trust_remote_code: bool) -> Path:
-    """The same folder with the weights. Raises CapabilityError if it cannot be fetched."""
+    """The same folder with the weights. Raises CapabilityError if they cannot be fetched, InputError for a repository
+    that holds none as safetensors."""
     patterns, title = _patterns(trust_remote_code), f"fetching {source} from the Hugging Face hub"
     folder = _snapshot(source, [*_WEIGHTS, *patterns], title)
-    # An index may name files otherwise. All of them at once would often be the same weights twice.
-    if fetched(folder) or not (folder / "model.safetensors.index.json").is_file():
-        return folder
-    return _snapshot(source, ["*.safetensors", *patterns], title)
+    # An index may name files otherwise. All that there are would often be the same weights twice.
+    if further := [*_not_there(folder), *(f"{part}/*.safetensors" for part in parts(folder))]:
+        folder = _snapshot(source, [*further, *patterns], title)
+    _require_weights(source, folder)
+    return folder
+
+
+def _not_there(folder: Path) -> list[str]:
+    return [name for name in headers.named_by_index(folder) if not (folder / name).is_file()]
+
+
+def _require_weights(source: str, folder: Path) -> None:
+    """The hub's client takes a cached folder as it is where it cannot reach the hub."""
+    lacking = _not_there(folder)
+    if not lacking:
+        if any(folder.glob("*.safetensors")):
+            return
+        headers_of(source, folder)  # raises where the repository holds none
+    raise CapabilityError(
+        f"{source}: its weights{f' ({lacking[0]} of {len(lacking)})' if lacking else ''} cannot be fetched from the "
+        f"Hugging Face hub, and are not in {folder}",
+        hint="check the network (and that HF_HUB_OFFLINE is not set), or name a local folder",
+    )
 
 
 def _patterns(trust_remote_code: bool) -> list[str]:
@@ -71,7 +92,8 @@ def headers_of(source: str, folder: Path) -> dict[str, Tensor]:
     except NotASafetensorsRepoError as error:
         raise InputError(
             f"{source} holds neither model.safetensors nor model.safetensors.index.json",
-            hint="quantpress reads safetensors only; of an adapter, merge it into its base model and save that",
+            hint="quantpress reads safetensors only; of an adapter, merge it into its base model and save that; of one "
+            "file with another name, fetch the repository and rename it model.safetensors",
         ) from error
     except Exception:  # as above; what follows does without
         return {}

@@ -25,7 +25,12 @@ def side_files(folder: Path) -> list[Path]:
 
 def files_below(folder: Path) -> list[Path]:
     """Those of the folders that go with a model. Raises InputError for one that lies elsewhere."""
-    below = [path for name in _folders(folder) for path in sorted(folder.glob(f"{name}/*")) if _is_of_a_part(path)]
+    below = [
+        path
+        for name in ("additional_chat_templates", *parts(folder))
+        for path in sorted(folder.glob(f"{name}/*"))
+        if _is_of_a_part(path)
+    ]
     return _inside(folder, below)
 
 
@@ -41,15 +46,14 @@ def copied(file: Path, source: Path, target: Path) -> None:
     shutil.copyfile(file, place)
 
 
-def _folders(folder: Path) -> list[str]:
-    """Names of folders beside the weights whose files belong to the model."""
+def parts(folder: Path) -> list[str]:
+    """Names of the folders that sentence-transformers' modules.json names."""
     try:
         modules = foreign.read_json(folder / "modules.json")
     except (OSError, ValueError):
         modules = []
-    parts = [part.get("path") for part in modules if isinstance(part, dict)] if isinstance(modules, list) else []
-    named = [name for name in parts if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
-    return ["additional_chat_templates", *named]
+    named = [part.get("path") for part in modules if isinstance(part, dict)] if isinstance(modules, list) else []
+    return [name for name in named if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)]
 
 
 def _is_of_a_part(path: Path) -> bool:

@@ -67,7 +67,9 @@ def require_whole(folder: Path) -> None:
         raise InputError(
             f"{folder} holds {shards}, but neither model.safetensors nor model.safetensors.index.json, "
             "which says what lies in which file",
-            hint="fetch model.safetensors.index.json too",
+            hint="fetch model.safetensors.index.json too, or rename the file model.safetensors if it is the whole model"
+            if len(found) == 1
+            else "fetch model.safetensors.index.json too",
         )
 
 

@@ -52,7 +52,8 @@ _HINT = "MODEL takes `embedded`, a Hugging Face id (org/name or org/name@revisio
 class Model:
     """A model folder on disk. `source` is what the user named; `notes` are facts that a report must repeat;
     `dequantized` says what the source was whose weights were dequantized into this folder. `tensors` is what the
-    weights hold where they are not in the folder yet."""
+    weights hold where they are on the hub: none where it does not say. `to_fetch` are the bytes of those that are not
+    here yet."""
 
     name: str
     path: Path
@@ -63,6 +64,7 @@ class Model:
     trust_remote_code: bool = False
     dequantized: Dequantized | None = None
     tensors: dict[str, Tensor] | None = field(default=None, repr=False)
+    to_fetch: int = 0
 
     def headers(self) -> dict[str, Tensor]:
         """The tensors of the weights by name; none where a config.json is all that there is."""
@@ -310,18 +312,28 @@ def described_model(source: str, dequantize: bool = False, trust_remote_code: bo
     Raises what `find_model` raises.
     """
     tensors: dict[str, Tensor] | None = None
+    to_fetch = 0
     if Path(source).is_dir():
         folder, name = Path(source).resolve(), Path(source).resolve().name
     elif hub.is_on_the_hub(source):
         folder, name = hub.without_weights(source, trust_remote_code), source.partition("@")[0]
-        tensors = hub.headers_of(source, folder) or None
+        tensors = hub.headers_of(source, folder)
+        to_fetch = 0 if hub.fetched(folder) else sum(tensor.nbytes for tensor in tensors.values())
     else:
-        return find_model(source, dequantize=dequantize)
+        return find_model(source, trust_remote_code, dequantize)
     config = read_config(folder)
-    if tensors is None:
+    if not tensors:
         require_whole(folder)
         require_inside(folder)
-    model = Model(slug(name), folder, source, config, trust_remote_code=trust_remote_code, tensors=tensors)
+    model = Model(
+        slug(name),
+        folder,
+        source,
+        config,
+        trust_remote_code=trust_remote_code,
+        tensors=tensors,
+        to_fetch=to_fetch,
+    )
     found = quantization(folder, config, model.headers())
     if found and dequantize and found.method:
         described = described_dequantized(folder, config)

@@ -59,11 +59,12 @@ class Rescalings(Record):
 
 
 class StructureJob(Job):
-    """The model's folder: config.json, the weights' headers where it holds weights, and its code if
-    `trust_remote_code` lets it run. `rescalings` are asked beside llmcompressor's own.
+    """The folder of the model's config.json, and of its code if `trust_remote_code` lets that run; the `tensors` of its
+    files, wherever these lie: none where they are not known. `rescalings` are asked beside llmcompressor's own.
     """
 
     folder: str
+    tensors: dict[str, Tensor] = Field(default_factory=dict)
     trust_remote_code: bool = False
     rescalings: list[Asked] = Field(default_factory=list)
 
@@ -113,7 +114,7 @@ class Structure(Result):
 
 STRUCTURE = Worker("quantpress.model.structure_worker", StructureJob, Structure)
 _LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
-_ANSWER = 5  # raise this when the worker answers otherwise
+_ANSWER = 6  # raise this when the worker answers otherwise
 
 
 def structure_of(
@@ -123,19 +124,21 @@ def structure_of(
     trust_remote_code: bool = False,
     rescalings: Sequence[Asked] = (),
 ) -> Structure:
-    """The structure of the model in this folder, with these tensors in its files: none where a config.json is all
-    that is there. Takes seconds the first time.
+    """The structure of the model in this folder, with these tensors in its files, which may still be on the hub: none
+    where a config.json is all that is known. Takes seconds the first time.
 
     Raises InputError for a model that transformers does not know, cannot build, or whose weights are not what its
     config describes; what Worker.run raises otherwise.
     """
     code = digests.sha256_files(sorted(folder.glob("*.py"))) if trust_remote_code else {}
-    shapes = sorted((name, tensor.shape) for name, tensor in files.items())
     own = [one for one in rescalings if one.mappings is not None]
-    known = [config, sorted(code.values()), environment.versions(_LIBRARIES), trust_remote_code, _ANSWER]
-    digest = digests.sha256_json([*known, shapes, [one.dump() for one in own]])
+    tensors = dict(sorted(files.items()))
+    job = StructureJob(
+        folder=str(folder.resolve()), tensors=tensors, trust_remote_code=trust_remote_code, rescalings=own
+    )
+    asked = job.model_dump(mode="json", exclude={"folder"})
+    digest = digests.sha256_json([config, sorted(code.values()), environment.versions(_LIBRARIES), _ANSWER, asked])
     kept = cache_folder() / "structures" / f"{digest[:16]}.json"
-    job = StructureJob(folder=str(folder.resolve()), trust_remote_code=trust_remote_code, rescalings=own)
     return STRUCTURE.answer(kept, job, f"asking transformers what a {config.get('model_type')} is made of")
 
 

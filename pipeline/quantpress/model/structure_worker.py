@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from quantpress.errors import InputError, first_line
-from quantpress.model import headers
 from quantpress.model.headers import Tensor
 from quantpress.model.names_worker import SavedNames, parameters_of
 from quantpress.model.rescalings_worker import rescalings
@@ -24,10 +23,10 @@ def structure(job: StructureJob) -> Structure:
     """Raises InputError where transformers cannot build the model, or its weights are not what its config says."""
     import torch
 
-    files = headers.read_if_any(Path(job.folder))
+    files = job.tensors
     ask_each_class_once()
     with _without_numbers():
-        model, missing = loaded_shapes(job, files)
+        model, missing = loaded_shapes(job)
         belongs = parameters_of(model, files)
         before = SavedNames(model)
         saved = {name: before.names(name, tensor) for name, tensor in model.state_dict().items()}
@@ -71,8 +70,8 @@ def structure(job: StructureJob) -> Structure:
     )
 
 
-def loaded_shapes(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, list[str]]:
-    """The model on the meta device, loaded with the shapes of the files' tensors, and the parameters that these lack.
+def loaded_shapes(job: StructureJob) -> tuple[Any, list[str]]:
+    """The model on the meta device, loaded with the shapes of the job's tensors, and the parameters that these lack.
 
     Loading is transformers' own: the model then knows how it was renamed, and will be saved under these names.
     """
@@ -81,13 +80,13 @@ def loaded_shapes(job: StructureJob, files: dict[str, Tensor]) -> tuple[Any, lis
     try:
         config = AutoConfig.from_pretrained(job.folder, trust_remote_code=job.trust_remote_code)
         empty = empty_model(config, job.trust_remote_code)
-        if not files:
+        if not job.tensors:
             empty._weight_conversions = _conversions(empty)
             return empty, []
         model, report = type(empty).from_pretrained(
             None,
             config=config,
-            state_dict={name: _empty(tensor) for name, tensor in files.items()},
+            state_dict={name: _empty(tensor) for name, tensor in job.tensors.items()},
             device_map="meta",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -204,14 +203,12 @@ def ask_each_class_once() -> None:
 
 
 def linearize(model: Any) -> None:
-    """Takes fused experts apart as `oneshot` will. On the meta device there is nothing to offload."""
+    """Takes fused experts apart as `oneshot` will. Raises InputError where llmcompressor cannot."""
     import torch
-    from llmcompressor.modeling.moe import linear_experts
     from llmcompressor.modeling.moe.linearize import linearize_moe
 
     ask_each_class_once()
-    linear_experts.get_cache_init_kwargs = lambda *_: {}
-    linear_experts.offload_module = lambda *_, **__: None
+    _offload_nothing()
     try:
         with torch.device("meta"):
             linearize_moe(model)
@@ -220,6 +217,18 @@ def linearize(model: Any) -> None:
             f"llmcompressor cannot take the experts of {type(model).__name__} apart: {first_line(error)}",
             hint="take a model of another family, or a newer llmcompressor",
         ) from error
+
+
+def _offload_nothing() -> None:
+    """On the meta device there is nothing to offload. Each file of llmcompressor's that takes experts apart (llama4.py
+    too) has the two functions by its own names."""
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+
+    LinearExperts2D.get_registration(object)  # imports these files
+    instead: dict[str, Any] = {"get_cache_init_kwargs": lambda *_: {}, "offload_module": lambda *_, **__: None}
+    for file in [file for name, file in sys.modules.items() if name.startswith("llmcompressor.modeling.moe.")]:
+        for name in instead.keys() & vars(file).keys():
+            setattr(file, name, instead[name])
 
 
 @contextmanager

@@ -77,6 +77,9 @@ def kv_cache_bytes(config: Config, context: int, concurrency: int, element_bytes
     return layers * width * element_bytes * context * concurrency or None
 
 
+# Multi-head latent attention's first projections, which vLLM keeps whole on every GPU, as it does a sparse attention's
+# indexer.
+_WHOLE_EVERYWHERE = ("q_a_proj", "kv_a_proj_with_mqa", "fused_qkv_a_proj")
 _SPLIT_BY_INPUT = ("o_proj", "down_proj", "w2", "dense", "dense_4h_to_h", "fc2", "out_proj")
 
 
@@ -100,6 +103,8 @@ def tensor_parallel_sizes(
 
 def _splits(name: str, shape: Shape, scheme: Scheme, size: int, kv_size: int) -> bool:
     last = name.rpartition(".")[2]
+    if last in _WHOLE_EVERYWHERE or ".indexer." in name:
+        return True
     step = scheme.group_size or 1
     if last in _SPLIT_BY_INPUT:
         if scheme.block and size > 1:

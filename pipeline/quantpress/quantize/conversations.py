@@ -74,7 +74,15 @@ def _message(message: Any, where: str, folder: Path | None) -> tuple[Message, in
     if content is None and not message.get("tool_calls"):
         raise InputError(f"{where} ({message['role']}) has neither `content` nor `tool_calls`", hint=_HINT)
     read, left_out = _content(content, f"{where} ({message['role']})", folder)
-    return {**message, "content": read}, left_out
+    return {**_without_nulls(message), "content": read}, left_out
+
+
+def _without_nulls(value: Any) -> Any:
+    """What a message and its tool calls hold, less the fields that are null: Arrow fills in those that other messages
+    have, and templates ask whether a field is there (`tool_calls is defined`)."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    return [_without_nulls(held) for held in value] if isinstance(value, list) else value
 
 
 def _content(content: Any, where: str, folder: Path | None) -> tuple[str | list[Message], int]:

@@ -42,7 +42,7 @@ def attached_model(job: RecipeJob, as_loaded: bool = False) -> tuple[Any, list[A
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
     if as_loaded:
         files = headers.read_folder(job.model)
-        model, _ = loaded_shapes(StructureJob(folder=source, trust_remote_code=trust), files)
+        model, _ = loaded_shapes(StructureJob(folder=source, tensors=files, trust_remote_code=trust))
         keep_expert_names(model)
         linearize(model)
     else:

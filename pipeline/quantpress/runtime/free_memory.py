@@ -69,13 +69,13 @@ def stay_on_disk(whole: int, layer_by_layer: int, offload: str) -> bool:
     return True
 
 
-def require_for_model(weight_bytes: int, why: str | None = None) -> None:
+def require_for_model(weight_bytes: int, why: str | None = None, meanwhile: str = "it is quantized") -> None:
     """Raises CapabilityError for a model that is larger than the memory; `why` all of its weights are held there."""
     free, needed = available(), weight_bytes + BESIDE_THE_MODEL
     if free < needed:
         fits = max(0.0, (free - BESIDE_THE_MODEL) / 2e9)
         raise CapabilityError(
-            f"the model has {weight_bytes / 1e9:.1f} GB of weights, which are held in memory while it is quantized"
+            f"the model has {weight_bytes / 1e9:.1f} GB of weights, which are held in memory while {meanwhile}"
             f"{f' ({why})' if why else ''}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free",
             hint=f"take a machine with more memory; up to {fits:.1f} billion parameters in 16 bits fit here",
         )

@@ -17,12 +17,15 @@ from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import atomic, console, cpu, digests, environment, locks, process
 from quantpress.runtime.cache import cache_folder
 from quantpress.runtime.records import Record
-from quantpress_serve.vllm import serving_environment, vllm_version
+from quantpress_serve.vllm import serving_environment, versions_beside, vllm_version
 from quantpress_serve.workload import engine as engines
 from quantpress_serve.workload.engine import Argument, Engine
 
 # For each preset and target (sm_75 ...) the class of vLLM's that takes it, or "no: ..." with its reason.
 Schemes = dict[str, dict[str, str]]
+
+# What of its environment decides an answer, and whether it starts at all.
+_DECIDING = ("vllm", "torch", "torchvision", "transformers", "compressed-tensors")
 
 
 class Operators(Record):
@@ -68,8 +71,8 @@ def _script(what: str) -> Path:
 
 
 def _kept(vllm: Path, script: Path, words: list[str]) -> Path:
-    machine = sorted(cpu.features())
-    known = digests.sha256_json([str(vllm), vllm_version(vllm), digests.sha256_file(script), machine, words])
+    machine, installed = sorted(cpu.features()), versions_beside(vllm, _DECIDING)
+    known = digests.sha256_json([str(vllm), installed, digests.sha256_file(script), machine, words])
     return cache_folder() / "vllm" / f"{known[:16]}.json"
 
 

@@ -20,7 +20,7 @@ from quantpress.runtime import atomic, console, digests, environment, free_memor
 from quantpress.runtime.cache import cache_folder, made_once
 from quantpress_serve import surroundings
 from quantpress_serve.server import causes, memory
-from quantpress_serve.vllm import find_vllm, serving_environment, vllm_version
+from quantpress_serve.vllm import find_vllm, python_of, serving_environment, vllm_version
 
 TEMPERATURE = 0.8
 MAX_ANSWER_TOKENS = 640
@@ -80,18 +80,20 @@ def _written(source: Source, tokens: int, model: Model, weight_bytes: int, named
         "at_once": AT_ONCE,
         "max_answer_tokens": longest_answer,
         "temperature": TEMPERATURE,
-        "tensor_parallel_size": _gpus_for(model),
-        "enforce_eager": not environment.gpus(),
         "trust_remote_code": model.trust_remote_code,
     }
+    # The machine's: another one, or another number of its GPUs, is no reason to write other chats.
+    on_this_machine = {"tensor_parallel_size": _gpus_for(model), "enforce_eager": not environment.gpus()}
     digest, version, prompts = model.identity().digest, vllm_version(vllm), digests.sha256_file(questions)
     scripts = [digests.sha256_file(path) for path in (_SCRIPT, _SCRIPT.with_name("repetition.py"))]
     revision = digests.sha256_json([digest, version, prompts, settings, scripts])[:16]
 
     def write(staged: Path) -> None:
-        free_memory.require_for_model(weight_bytes)
-        job = {"model": str(model.path.resolve()), "questions": str(questions.resolve()), **settings}
-        made = _run(_python(vllm), {**job, "folder": str(staged.resolve())}, staged, model, weight_bytes)
+        if not environment.gpus():  # which would hold the weights themselves
+            free_memory.require_for_model(weight_bytes, meanwhile="it writes chats for its calibration")
+        places = {"model": model.path, "questions": questions, "folder": staged}
+        job = {name: str(path.resolve()) for name, path in places.items()} | settings | on_this_machine
+        made = _run(_python(vllm), job, staged, model, weight_bytes)
         about = Written(
             model=digest,
             vllm=version,
@@ -127,8 +129,8 @@ def _context(model: Model) -> int:
 
 def _python(vllm: Path) -> Path:
     """The Python of vLLM's environment. Raises CapabilityError for a wrapper that stands elsewhere."""
-    python = vllm.parent / "python"
-    if not python.exists():
+    python = python_of(vllm)
+    if python is None:
         raise CapabilityError(
             f"calibration.dataset {OWN_DATASET}: there is no Python beside {vllm}, so it cannot write chats",
             hint="name the vllm of an environment with VLLM=/path/to/venv/bin/vllm, or a .jsonl in calibration.dataset",

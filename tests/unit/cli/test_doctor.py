@@ -24,8 +24,9 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (library / f"{name}.dist-info").mkdir(parents=True)
     executable = tmp_path / "vllm-env" / "bin" / "vllm"
     executable.parent.mkdir()
-    executable.write_text("#!/bin/sh\n")
-    executable.chmod(0o755)
+    for program in (executable, executable.with_name("python")):
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     monkeypatch.setenv("QUANTPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(environment, "gpus", list)
     monkeypatch.setattr(free_memory, "available", lambda: 64 * 2**30)
@@ -85,7 +86,20 @@ def test_a_vllm_that_cannot_be_loaded_blocks(sound: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(this_machine.asking, "schemes", fails)
     (problem,) = this_machine.facts(str(sound)).problems
     assert (problem.what, problem.blocks) == ("it cannot be asked: ImportError: libtorch.so", True)
-    assert "make setup" in problem.command
+    assert "VLLM=" in problem.command
+    assert ".venv-vllm" not in problem.command  # which is another one
+    monkeypatch.setattr(this_machine, "our_environment", lambda: sound.parents[1])
+    (problem,) = this_machine.facts(str(sound)).problems
+    assert problem.command == "rm -r .venv-vllm && make setup"
+
+
+def test_a_wrapper_that_stands_elsewhere_does_not_block(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other commands take it: what it would say is in the tables."""
+    monkeypatch.setattr(this_machine.asking, "schemes", lambda vllm: pytest.fail("it cannot be asked"))
+    sound.with_name("python").unlink()
+    (problem,) = this_machine.facts(str(sound)).problems
+    assert "there is no Python beside" in problem.what
+    assert not problem.blocks
 
 
 def test_too_little_memory_and_disk_block(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:

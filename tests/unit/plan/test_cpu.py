@@ -155,7 +155,7 @@ def test_the_weights_of_a_hub_model_are_not_fetched_for_what_is_not_served_here(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     on("AMD Zen 3")
-    monkeypatch.setattr(prepare, "described_model", lambda source, **_: _model())
+    monkeypatch.setattr(prepare, "described_model", lambda *_: _model())
     monkeypatch.setattr(prepare, "find_model", lambda *_: pytest.fail("the weights were asked for"))
     monkeypatch.delenv("QUANTPRESS_TARGET", raising=False)
     for verb in ("quantize", "evaluate", "bench", "run"):

@@ -21,6 +21,7 @@ from quantpress.plan.servable import require_served
 from quantpress.recipe import recipe
 from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.modifiers import Reap
+from quantpress.recipe.presets import SCHEMES
 from quantpress.runtime import cpu
 
 Make = Callable[..., Path]
@@ -269,6 +270,19 @@ def test_tensor_parallel_sizes_end_where_a_group_would_be_cut() -> None:
     assert sizes.tensor_parallel_sizes(LLAMA, made.schemes, shapes) == [1, 2]
     made = planned({"rtn": {"scheme": "W8A8"}})
     assert sizes.tensor_parallel_sizes(LLAMA, made.schemes, shapes) == [1, 2, 4, 8]
+
+
+def test_what_vllm_keeps_whole_on_every_gpu_limits_no_tensor_parallel_size() -> None:
+    """DeepSeek V3's latent projections in blocks of 128: 512 + 64 rows are no multiple of them."""
+    from quantpress.plan import sizes
+
+    scheme = SCHEMES["FP8_BLOCK"]
+    whole = {"q_a_proj": (1536, 7168), "kv_a_proj_with_mqa": (576, 7168), "indexer.wk": (128, 7168)}
+    shapes = {f"layers.0.self_attn.{name}": shape for name, shape in whole.items()}
+    config = {"num_attention_heads": 128, "kv_lora_rank": 512}
+    assert sizes.tensor_parallel_sizes(config, dict.fromkeys(shapes, scheme), shapes) == [1, 2, 4, 8, 16]
+    shapes["layers.0.self_attn.q_b_proj"] = (24576 // 64, 1536)
+    assert sizes.tensor_parallel_sizes(config, dict.fromkeys(shapes, scheme), shapes) == [1]
 
 
 def test_a_plan_for_70b_takes_a_config_alone(quantpress: Run, tmp_path: Path) -> None:

@@ -110,6 +110,26 @@ def test_a_template_gets_the_form_that_it_takes(template: str, messages: Any, te
     assert rendered(read, Templated(template), "d.jsonl:1") == text
 
 
+def test_fields_that_are_null_are_not_there() -> None:
+    """As Arrow fills them in, and OpenAI's model_dump: templates ask whether they are defined."""
+    function = {"name": "f", "arguments": {"city": "Rome", "days": None}}
+    messages = [
+        {**user("Why?"), "tool_calls": None, "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": None, "function": function}], "refusal": None},
+    ]
+    read = conversation(messages, "f:1").messages
+    assert read == [
+        user("Why?"),
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "f", "arguments": {"city": "Rome"}}}],
+        },
+    ]
+    defined = "{% for m in messages if m.tool_calls is defined %}{{ m.tool_calls | length }}{% endfor %}Why?"
+    assert rendered(read, Templated(defined), "f:1") == "1Why?"
+
+
 @pytest.mark.parametrize(
     ("template", "words"),
     [

@@ -103,6 +103,33 @@ def test_chats_are_written_once_and_named_with_what_decides_them(
     assert started(tmp_path) == 2
 
 
+def test_another_number_of_gpus_is_no_reason_to_write_other_chats(
+    model: Model, vllm: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = vllm("good")
+    source = written(model, named)
+    monkeypatch.setattr("quantpress.runtime.environment.gpus", lambda: ["NVIDIA H200"] * 2)
+    monkeypatch.setattr("quantpress.runtime.environment.visible_gpus", lambda: ["0", "1"])
+    assert written(model, named) == source
+    assert started(tmp_path) == 1
+    written(model, named, samples=8)
+    first, second = [json.loads(line) for line in (tmp_path / "started").read_text().splitlines()]
+    assert (first["tensor_parallel_size"], first["enforce_eager"]) == (1, True)
+    assert (second["tensor_parallel_size"], second["enforce_eager"]) == (2, False)
+
+
+def test_the_hosts_memory_has_to_hold_the_model_only_where_there_is_no_gpu(
+    model: Model, vllm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = vllm("good")
+    monkeypatch.setattr("quantpress.runtime.free_memory.available", lambda: 1000)
+    with pytest.raises(CapabilityError, match="held in memory while it writes chats for its calibration: "):
+        written(model, named)
+    monkeypatch.setattr("quantpress.runtime.environment.gpus", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr("quantpress.runtime.environment.visible_gpus", lambda: ["0"])
+    assert written(model, named).revision
+
+
 def test_answers_that_are_empty_repeat_or_are_cut_are_left_out_and_counted(
     model: Model, vllm: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
