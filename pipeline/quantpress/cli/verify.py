@@ -45,7 +45,7 @@ def run(options: Options) -> None:
     ):
         raise StageError(
             "in the hub's cache every file is a link to another folder, and what a link leads to is not vouched for",
-            hint="hf download REPOSITORY --local-dir FOLDER, and verify that folder",
+            hint="download it with the hub's client into a folder of its own, and verify that",
         )
     if any(one.problems for one in found.values()):
         raise StageError(

@@ -58,12 +58,7 @@ def require_whole(folder: Path) -> None:
             hint="merge it into its base model and save that: peft's merge_and_unload(), then save_pretrained(FOLDER)",
         )
     if found := sorted(path.name for path in folder.glob("*.safetensors")):
-        if len(found) == 1:
-            raise InputError(
-                f"{folder} holds its weights in {found[0]}, and transformers looks for model.safetensors",
-                hint="give it that name",
-            )
-        shards = f"{found[0]} and {len(found) - 1} more"
+        shards = f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else found[0]
         raise InputError(
             f"{folder} holds {shards}, but neither model.safetensors nor model.safetensors.index.json, "
             "which says what lies in which file",

@@ -149,7 +149,7 @@ def test_another_vllm_is_asked_too(theirs: Path, base: Path, tmp_path: Path) -> 
 
 def test_what_holds_no_safetensors_is_refused_before_its_base_is_looked_for(theirs: Path) -> None:
     (theirs / "model.safetensors").rename(theirs / "gptq_model-4bit-128g.safetensors")
-    with pytest.raises(InputError, match=r"transformers looks for model\.safetensors"):
+    with pytest.raises(InputError, match=r"but neither model\.safetensors nor"):
         find(str(theirs), False, False)
     (theirs / "gptq_model-4bit-128g.safetensors").rename(theirs / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"holds no \*.safetensors"):

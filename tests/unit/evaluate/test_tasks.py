@@ -111,6 +111,7 @@ def test_the_metric_of_a_python_class_is_checked_once_it_is_loaded(
         config=config, OUTPUT_TYPE="generate_until", eval_docs=[], aggregation=lambda: {"contains": 0}
     )
     monkeypatch.setattr(tasks_worker, "_loaded", lambda *_: {"tasks": {"fda": loaded}, "groups": {}})
+    monkeypatch.setattr(tasks_worker, "task_manager", lambda *_: None)  # which reads its index of all tasks
     with pytest.raises(InputError, match=r"'fda' \(a Python class\) is not scored by acc; it has contains"):
         tasks_worker.checked_tasks(job(tmp_path, task="fda", like="fda"))
     loaded.aggregation = lambda: {"acc": 0}
