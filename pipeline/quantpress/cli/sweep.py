@@ -149,9 +149,10 @@ def _report(out: Path, models: list[str]) -> None:
 
 
 def _raise_for(outcomes: list[Outcome]) -> None:
-    """Raises for what failed: StageError, CapabilityError where only the environment was to blame, and GateError where
-    everything has results and a gate is not met."""
-    failed = [one for one in outcomes if one.state in ("failed", "lost")]
+    """Raises for what failed, or was skipped all the same: StageError, CapabilityError where only the environment was
+    to blame, and GateError where everything has results and a gate is not met."""
+    skipped = [one for one in outcomes if one.state == "skipped"]
+    failed = [one for one in outcomes if one.state in ("failed", "lost")] or skipped
     missed = [one for one in outcomes if one.state == "gate"]
     if not failed and not missed:
         return

@@ -15,11 +15,11 @@ from quantpress.errors import CapabilityError, first_line
 from quantpress.runtime import environment
 from quantpress.sweep import placing, task
 from quantpress.sweep.placing import Node
-from quantpress.sweep.stages import Outcome, Stage, ended
+from quantpress.sweep.stages import Outcome, Stage, ended, why_skipped
 
 # How often a stage is begun again whose worker, or whose node, went away.
 RETRIES = 3
-# Ray hands outcomes of a few hundred bytes from task to task; it takes no store for objects smaller than this.
+# Outcomes are a few hundred bytes; Ray takes no store for objects smaller than this.
 _OBJECT_STORE = 80 * 2**20
 
 
@@ -106,27 +106,36 @@ def _gpu_memory(ray: Any) -> int:
 
 
 def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setting) -> Iterator[Outcome]:
-    """Hands all stages to Ray, and gives each outcome when it is there.
+    """Hands each stage to Ray when all those that it comes after have ended, and gives each outcome when it is there.
 
-    Raises CapabilityError, before anything begins, for a stage that no node has the GPUs for.
+    No task gets another one's outcome from Ray: with one that is lost, Ray would give up every stage behind it, also
+    those that do not require it. Raises CapabilityError, before anything begins, for a stage that no node has the GPUs
+    for.
     """
     ray = _ray()
     placed = {stage.key: placing.options(stage.needs, nodes) for stage in stages}
     run = ray.remote(max_retries=RETRIES, retry_exceptions=[task.LostError])(_run)
-    refs: dict[str, Any] = {}
-    for stage in stages:
-        before = [refs[key] for key in stage.after]
-        refs[stage.key] = run.options(name=stage.title, **placed[stage.key]).remote(stage, setting, *before)
-    waiting = {refs[stage.key]: stage for stage in stages}
-    while waiting:
-        (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
-        yield _outcome(ray, ref, waiting.pop(ref), setting)
+    waiting, running, done = list(stages), dict[Any, Stage](), dict[str, Outcome]()
+    while waiting or running:
+        ready = next((stage for stage in waiting if done.keys() >= set(stage.after)), None)
+        if ready is None:
+            (ref, *_), _ = ray.wait(list(running), num_returns=1)
+            outcome = _outcome(ray, ref, running.pop(ref), setting)
+        else:
+            waiting.remove(ready)
+            why = why_skipped(ready, done)
+            if why is None:
+                running[run.options(name=ready.title, **placed[ready.key]).remote(ready, setting)] = ready
+                continue
+            outcome = ended(ready, "skipped", error=why)
+        done[outcome.key] = outcome
+        yield outcome
 
 
-def _run(stage: Stage, setting: task.Setting, *before: Outcome) -> Outcome:
+def _run(stage: Stage, setting: task.Setting) -> Outcome:
     node = _ray().get_runtime_context().get_node_id()
     try:
-        return task.run(stage, setting, node, list(before))
+        return task.run(stage, setting, node)
     except task.NodeLostError:
         os._exit(1)  # a worker without its node goes on for minutes, and what it raised would not count as lost
 
@@ -137,7 +146,8 @@ def _outcome(ray: Any, ref: Any, stage: Stage, setting: task.Setting) -> Outcome
         return found
     except ray.exceptions.RayError as error:
         begun = task.attempts(setting.logs, stage)
-        if not begun:  # what it waits for was lost, which is said there
-            return ended(stage, "skipped", error="a stage before it was lost")
-        why = f"its worker went away {len(begun)} times: {first_line(error)}"
+        why = first_line(getattr(error, "cause", None) or error)  # what a task raised, without Ray's traceback
+        if not begun:
+            return ended(stage, "lost", error=f"it did not begin: {why}")
+        why = f"lost in attempt {len(begun)}: {why}"
         return ended(stage, "lost", error=why, attempts=len(begun), log=str(begun[-1]))

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from quantpress.errors import GateError, bounded
 from quantpress.runtime import atomic, locks, process
-from quantpress.sweep.stages import Outcome, Stage, State, ended, why_skipped
+from quantpress.sweep.stages import Outcome, Stage, State, ended
 
-# Until a lost attempt's processes are gone: the guard gives them ten seconds, and kills them then.
-_PATIENCE_S = 60.0
+# Until a lost attempt's processes are gone (the guard gives them ten seconds, and kills them then), and a server of NFS
+# has given up the lock of a node that is gone: many take 90 seconds.
+_PATIENCE_S = 180.0
 _LOOK_S = 1.0
 _SIGNALS = 128  # exit codes from here on: killed by a signal
 _LONGEST_ERROR = 2000
@@ -47,11 +48,8 @@ class Setting:
     threads: str | None
 
 
-def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Outcome:
-    """Runs a stage to its end, unless one that it requires has no results. Raises LostError if it was killed, or its
-    node is lost."""
-    if why := why_skipped(stage, {one.key: one for one in before}):
-        return ended(stage, "skipped", error=why)
+def run(stage: Stage, setting: Setting, node: str) -> Outcome:
+    """Runs a stage to its end. Raises LostError if it was killed, or its node is lost."""
     _wait_for_the_lost(stage.writes)
     command = [sys.executable, "-m", "quantpress", *stage.arguments]
     log, attempts = _new_log(setting.logs, stage.file_name)

@@ -63,6 +63,8 @@ ENDS = [
     ([("failed", 1), ("gate", 3), ("skipped", None)], StageError),
     ([("failed", 4), ("made", 0)], CapabilityError),
     ([("failed", 4), ("lost", None)], StageError),
+    ([("made", 0), ("skipped", None)], StageError),
+    ([("gate", 3), ("skipped", None)], StageError),
 ]
 
 
