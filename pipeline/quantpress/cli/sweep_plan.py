@@ -20,7 +20,7 @@ from quantpress.runtime import console, digests
 from quantpress.sweep.file import HINT, Cell, Read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Needs, Stage
-from quantpress_evaluate.stage import baseline, is_scored
+from quantpress_evaluate.stage import baseline, first_look, is_scored
 from quantpress_serve.bench import stage as serving_stage
 from quantpress_serve.server import fit
 from quantpress_serve.workload import engines, workload
@@ -219,16 +219,18 @@ class _Making:
         )
 
     def baseline(self, suite: str) -> Stage:
-        request = self.one.requests[suite]
-        subject = baseline(self.one.model, self._folder.parent)
+        request = _of_model(self.one.requests[suite])
+        scoring = self.options.scoring
+        if scoring.extend:
+            scoring = replace(scoring, extend=False, limit=first_look(self.one.requests[suite]))
         return Stage(
-            key=digests.sha256_json([self._model, subject.key(request)]),
+            key=_baseline_key(self.one, request),
             verb="baseline",
             model=self._model,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), "--only-model"],
+            arguments=[*self._scoring(suite, scoring), "--only-model"],
             results=[f"scores/{request.suite.name}-*/score.json"],
-            writes=subject.keeps,
+            writes=baseline(self.one.model, self._folder.parent).keeps,
             needs=self._needs_to_score(request),
         )
 
@@ -240,7 +242,7 @@ class _Making:
             model=self._model,
             recipe=self._recipe,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), *words(gate=self.options.scoring.gate)],
+            arguments=[*self._scoring(suite, self.options.scoring), *words(gate=self.options.scoring.gate)],
             results=["accuracy.json", "accuracy/*.json"],
             writes=self._folder,
             needs=self._needs_to_score(request),
@@ -280,8 +282,9 @@ class _Making:
     def _work(self) -> list[str]:
         return [self.one.recipe, "--model", self.one.source, *sweep_words.of_work(self.options.work)]
 
-    def _scoring(self, suite: str) -> list[str]:
-        return ["evaluate", *self._work, "--suite", self.one.suites[suite], *sweep_words.of_scoring(self.options)]
+    def _scoring(self, suite: str, scoring: Scoring) -> list[str]:
+        how = sweep_words.of_scoring(replace(self.options, scoring=scoring))
+        return ["evaluate", *self._work, "--suite", self.one.suites[suite], *how]
 
     @property
     def _gpu(self) -> int:
@@ -306,6 +309,17 @@ class _Making:
         return Needs(gpus=fit.fitted(request.engine, need, of_node).engine.devices, memory=memory)
 
 
+def _of_model(request: Request) -> Request:
+    """What the model alone is asked, of which no gate decides how many documents it takes: with --extend, those of the
+    first look."""
+    return replace(request.with_limit(first_look(request)), extend=False) if request.extend else request
+
+
+def _baseline_key(one: PlannedCell, request: Request) -> str:
+    """The digest of the model's scores; they lie in one folder for each name of a model."""
+    return digests.sha256_json([one.model.name, baseline(one.model, Path()).key(request)])
+
+
 def _quantize_key(one: PlannedCell) -> str:
     """The digest of the artifact; chats that are yet to be written have none, so there it is that of what is asked."""
     if own_chats.to_be_written(one.plan.recipe.calibration):
@@ -316,17 +330,20 @@ def _quantize_key(one: PlannedCell) -> str:
 def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:
     """The keys of those stages that would find on this machine that they have nothing to do."""
     by_recipe = {(one.model.name, one.plan.recipe.name): one for one in cells}
-    by_model = {one.model.name: one for one in cells}
-    return {
-        stage.key
-        for stage in stages
-        if _is_there(options, by_recipe.get((stage.model, stage.recipe or ""), by_model[stage.model]), stage)
-    }
+    of_cells = [stage for stage in stages if stage.recipe]
+    made = {stage.key for stage in of_cells if _is_there(options, by_recipe[stage.model, stage.recipe or ""], stage)}
+    return made.union(*(_scored_alone(options, one) for one in cells))
+
+
+def _scored_alone(options: Options, one: PlannedCell) -> Iterator[str]:
+    """The keys of the stages of a cell by which nothing of the model itself would be scored."""
+    subject = baseline(one.model, one.artifact(options.work.out).folder.parent)
+    for request in map(_of_model, one.requests.values()):
+        if subject.is_scored(request):
+            yield _baseline_key(one, request)
 
 
 def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
-    if stage.verb == "baseline":
-        return any((options.work.out / stage.model / "baseline").glob(stage.results[0]))
     artifact = one.artifact(options.work.out)
     known = artifact.manifest()
     if known is None or own_chats.to_be_written(one.plan.recipe.calibration):

@@ -19,31 +19,40 @@ from quantpress.recipe.loading import load_recipe
 from quantpress.sweep.file import Cell
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Stage
+from quantpress_evaluate.stage import baseline
 from quantpress_serve.workload.workload import load_workload
 
 CPU = Node(8, 0, 60 * 10**9)
 GPU = Node(64, 8, 500 * 10**9, [80 * 10**9] * 8)
 
 
-def options(tmp_path: Path) -> Options:
+LIMITED = ("--limit", "4")
+
+
+def options(tmp_path: Path, *more: str) -> Options:
     """As the command line gives them."""
     parser = argparse.ArgumentParser()
     sweep.add(parser.add_subparsers())
     words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")]
-    return taken(Options, parser.parse_args([*words, "--backend", "hf", "--gate", "kl<=0.1", "--limit", "4"]))
+    return taken(Options, parser.parse_args([*words, "--backend", "hf", "--gate", "kl<=0.1", *more]))
 
 
 @pytest.fixture
-def stages(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[[Node], list[Stage]]:
-    """Those of two recipes on one model with a suite and a workload, on such nodes."""
+def cells(make_model: Callable[..., Path]) -> Callable[[Options], list[PlannedCell]]:
+    """Two recipes on one model with a suite, of whose tasks each has 48 documents, and a workload."""
     folder = make_model()
-    model, asked = Model("tiny", folder, str(folder), read_config(folder)), options(tmp_path)
+    return lambda asked: _cells(Model("tiny", folder, str(folder), read_config(folder)), asked)
+
+
+def _cells(model: Model, asked: Options) -> list[PlannedCell]:
     request = scoring.requested(replace(asked.scoring, suite="smoke"), None, "stored")
-    cells = [
+    tasks = [task.model_copy(update={"available": 48}) for task in request.tasks]
+    request = replace(request, tasks=[task.limited(task.limit, request.suite.seed) for task in tasks])
+    return [
         PlannedCell(
             cell=Cell("tiny", name, ("smoke",), ("glance",)),
             model=model,
-            source=str(folder),
+            source=model.source,
             recipe=name,
             plan=planned_from(load_recipe(name), SMALL_LLAMA),
             requests={"smoke": request.for_checkpoint(None)[0]},
@@ -53,7 +62,17 @@ def stages(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[[Node], 
         )
         for name in ("rtn-w4a16", "w8a8-dynamic")
     ]
-    return lambda node: sweep_plan.stages(asked, cells, [node])
+
+
+@pytest.fixture
+def stages(tmp_path: Path, cells: Callable[[Options], list[PlannedCell]]) -> Callable[..., list[Stage]]:
+    """Those of the cells on such nodes; by options beyond the usual ones, in place of --limit."""
+
+    def found(node: Node, *more: str) -> list[Stage]:
+        asked = options(tmp_path, *(more or LIMITED))
+        return sweep_plan.stages(asked, cells(asked), [node])
+
+    return found
 
 
 def test_the_model_itself_is_scored_once(stages: Callable[[Node], list[Stage]]) -> None:
@@ -86,6 +105,34 @@ def test_each_stage_is_a_command_that_runs_by_hand(stages: Callable[[Node], list
     assert evaluate.arguments == [*scored, "--gate=kl<=0.1"]
     assert baseline.arguments == [*scored, "--only-model"]
     assert bench.arguments == ["bench", *common, "--workload", "glance"]
+
+
+def test_the_model_is_scored_on_the_documents_of_the_first_look(stages: Callable[..., list[Stage]]) -> None:
+    """There are no gates of the model alone, so nothing decides when it has enough documents."""
+    whole, begun = stages(CPU, "--extend"), stages(CPU, "--extend", *LIMITED)
+    for found, limit in ((whole, 48), (begun, 4)):
+        baseline, evaluate = found[1:3]
+        assert [word for word in baseline.arguments if word.startswith(("--limit", "--extend"))] == [f"--limit={limit}"]
+        assert "--extend" in evaluate.arguments
+    assert begun[1].key == stages(CPU)[1].key
+    assert whole[1].key == stages(CPU, "--limit", "48")[1].key != begun[1].key
+
+
+def test_the_model_is_scored_already_only_if_it_was_asked_the_same(
+    cells: Callable[[Options], list[PlannedCell]], tmp_path: Path
+) -> None:
+    def there(*more: str) -> int:
+        asked = options(tmp_path, *more)
+        found = cells(asked)
+        return len(sweep_plan.there(asked, found, sweep_plan.stages(asked, found, [CPU])))
+
+    (one, _) = cells(options(tmp_path, *LIMITED))
+    subject = baseline(one.model, tmp_path / "out" / "tiny")
+    score = subject.scores_folder(one.requests["smoke"]) / "score.json"
+    score.parent.mkdir(parents=True)
+    score.write_text("{}")
+    assert there(*LIMITED) == there("--extend", *LIMITED) == 1
+    assert there("--limit", "8") == 0
 
 
 def test_what_each_needs(stages: Callable[[Node], list[Stage]]) -> None:
