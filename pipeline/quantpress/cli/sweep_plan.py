@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantpress.artifact.accuracy import Accuracy, Gate
 from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.artifact.results import results_of
 from quantpress.cli import beforehand, needed, prepare, scoring, sweep_words
 from quantpress.cli.words import words
 from quantpress.errors import CapabilityError, InputError, QuantpressError
@@ -325,6 +327,16 @@ def _quantize_key(one: PlannedCell) -> str:
     if own_chats.to_be_written(one.plan.recipe.calibration):
         return digests.sha256_json([one.model.identity().digest, one.plan.recipe.dump()])
     return digests.sha256_json([one.model.name, one.plan.recipe.name, inputs_of(one.plan, one.model).digest])
+
+
+def gates(out: Path, cells: Sequence[PlannedCell]) -> dict[str, list[Gate]]:
+    """How the gates of every cell and suite are decided in the results that are there, by their names for people."""
+    found = {}
+    for one in cells:
+        for suite in (request.suite.name for request in one.requests.values()):
+            known = results_of(one.artifact(out), Accuracy).known(suite)
+            found[f"{one.model.name} with {one.plan.recipe.name}, {suite}"] = known.gates if known else []
+    return found
 
 
 def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from pathlib import Path
 import pytest
 from support import SMALL_LLAMA, planned_from
 
+from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Decision, Gate
+from quantpress.artifact.manifest import Artifact
 from quantpress.cli import scoring, sweep, sweep_plan
 from quantpress.cli.options import taken
 from quantpress.cli.sweep import Options
 from quantpress.cli.sweep_plan import PlannedCell
+from quantpress.errors import GateError
 from quantpress.model.source import Model, read_config
 from quantpress.recipe.loading import load_recipe
+from quantpress.sweep import cluster
 from quantpress.sweep.file import Cell
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Stage
@@ -140,3 +145,33 @@ def test_what_each_needs(stages: Callable[[Node], list[Stage]]) -> None:
     assert [stage.needs.alone for stage in on_cpus[:4]] == [False, False, False, True]
     assert all(stage.needs.gpus == 0 and stage.needs.memory > 5 * 10**8 for stage in on_cpus)
     assert all(stage.needs.gpus == 1 for stage in on_gpus)
+
+
+def test_a_gate_that_the_bench_took_back_is_not_met(
+    cells: Callable[[Options], list[PlannedCell]],
+    made: Artifact,
+    origin_model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with `run`: the engine does not compute what was scored and had passed, which only the bench finds."""
+    asked = options(tmp_path)
+    asked = replace(asked, work=replace(asked.work, out=made.folder.parents[1]))
+    asked.file.write_text("name: a\ndescription: b\nmodels: [m]\nrecipes: [rtn-w4a16]\n")
+    cell = replace(cells(asked)[0], model=origin_model)
+    monkeypatch.setattr(sweep_plan, "named", lambda *_: None)
+    monkeypatch.setattr(sweep_plan, "planned", lambda *_: [cell])
+    monkeypatch.setattr(sweep_plan, "stages", lambda *_: [])
+    monkeypatch.setattr(cluster, "connected", lambda _: contextlib.nullcontext([]))
+    monkeypatch.setattr(sweep, "_followed", lambda *_: [])
+
+    def decided(decision: Decision) -> None:
+        gate = Gate(gate="kl<=0.1", decision=decision)
+        score = Accuracy.load(made.folder / "accuracy.json")
+        score.model_copy(update={"gates": [gate]}).save(made.folder / "accuracy.json")
+
+    decided("pass")
+    sweep.run(asked)
+    decided(TRANSFORMERS_ONLY)
+    with pytest.raises(GateError, match=r"with rtn-w4a16, smoke: kl<=0\.1 was passed for transformers only"):
+        sweep.run(asked)
