@@ -147,8 +147,10 @@ def _target(options: Options) -> str:
 
 def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Named) -> PlannedCell:
     source, recipe, loads = read.located("models", cell.model), named.recipes[cell.recipe], named.loads
-    out, serving = options.work.out, options.serving
-    found = prepare.planned_before_chats(_work(options, source), recipe, model, _target(options), serving.vllm)
+    out, serving, work = options.work.out, options.serving, _work(options, source)
+    found = prepare.planned_before_chats(
+        work, recipe, model, _target(options), serving.vllm, elsewhere=options.elsewhere
+    )
     if found.inexact:
         console.warn(found.inexact)
     check_data(found.plan, model)

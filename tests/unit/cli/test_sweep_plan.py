@@ -17,11 +17,12 @@ from quantpress.cli import scoring, sweep, sweep_plan
 from quantpress.cli.options import taken
 from quantpress.cli.sweep import Options
 from quantpress.cli.sweep_plan import PlannedCell
-from quantpress.errors import GateError
+from quantpress.errors import CapabilityError, GateError
 from quantpress.model.source import Model, read_config
+from quantpress.quantize.stage import processes_of
 from quantpress.recipe.loading import load_recipe
 from quantpress.sweep import cluster
-from quantpress.sweep.file import Cell
+from quantpress.sweep.file import Cell, read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Stage
 from quantpress_evaluate.stage import baseline
@@ -31,6 +32,11 @@ CPU = Node(8, 0, 60 * 10**9)
 GPU = Node(64, 8, 500 * 10**9, [80 * 10**9] * 8)
 
 
+SHARED = """name: mine
+description: Sixty-four processes.
+modifiers: [{gptq: {scheme: W4A16}}]
+calibration: {processes: 64}
+"""
 LIMITED = ("--limit", "4")
 
 
@@ -138,6 +144,25 @@ def test_the_model_is_scored_already_only_if_it_was_asked_the_same(
     score.write_text("{}")
     assert there(*LIMITED) == there("--extend", *LIMITED) == 1
     assert there("--limit", "8") == 0
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_the_devices_of_this_machine_are_not_those_of_the_nodes(
+    address: str | None, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A calibration in 64 processes; on a cluster, placing.options refuses more GPUs than a node has."""
+    folder = make_model()
+    monkeypatch.setattr(sweep_plan, "check_data", lambda *_: None)  # this model has no tokenizer
+    (tmp_path / "mine.yaml").write_text(SHARED)
+    (tmp_path / "sweep.yaml").write_text(f"name: a\ndescription: b\nmodels: [{folder}]\nrecipes: [mine.yaml]\n")
+    asked, found = options(tmp_path), read(tmp_path / "sweep.yaml")
+    asked = replace(asked, address=address, work=replace(asked.work, target="any"))
+    if address:
+        (cell,) = sweep_plan.planned(asked, found, sweep_plan.named(asked, found))
+        assert processes_of(cell.plan) == 64
+        return
+    with pytest.raises(CapabilityError, match=r"calibration\.processes is 64"):
+        sweep_plan.planned(asked, found, sweep_plan.named(asked, found))
 
 
 def test_what_each_needs(stages: Callable[[Node], list[Stage]]) -> None:
