@@ -163,13 +163,15 @@ def test_a_sweep_under_fire_gives_what_its_stages_give_by_hand(
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP.format(model=two_layers, load=least_load, served=SERVED))
     by_hand, swept = tmp_path / "by-hand", tmp_path / "swept"
-    for stage in stages_of(real, file, by_hand):
+    stages = stages_of(real, file, by_hand)
+    for stage in stages:
         real(*stage["arguments"])
     model = two_layers.name
+    baseline = next(stage["key"][:8] for stage in stages if stage["verb"] == "baseline")
     first = {
         f"{model}-rtn-w4a16-quantize": "worker",
         f"{model}-{SERVED}-quantize": "node",
-        f"{model}-baseline-smoke": "command",
+        f"{model}-baseline-smoke-{baseline}": "command",
     }
 
     def started(log: Path) -> subprocess.Popen[bytes]:

@@ -18,7 +18,7 @@ from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import check_data, inputs_of, processes_of
 from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.truthful import untruthful
-from quantpress.runtime import console, digests
+from quantpress.runtime import console, digests, environment
 from quantpress.sweep.file import HINT, Cell, Read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Needs, Stage
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PlannedCell:
     """A cell with all that it names: the recipe's plan on the model; of each suite and workload, as the file names it,
-    what is asked and where it lies."""
+    what is asked and where it lies. The backend of a request may be auto until it is known what will score."""
 
     cell: Cell
     model: Model
@@ -54,6 +54,12 @@ class PlannedCell:
 
     def artifact(self, out: Path) -> Artifact:
         return artifact_of(out, self.model.name, self.plan.recipe.name)
+
+    def scored_with(self, gpus: bool) -> PlannedCell:
+        """The same with the backends that score where there are GPUs, or are none."""
+        untruth = untruthful(self.plan.recipe.dump())
+        known = {name: request.for_checkpoint(untruth, gpus)[0] for name, request in self.requests.items()}
+        return replace(self, requests=known)
 
 
 @dataclass(frozen=True)
@@ -165,10 +171,7 @@ def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Name
         source=f"{source}@{model.revision}" if _is_unpinned(source, model) else source,
         recipe=read.located("recipes", cell.recipe),
         plan=found.plan,
-        requests={
-            name: named.requests[name].for_model(model).for_checkpoint(untruthful(found.plan.recipe.dump()))[0]
-            for name in cell.suites
-        },
+        requests={name: named.requests[name].for_model(model) for name in cell.suites},
         loads={name: loads[name] for name in cell.workloads},
         suites={name: read.located("suites", name) for name in cell.suites},
         workloads={name: read.located("workloads", name) for name in cell.workloads},
@@ -185,7 +188,7 @@ def stages(options: Options, cells: Sequence[PlannedCell], nodes: Sequence[Node]
     all cells that score it alike."""
     found: dict[str, Stage] = {}
     for one in cells:
-        for stage in _of_cell(_Making(options, one, nodes)):
+        for stage in _of_cell(_Making(options, one.scored_with(any(node.gpus for node in nodes)), nodes)):
             found.setdefault(stage.key, stage)
     return list(found.values())
 
@@ -307,7 +310,7 @@ class _Making:
         of_node = max((node.gpu_memory for node in self.nodes), key=len)
         if not of_node:
             return Needs(gpus=self._gpu, memory=memory)
-        if (self.options.scoring.backend or request.suite.backend) == "hf":  # auto is vLLM on GPUs
+        if request.backend == "hf":
             return Needs(gpus=min(len(of_node), -(-memory // min(of_node))), memory=memory)
         need = request.need([self.one.plan], self.one.model)
         return Needs(gpus=fit.fitted(request.engine, need, of_node).engine.devices, memory=memory)
@@ -343,6 +346,7 @@ def gates(out: Path, cells: Sequence[PlannedCell]) -> dict[str, list[Gate]]:
 
 def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:
     """The keys of those stages that would find on this machine that they have nothing to do."""
+    cells = [one.scored_with(bool(environment.gpus())) for one in cells]
     by_recipe = {(one.model.name, one.plan.recipe.name): one for one in cells}
     of_cells = [stage for stage in stages if stage.recipe]
     made = {stage.key for stage in of_cells if _is_there(options, by_recipe[stage.model, stage.recipe or ""], stage)}

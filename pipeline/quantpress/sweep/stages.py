@@ -56,7 +56,9 @@ class Stage(Record):
 
     @property
     def file_name(self) -> str:
-        return "-".join(part for part in (self.model, self.recipe, self.verb, self.of) if part)
+        """Of its logs. One model may be scored twice on a suite, by two backends."""
+        alone = self.key[:8] if self.verb == "baseline" else None
+        return "-".join(part for part in (self.model, self.recipe, self.verb, self.of, alone) if part)
 
 
 class Outcome(Record):

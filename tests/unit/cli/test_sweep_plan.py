@@ -21,6 +21,7 @@ from quantpress.errors import CapabilityError, GateError
 from quantpress.model.source import Model, read_config
 from quantpress.quantize.stage import processes_of
 from quantpress.recipe.loading import load_recipe
+from quantpress.runtime import environment
 from quantpress.sweep import cluster
 from quantpress.sweep.file import Cell, read
 from quantpress.sweep.placing import Node
@@ -66,7 +67,7 @@ def _cells(model: Model, asked: Options) -> list[PlannedCell]:
             source=model.source,
             recipe=name,
             plan=planned_from(load_recipe(name), SMALL_LLAMA),
-            requests={"smoke": request.for_checkpoint(None)[0]},
+            requests={"smoke": request},
             loads={"glance": load_workload("glance")},
             suites={"smoke": "smoke"},
             workloads={"glance": "glance"},
@@ -163,6 +164,21 @@ def test_the_devices_of_this_machine_are_not_those_of_the_nodes(
         return
     with pytest.raises(CapabilityError, match=r"calibration\.processes is 64"):
         sweep_plan.planned(asked, found, sweep_plan.named(asked, found))
+
+
+@pytest.mark.parametrize("of_head", [[], ["a GPU"]])
+def test_what_scores_goes_by_the_nodes_and_not_by_the_head(
+    of_head: list[str], stages: Callable[..., list[Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm").touch(mode=0o755)
+    monkeypatch.setenv("VLLM", str(tmp_path / "vllm"))
+    monkeypatch.setattr(environment, "gpus", lambda: of_head)
+    for node, backend in ((CPU, "hf"), (GPU, "vllm")):
+        alone = [
+            [stage.key for stage in stages(node, "--backend", asked) if stage.verb == "baseline"]
+            for asked in ("auto", backend)
+        ]
+        assert alone[0] == alone[1]
 
 
 def test_what_each_needs(stages: Callable[[Node], list[Stage]]) -> None:
