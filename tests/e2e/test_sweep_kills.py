@@ -150,7 +150,7 @@ def test_a_bench_has_its_node_to_itself(tmp_path: Path, real_environment: dict[s
         for number in range(24)
     ]
     with three_nodes(real_environment, num_cpus=8, num_gpus=4) as address, cluster.connected(address) as nodes:
-        outcomes = list(cluster.outcomes(stages, nodes, Setting(tmp_path / "logs", None)))
+        outcomes = list(cluster.outcomes(stages, nodes, Setting(tmp_path / "logs", None, tmp_path)))
     assert [one.state for one in outcomes] == ["there"] * len(stages)
     pairs = overlapping(outcomes)
     assert pairs, "nothing ran side by side"

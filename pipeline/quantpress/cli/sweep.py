@@ -128,7 +128,7 @@ def _followed(options: Options, name: str, stages: list[Stage], nodes: list[Node
     folder, started = options.work.out.absolute() / ".sweeps" / name, time.time()
     logs = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
     record = SweepRecord(name=name, stages=len(stages), started=round(started, 3))
-    setting = Setting(logs, os.environ.get("OMP_NUM_THREADS"))
+    setting = Setting(logs, os.environ.get("OMP_NUM_THREADS"), Path.cwd())
     console.say(f"{len(stages)} stages on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}; logs: {logs}")
     progress = table.Progress(stages, logs)
     with console.live(f"sweep {name}", progress.table, progress.under_way):

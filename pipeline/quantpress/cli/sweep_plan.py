@@ -214,12 +214,13 @@ class _Making:
     nodes: Sequence[Node]
 
     def quantize(self) -> Stage:
+        vllm = sweep_words.of_executable(self.options.serving.vllm, Path.cwd())
         return Stage(
             key=_quantize_key(self.one),
             verb="quantize",
             model=self._model,
             recipe=self._recipe,
-            arguments=["quantize", *self._work, *words(vllm=self.options.serving.vllm)],
+            arguments=["quantize", *self._work, *words(vllm=vllm)],
             results=["manifest.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * processes_of(self.one.plan), memory=self._memory("quantize")),

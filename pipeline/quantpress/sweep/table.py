@@ -124,4 +124,6 @@ def _rows(stages: Sequence[Stage], cells: dict[str, str]) -> list[list[str]]:
         row.setdefault(_column(stage), []).append(cells[stage.key])
     models = list(dict.fromkeys(model for model, _ in found))
     in_order = sorted(found, key=lambda names: (models.index(names[0]), names[1] == _ITSELF))
-    return [[*names, *(" / ".join(filter(None, found[names].get(column, []))) for column in columns)] for names in in_order]
+    return [
+        [*names, *(" / ".join(filter(None, found[names].get(column, []))) for column in columns)] for names in in_order
+    ]

@@ -40,12 +40,15 @@ class NodeLostError(LostError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all tasks of a sweep have in common: the folder of its logs, and the OMP_NUM_THREADS of who started it.
+    """What all tasks of a sweep have in common: the folder of its logs, and the OMP_NUM_THREADS and working folder of
+    who started it.
 
-    Ray sets that variable by the CPUs of a task, and the number of threads decides the bits of a checkpoint."""
+    Ray sets that variable by the CPUs of a task, and the number of threads decides the bits of a checkpoint. Relative
+    paths (in recipes, in the environment) begin in that folder, where a node has it."""
 
     logs: Path
     threads: str | None
+    folder: Path
 
 
 def run(stage: Stage, setting: Setting, node: str) -> Outcome:
@@ -56,7 +59,8 @@ def run(stage: Stage, setting: Setting, node: str) -> Outcome:
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
     atomic.write_text(log, f"{by_hand}\n{socket.gethostname()} {node} {started:.3f}\n")
-    code = _run_while_the_node_is_there(command, log, _environment(setting.threads))
+    folder = setting.folder if setting.folder.is_dir() else None
+    code = _run_while_the_node_is_there(command, log, _environment(setting.threads), folder)
     if code >= _SIGNALS:
         raise LostError(f"{stage.title}: exit code {code}, see {log}")
     return ended(
@@ -74,10 +78,12 @@ def run(stage: Stage, setting: Setting, node: str) -> Outcome:
     )
 
 
-def _run_while_the_node_is_there(command: list[str], log: Path, env: dict[str, str | None]) -> int:
+def _run_while_the_node_is_there(
+    command: list[str], log: Path, env: dict[str, str | None], folder: Path | None = None
+) -> int:
     """The exit code. Takes the command down when this worker is orphaned, so that it is not in its successor's way."""
     raylet = os.getppid()
-    with process.guarded(command, log, env) as running:
+    with process.guarded(command, log, env, folder) as running:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return running.wait(_LOOK_S)

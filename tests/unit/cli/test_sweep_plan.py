@@ -166,6 +166,14 @@ def test_the_devices_of_this_machine_are_not_those_of_the_nodes(
         sweep_plan.planned(asked, found, sweep_plan.named(asked, found))
 
 
+def test_a_vllm_that_is_named_by_its_path_is_the_same_in_every_folder(
+    stages: Callable[..., list[Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for named, said in (("bin/vllm", f"--vllm={tmp_path}/bin/vllm"), ("vllm", "--vllm=vllm")):
+        assert all(said in stage.arguments for stage in stages(CPU, "--vllm", named))
+
+
 @pytest.mark.parametrize("of_head", [[], ["a GPU"]])
 def test_what_scores_goes_by_the_nodes_and_not_by_the_head(
     of_head: list[str], stages: Callable[..., list[Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -82,7 +82,7 @@ def ended_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act],
 
     def run(act: Act) -> dict[str, Outcome]:
         monkeypatch.setattr(cluster, "_ray", lambda: RayStandIn(act))
-        return {one.key: one for one in cluster.outcomes(CELL, NODES, Setting(tmp_path / "logs", None))}
+        return {one.key: one for one in cluster.outcomes(CELL, NODES, Setting(tmp_path / "logs", None, tmp_path))}
 
     return run
 
@@ -90,7 +90,7 @@ def ended_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act],
 def test_a_stage_is_handed_over_when_all_before_it_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = RayStandIn(lambda stage: ended(stage, "made"))
     monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    handed = {one.key: list(ray.handed) for one in cluster.outcomes(CELL, NODES, Setting(tmp_path, None))}
+    handed = {one.key: list(ray.handed) for one in cluster.outcomes(CELL, NODES, Setting(tmp_path, None, tmp_path))}
     assert handed == {"q": ["q", "b"], "b": ["q", "b"], "e": ["q", "b", "e"], "s": ["q", "b", "e", "s"]}
 
 

@@ -22,7 +22,7 @@ def stage(tmp_path: Path, *arguments: str, **about: Any) -> Stage:
 
 
 def setting(tmp_path: Path, threads: str | None = None) -> Setting:
-    return Setting(tmp_path / "logs", threads)
+    return Setting(tmp_path / "logs", threads, tmp_path)
 
 
 def test_an_outcome_says_where_when_and_how(tmp_path: Path) -> None:
@@ -89,11 +89,26 @@ def test_the_threads_are_those_of_who_started_the_sweep(tmp_path: Path, monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     seen: list[Any] = []
-    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda _command, _log, env: seen.append(env) or 0)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda _command, _log, env, _: seen.append(env) or 0)
     for threads in (None, "4"):
         task.run(stage(tmp_path), setting(tmp_path, threads), "n")
     assert [env["OMP_NUM_THREADS"] for env in seen] == [None, "4"]
     assert [env["RAY_AUTH_TOKEN"] for env in seen] == [None, None]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_stage_runs_in_the_folder_of_who_started_the_sweep(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the node has it: a recipe in it is found by the name that it has there."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    ours.mkdir()
+    monkeypatch.chdir(ours)
+    if is_there:
+        theirs.mkdir()
+        (theirs / "mine.yaml").write_text("name: mine\ndescription: d\nmodifiers: [{rtn: {scheme: W4A16}}]\n")
+    one = Setting(tmp_path / "logs", None, theirs)
+    assert task.run(stage(tmp_path, "recipes", "show", "mine.yaml"), one, "n").exit_code == (0 if is_there else 2)
 
 
 def test_a_lost_attempt_is_waited_for(tmp_path: Path) -> None:
