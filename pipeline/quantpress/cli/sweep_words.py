@@ -73,7 +73,7 @@ def _of_vllm(serving: Serving, folder: Path | None = None) -> list[str]:
 
 def of_executable(vllm: str | None, place: Path) -> str | None:
     """A name without a folder is looked for on the path of whichever machine."""
-    return str(place / vllm) if vllm and os.path.dirname(vllm) else vllm
+    return str(place / vllm) if vllm and "/" in vllm else vllm
 
 
 def _paired(serving: Serving) -> list[str]:

@@ -16,9 +16,8 @@ from quantpress.runtime import environment
 from quantpress.sweep import placing, task
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Outcome, Stage, ended, why_skipped
+from quantpress.sweep.task import RETRIES
 
-# How often a stage is begun again whose worker, or whose node, went away.
-RETRIES = 3
 # Outcomes are a few hundred bytes; Ray takes no store for objects smaller than this.
 _OBJECT_STORE = 80 * 2**20
 
@@ -45,6 +44,8 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     Raises CapabilityError where it cannot be reached, or has no node that works.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray begins a task that it killed for its memory again without end; this is read here, and not on the nodes.
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     if not address:
         os.environ |= _ours_alone()
     ray, stop = _ray(), signal.getsignal(signal.SIGTERM)
@@ -145,9 +146,5 @@ def _outcome(ray: Any, ref: Any, stage: Stage, setting: task.Setting) -> Outcome
         found: Outcome = ray.get(ref)
         return found
     except ray.exceptions.RayError as error:
-        begun = task.attempts(setting.logs, stage)
-        why = first_line(getattr(error, "cause", None) or error)  # what a task raised, without Ray's traceback
-        if not begun:
-            return ended(stage, "lost", error=f"it did not begin: {why}")
-        why = f"lost in attempt {len(begun)}: {why}"
-        return ended(stage, "lost", error=why, attempts=len(begun), log=str(begun[-1]))
+        # What a task raised is its cause, without Ray's traceback.
+        return task.lost(stage, setting.logs, first_line(getattr(error, "cause", None) or error))

@@ -22,6 +22,8 @@ from quantpress.errors import GateError, bounded
 from quantpress.runtime import atomic, locks, process
 from quantpress.sweep.stages import Outcome, Stage, State, ended
 
+# How often a stage is begun again whose worker, or whose node, went away.
+RETRIES = 3
 # Until a lost attempt's processes are gone (the guard gives them ten seconds, and kills them then), and a server of NFS
 # has given up the lock of a node that is gone: many take 90 seconds.
 _PATIENCE_S = 180.0
@@ -52,10 +54,13 @@ class Setting:
 
 
 def run(stage: Stage, setting: Setting, node: str) -> Outcome:
-    """Runs a stage to its end. Raises LostError if it was killed, or its node is lost."""
+    """Runs a stage to its end, unless that was begun often enough: there are losses that Ray does not count. Raises
+    LostError if it was killed, or its node is lost."""
+    if len(attempts(setting.logs, stage)) > RETRIES:
+        return lost(stage, setting.logs, "its worker went away each time")
     _wait_for_the_lost(stage.writes)
     command = [sys.executable, "-m", "quantpress", *stage.arguments]
-    log, attempts = _new_log(setting.logs, stage.file_name)
+    log, attempt = _new_log(setting.logs, stage.file_name)
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
     atomic.write_text(log, f"{by_hand}\n{socket.gethostname()} {node} {started:.3f}\n")
@@ -72,10 +77,18 @@ def run(stage: Stage, setting: Setting, node: str) -> Outcome:
         host=socket.gethostname(),
         started=round(started, 3),
         ended=round(time.time(), 3),
-        attempts=attempts,
+        attempts=attempt,
         log=str(log),
         command=by_hand,
     )
+
+
+def lost(stage: Stage, logs: Path, why: str) -> Outcome:
+    """The outcome of a stage that did not come to an end of its own, in any attempt that its logs tell of."""
+    begun = attempts(logs, stage)
+    if not begun:
+        return ended(stage, "lost", error=f"it did not begin: {why}")
+    return ended(stage, "lost", error=f"lost in attempt {len(begun)}: {why}", attempts=len(begun), log=str(begun[-1]))
 
 
 def _run_while_the_node_is_there(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,3 +129,15 @@ def test_one_that_is_lost_names_its_log_and_attempts(
     found = ended_by(lose)["q"]
     assert (found.state, found.attempts, found.log) == ("lost", 2, str(tmp_path / "logs" / "m-q-quantize.2.log"))
     assert found.error == "lost in attempt 2: ray::_run() (pid=1)"
+
+
+def test_ray_is_told_how_often_it_may_take_a_stage_down_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it reads in the program that hands over the tasks; otherwise it begins one again without end."""
+    seen: dict[str, str] = {}
+    node = {"Alive": True, "Resources": {"CPU": 8.0, "memory": 1e9}}
+    ray = SimpleNamespace(init=lambda **_: seen.update(os.environ), nodes=lambda: [node], shutdown=lambda: None)
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    with cluster.connected("auto") as nodes:
+        assert nodes == NODES
+    assert seen["RAY_task_oom_retries"] == str(task.RETRIES)

@@ -57,6 +57,16 @@ def test_one_that_was_killed_is_lost_and_counts_as_an_attempt(tmp_path: Path, mo
     assert task.run(stage(tmp_path), setting(tmp_path), "n").attempts == 2
 
 
+def test_one_that_is_lost_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Ray would begin it again without end, as it does for want of memory."""
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 137)
+    for _ in range(1 + task.RETRIES):
+        with pytest.raises(LostError):
+            task.run(stage(tmp_path), setting(tmp_path), "n")
+    found = task.run(stage(tmp_path), setting(tmp_path), "n")
+    assert (found.state, found.attempts, found.log) == ("lost", 4, str(tmp_path / "logs" / "m-r-quantize.4.log"))
+
+
 def test_a_stage_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The raylet is gone: this worker has another parent."""
     command = ["sleep", "60"]
