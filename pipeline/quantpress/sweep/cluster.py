@@ -47,7 +47,7 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     # Ray begins a task that it killed for its memory again without end; this is read here, and not on the nodes.
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     if not address:
-        os.environ |= _ours_alone()
+        os.environ |= _ours_alone() | _large_gpus_alone()
     ray, stop = _ray(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**({"address": address} if address else _this_machine()), log_to_driver=False, logging_level="error")
@@ -68,6 +68,15 @@ def _ours_alone() -> dict[str, str]:
     programs take the memory, Ray would stop our stages for it, again and again; by hand they are not stopped either."""
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return ours | {"RAY_memory_monitor_refresh_ms": "0"}
+
+
+def _large_gpus_alone() -> dict[str, str]:
+    """CUDA's variables that leave out a small card for a screen, which Ray would hand out like any other one. Numbers
+    are those of nvidia-smi."""
+    large = environment.large_gpus()
+    if len(large) == len(environment.visible_gpus()):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.device for gpu in large), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _this_machine() -> dict[str, Any]:
