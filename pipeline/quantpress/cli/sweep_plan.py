@@ -187,8 +187,9 @@ def stages(options: Options, cells: Sequence[PlannedCell], nodes: Sequence[Node]
     """All stages in an order in which each comes after those that it waits for; the model itself is scored once for
     all cells that score it alike."""
     found: dict[str, Stage] = {}
+    cells = [one.scored_with(any(node.gpus for node in nodes)) for one in cells]
     for one in cells:
-        for stage in _of_cell(_Making(options, one.scored_with(any(node.gpus for node in nodes)), nodes)):
+        for stage in _of_cell(_Making(options, one, cells, nodes)):
             found.setdefault(stage.key, stage)
     return list(found.values())
 
@@ -207,10 +208,11 @@ def _of_cell(making: _Making) -> Iterator[Stage]:
 
 @dataclass(frozen=True)
 class _Making:
-    """What the stages of a cell have in common."""
+    """What the stages of a cell have in common; `cells` are all of the sweep."""
 
     options: Options
     one: PlannedCell
+    cells: Sequence[PlannedCell]
     nodes: Sequence[Node]
 
     def quantize(self) -> Stage:
@@ -260,19 +262,28 @@ class _Making:
 
     def bench(self, name: str, made: Stage, last: Stage) -> Stage:
         load, where = self.one.loads[name], self.one.workloads[name]
+        how = sweep_words.of_serving(self.options.serving)
         return Stage(
             key=digests.sha256_json([made.key, workload.record(load).dump(), self.options.serving.pairing]),
             verb="bench",
             model=self._model,
             recipe=self._recipe,
             of=load.name,
-            arguments=["bench", *self._work, "--workload", where, *sweep_words.of_serving(self.options.serving)],
+            arguments=["bench", *self._work, "--workload", where, *how, *words(largest=self._largest(name))],
             results=["throughput.json", "throughput/*.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * load.engine.devices, memory=self._memory("bench"), alone=True),
             after=list(dict.fromkeys([made.key, last.key])),
             requires=[made.key],
         )
+
+    def _largest(self, load: str) -> int | None:
+        """Bytes of the largest checkpoint of the model under this workload, by which the servers of all are paired:
+        the report compares only what was measured alike. None where there is one alone."""
+        beside = [
+            cell.plan.checkpoint_bytes for cell in self.cells if cell.model.name == self._model and load in cell.loads
+        ]
+        return max(beside) if len(beside) > 1 else None
 
     @property
     def _model(self) -> str:

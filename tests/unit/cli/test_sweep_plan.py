@@ -7,18 +7,21 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support import SMALL_LLAMA, planned_from
 
 from quantpress.artifact.accuracy import TRANSFORMERS_ONLY, Accuracy, Decision, Gate
 from quantpress.artifact.manifest import Artifact
-from quantpress.cli import scoring, sweep, sweep_plan
+from quantpress.cli import beforehand, bench, scoring, sweep, sweep_plan
 from quantpress.cli.options import taken
 from quantpress.cli.sweep import Options
 from quantpress.cli.sweep_plan import PlannedCell
 from quantpress.errors import CapabilityError, GateError
 from quantpress.model.source import Model, read_config
+from quantpress.quantize import stage as quantizing
 from quantpress.quantize.stage import processes_of
 from quantpress.recipe.loading import load_recipe
 from quantpress.runtime import environment
@@ -27,6 +30,7 @@ from quantpress.sweep.file import Cell, read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Stage
 from quantpress_evaluate.stage import baseline
+from quantpress_serve.bench import stage as serving_stage
 from quantpress_serve.workload.workload import load_workload
 
 CPU = Node(8, 0, 60 * 10**9)
@@ -116,7 +120,8 @@ def test_each_stage_is_a_command_that_runs_by_hand(stages: Callable[[Node], list
     scored = ["evaluate", *common, "--suite", "smoke", "--backend=hf", "--limit=4"]
     assert evaluate.arguments == [*scored, "--gate=kl<=0.1"]
     assert baseline.arguments == [*scored, "--only-model"]
-    assert bench.arguments == ["bench", *common, "--workload", "glance"]
+    assert bench.arguments[:-1] == ["bench", *common, "--workload", "glance"]
+    assert bench.arguments[-1].startswith("--largest=")
 
 
 def test_the_model_is_scored_on_the_documents_of_the_first_look(stages: Callable[..., list[Stage]]) -> None:
@@ -174,6 +179,23 @@ def test_a_vllm_that_is_named_by_its_path_is_the_same_in_every_folder(
         assert all(said in stage.arguments for stage in stages(CPU, "--vllm", named))
 
 
+def test_recipes_that_are_compared_are_paired_by_the_largest_of_them(
+    cells: Callable[[Options], list[PlannedCell]], tmp_path: Path
+) -> None:
+    """A server whose checkpoint fits beside the model, and one whose does not, would be measured in two ways."""
+    asked = options(tmp_path, *LIMITED)
+    found = cells(asked)
+    sizes = [cell.plan.checkpoint_bytes for cell in found]
+    assert sizes[0] != sizes[1]
+
+    def told(several: list[PlannedCell]) -> list[list[str]]:
+        benches = [one for one in sweep_plan.stages(asked, several, [CPU]) if one.verb == "bench"]
+        return [[word for word in one.arguments if word.startswith("--largest")] for one in benches]
+
+    assert told(found) == [[f"--largest={max(sizes)}"]] * 2
+    assert told([found[0], replace(found[1], loads={})]) == [[]]
+
+
 @pytest.mark.parametrize("of_head", [[], ["a GPU"]])
 def test_what_scores_goes_by_the_nodes_and_not_by_the_head(
     of_head: list[str], stages: Callable[..., list[Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,3 +246,28 @@ def test_a_gate_that_the_bench_took_back_is_not_met(
     decided(TRANSFORMERS_ONLY)
     with pytest.raises(GateError, match=r"with rtn-w4a16, smoke: kl<=0\.1 was passed for transformers only"):
         sweep.run(asked)
+
+
+def test_a_bench_takes_the_largest_of_a_sweep_and_people_see_nothing_of_it(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class ToldError(Exception):
+        """What bench knows beforehand, told in place of a measurement."""
+
+    def measured(*asked: Any) -> None:
+        raise ToldError(asked[-1].largest)
+
+    (tmp_path / "vllm").touch(mode=0o755)
+    monkeypatch.setattr(quantizing, "quantize", lambda *_: SimpleNamespace(artifact=None))
+    monkeypatch.setattr(serving_stage, "bench", measured)
+    monkeypatch.setattr(serving_stage, "require_servers", lambda *_: None)
+    monkeypatch.setattr(beforehand, "require_servers_here", lambda *_: None)
+    words = ["bench", "rtn-w4a16", "--model", str(make_model()), "--vllm", str(tmp_path / "vllm"), "--target", "any"]
+    for more, largest in (["--largest=5"], 5), ([], 0):
+        parser = argparse.ArgumentParser()
+        bench.add(parser.add_subparsers())
+        with pytest.raises(ToldError, match=f"^{largest}$"):
+            bench.run(taken(bench.Options, parser.parse_args([*words, *more])))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["bench", "--help"])
+    assert "--largest" not in capsys.readouterr().out
