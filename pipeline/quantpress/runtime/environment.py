@@ -109,7 +109,7 @@ def _gpu(device: str, rows: list[list[str]]) -> Gpu:
 
 
 def is_small(memory: int, largest: int) -> bool:
-    """Whether a GPU with so many bytes, beside a largest one, is a card for a screen: none that a model is shared over."""
+    """Whether a GPU with so many bytes is a card for a screen beside the largest: none that a model is shared over."""
     return 0 < 2 * memory < largest
 
 
