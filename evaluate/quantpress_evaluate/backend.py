@@ -15,17 +15,18 @@ SCORING = ("lm_eval", "compressed-tensors", "torch", "transformers", "tokenizers
 Backend = Literal["hf", "vllm"]
 
 
-def backend_for(untruthful: str | None, asked: str) -> tuple[Backend, str]:
+def backend_for(untruthful: str | None, asked: str, gpus: bool | None = None) -> tuple[Backend, str]:
     """The backend for a checkpoint of which transformers computes something else than vLLM (None: it does not), and
     why that one.
 
     `auto` takes the vLLM that will serve on a machine with GPUs. On a CPU it takes transformers, which needs no server
     and was the faster one where both were measured (docs/explanation/measurements.md), unless it would not compute what
-    vLLM does.
+    vLLM does. `gpus` says whether the machine has any that will score; None: this one will.
     """
     if asked in ("hf", "vllm"):
         return ("hf" if asked == "hf" else "vllm"), "asked for"
-    reason = untruthful or ("it is what serves on this machine's GPUs" if environment.gpus() else None)
+    has_gpus = bool(environment.gpus()) if gpus is None else gpus
+    reason = untruthful or ("it is what serves on this machine's GPUs" if has_gpus else None)
     return ("vllm", reason) if reason else ("hf", "transformers computes what the checkpoint stores")
 
 

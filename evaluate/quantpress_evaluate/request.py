@@ -103,10 +103,10 @@ class Request:
         asked = Asked(context=context, at_once=self.suite.batch_size)
         return fit.need_of(checkpoints, model.config, self.engine, asked, fit.largest(checkpoints))
 
-    def for_checkpoint(self, untruthful: str | None) -> tuple[Request, str]:
+    def for_checkpoint(self, untruthful: str | None, gpus: bool | None = None) -> tuple[Request, str]:
         """The same with a backend that computes what a checkpoint is, and why that one; `untruthful` says why
-        transformers does not."""
-        chosen, reason = backend.backend_for(untruthful, self.backend)
+        transformers does not, and `gpus` whether there are any where it will be scored (None: on this machine)."""
+        chosen, reason = backend.backend_for(untruthful, self.backend, gpus)
         return replace(self, backend=chosen), reason
 
     def in_other_batches(self) -> Request:

@@ -143,6 +143,11 @@ def _say_what_changed(artifact: Artifact, known: Accuracy | None, request: Reque
         console.say(f"  {artifact.name} is scored otherwise than before; changed: {', '.join(changed)}")
 
 
+def first_look(request: Request) -> int:
+    """How many documents of each task `evaluate` scores first with `extend`."""
+    return _limits(request)[0]
+
+
 def _limits(request: Request) -> list[int]:
     """Documents of a task at each look: doubled until the largest task is used up. Tasks that name their documents have
     no more."""

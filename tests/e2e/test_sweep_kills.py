@@ -150,7 +150,7 @@ def test_a_bench_has_its_node_to_itself(tmp_path: Path, real_environment: dict[s
         for number in range(24)
     ]
     with three_nodes(real_environment, num_cpus=8, num_gpus=4) as address, cluster.connected(address) as nodes:
-        outcomes = list(cluster.outcomes(stages, nodes, Setting(tmp_path / "logs", None)))
+        outcomes = list(cluster.outcomes(stages, nodes, Setting(tmp_path / "logs", None, tmp_path)))
     assert [one.state for one in outcomes] == ["there"] * len(stages)
     pairs = overlapping(outcomes)
     assert pairs, "nothing ran side by side"
@@ -163,13 +163,15 @@ def test_a_sweep_under_fire_gives_what_its_stages_give_by_hand(
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP.format(model=two_layers, load=least_load, served=SERVED))
     by_hand, swept = tmp_path / "by-hand", tmp_path / "swept"
-    for stage in stages_of(real, file, by_hand):
+    stages = stages_of(real, file, by_hand)
+    for stage in stages:
         real(*stage["arguments"])
     model = two_layers.name
+    baseline = next(stage["key"][:8] for stage in stages if stage["verb"] == "baseline")
     first = {
         f"{model}-rtn-w4a16-quantize": "worker",
         f"{model}-{SERVED}-quantize": "node",
-        f"{model}-baseline-smoke": "command",
+        f"{model}-baseline-smoke-{baseline}": "command",
     }
 
     def started(log: Path) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ class Options:
     work: Work
     serving: Serving
     weights: str
+    largest: int
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +33,8 @@ def add(commands: Commands) -> None:
         default="real",
         help="dummy: the speed on MODEL's shapes, of which config.json is enough; nothing is quantized (%(default)s)",
     )
+    # Of a sweep: the bytes of the largest checkpoint that will be compared with this one, so that all are paired alike.
+    parser.add_argument("--largest", type=int, default=0, help=argparse.SUPPRESS)
     add_vllm(parser)
 
 
@@ -64,7 +68,7 @@ def run(options: Options) -> None:
     if not serving.vllm_url:
         beforehand.require_servers_here(sides.executable(), load, work.out, model, [planned.plan], serving.pairing)
         load = fit.with_engine_for(load, [planned.plan], model.config, serving.pairing)
-    largest = planned.plan.weight_bytes if serving.online else 0
+    largest = max(options.largest, planned.plan.weight_bytes if serving.online else 0)
     known = replace(prepare.known_of_servers(work, serving, planned), largest=largest)
     artifact = quantize(planned.plan, model, work.out, work.offload).artifact
     result = stage.bench(artifact, model, load, sides, serving.fresh, known)

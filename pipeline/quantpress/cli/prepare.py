@@ -103,13 +103,15 @@ def all_planned(
     ]
 
 
-def planned_before_chats(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None = None) -> Planned:
-    """The same for a recipe whose stages plan anew elsewhere: chats that the model is to write itself are not written
-    here, and the plan is not prepared then."""
+def planned_before_chats(
+    work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None = None, elsewhere: bool = False
+) -> Planned:
+    """The same for a recipe whose stages plan anew: chats that the model is to write itself are not written here, and
+    the plan is not prepared then. `elsewhere`: on other machines, whose GPUs are not known here."""
     checked = _checked(work, recipe, model, target, vllm)
     if own_chats.to_be_written(checked.plan.recipe.calibration):
         return checked
-    return replace(checked, plan=prepared(checked.plan, model, work.compute_dtype))
+    return replace(checked, plan=prepared(checked.plan, model, work.compute_dtype, elsewhere))
 
 
 def _checked(work: Work, recipe: Recipe, model: Model, target: str, vllm: str | None) -> Planned:

@@ -72,6 +72,7 @@ def run(options: Options) -> None:
     from quantpress.report.views import index
     from quantpress.runtime import console
     from quantpress.sweep import cluster, file, placing, table
+    from quantpress_evaluate.stage import require_gates
 
     read = file.read(options.file)
     if options.render:
@@ -96,7 +97,10 @@ def run(options: Options) -> None:
         stages = sweep_plan.stages(options, planned, nodes)
         outcomes = _followed(options, read.sweep.name, stages, nodes)
     _report(options.work.out, [one.model for one in outcomes if one.has_results])
-    _raise_for(outcomes)
+    _require_ended_well(outcomes)
+    # Read anew: a bench may have found that the engine does not compute what was scored.
+    require_gates(sweep_plan.gates(options.work.out, planned))
+    _require_no_gate(outcomes)
 
 
 def _rendered(options: Options, read: Read) -> str:
@@ -124,7 +128,7 @@ def _followed(options: Options, name: str, stages: list[Stage], nodes: list[Node
     folder, started = options.work.out.absolute() / ".sweeps" / name, time.time()
     logs = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
     record = SweepRecord(name=name, stages=len(stages), started=round(started, 3))
-    setting = Setting(logs, os.environ.get("OMP_NUM_THREADS"))
+    setting = Setting(logs, os.environ.get("OMP_NUM_THREADS"), Path.cwd())
     console.say(f"{len(stages)} stages on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}; logs: {logs}")
     progress = table.Progress(stages, logs)
     with console.live(f"sweep {name}", progress.table, progress.under_way):
@@ -148,15 +152,23 @@ def _report(out: Path, models: list[str]) -> None:
         report_of_models(out, list(dict.fromkeys(models)))
 
 
-def _raise_for(outcomes: list[Outcome]) -> None:
-    """Raises for what failed: StageError, CapabilityError where only the environment was to blame, and GateError where
-    everything has results and a gate is not met."""
-    failed = [one for one in outcomes if one.state in ("failed", "lost")]
-    missed = [one for one in outcomes if one.state == "gate"]
-    if not failed and not missed:
-        return
-    lines = "\n       ".join(f"{one.title}: {(one.error or 'see its log').splitlines()[0]}" for one in failed or missed)
-    if not failed:
-        raise GateError(lines, hint="the results are there; an inconclusive gate needs more documents (--extend)")
-    kind = CapabilityError if all(one.exit_code == CapabilityError.exit_code for one in failed) else StageError
-    raise kind(lines, hint="read the logs of the stages; started again, the sweep does what is missing")
+def _require_ended_well(outcomes: list[Outcome]) -> None:
+    """Raises StageError for what failed, or was skipped all the same; CapabilityError where only the environment was to
+    blame."""
+    skipped = [one for one in outcomes if one.state == "skipped"]
+    failed = [one for one in outcomes if one.state in ("failed", "lost")] or skipped
+    if failed:
+        kind = CapabilityError if all(one.exit_code == CapabilityError.exit_code for one in failed) else StageError
+        raise kind(_why(failed), hint="read the logs of the stages; started again, the sweep does what is missing")
+
+
+def _require_no_gate(outcomes: list[Outcome]) -> None:
+    """Raises GateError for a gate that a stage found not to be met, whatever is read of it afterwards."""
+    from quantpress_evaluate.stage import EXTEND
+
+    if missed := [one for one in outcomes if one.state == "gate"]:
+        raise GateError(_why(missed), hint=EXTEND)
+
+
+def _why(outcomes: list[Outcome]) -> str:
+    return "\n       ".join(f"{one.title}: {(one.error or 'see its log').splitlines()[0]}" for one in outcomes)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantpress.artifact.accuracy import Accuracy, Gate
 from quantpress.artifact.manifest import Artifact, artifact_of
+from quantpress.artifact.results import results_of
 from quantpress.cli import beforehand, needed, prepare, scoring, sweep_words
 from quantpress.cli.words import words
 from quantpress.errors import CapabilityError, InputError, QuantpressError
@@ -16,11 +18,11 @@ from quantpress.plan.resolve import Plan
 from quantpress.quantize.stage import check_data, inputs_of, processes_of
 from quantpress.recipe.loading import load_recipe
 from quantpress.recipe.truthful import untruthful
-from quantpress.runtime import console, digests
+from quantpress.runtime import console, digests, environment
 from quantpress.sweep.file import HINT, Cell, Read
 from quantpress.sweep.placing import Node
 from quantpress.sweep.stages import Needs, Stage
-from quantpress_evaluate.stage import baseline, is_scored
+from quantpress_evaluate.stage import baseline, first_look, is_scored
 from quantpress_serve.bench import stage as serving_stage
 from quantpress_serve.server import fit
 from quantpress_serve.workload import engines, workload
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PlannedCell:
     """A cell with all that it names: the recipe's plan on the model; of each suite and workload, as the file names it,
-    what is asked and where it lies."""
+    what is asked and where it lies. The backend of a request may be auto until it is known what will score."""
 
     cell: Cell
     model: Model
@@ -52,6 +54,12 @@ class PlannedCell:
 
     def artifact(self, out: Path) -> Artifact:
         return artifact_of(out, self.model.name, self.plan.recipe.name)
+
+    def scored_with(self, gpus: bool) -> PlannedCell:
+        """The same with the backends that score where there are GPUs, or are none."""
+        untruth = untruthful(self.plan.recipe.dump())
+        known = {name: request.for_checkpoint(untruth, gpus)[0] for name, request in self.requests.items()}
+        return replace(self, requests=known)
 
 
 @dataclass(frozen=True)
@@ -145,8 +153,10 @@ def _target(options: Options) -> str:
 
 def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Named) -> PlannedCell:
     source, recipe, loads = read.located("models", cell.model), named.recipes[cell.recipe], named.loads
-    out, serving = options.work.out, options.serving
-    found = prepare.planned_before_chats(_work(options, source), recipe, model, _target(options), serving.vllm)
+    out, serving, work = options.work.out, options.serving, _work(options, source)
+    found = prepare.planned_before_chats(
+        work, recipe, model, _target(options), serving.vllm, elsewhere=options.elsewhere
+    )
     if found.inexact:
         console.warn(found.inexact)
     check_data(found.plan, model)
@@ -161,10 +171,7 @@ def _planned(options: Options, read: Read, cell: Cell, model: Model, named: Name
         source=f"{source}@{model.revision}" if _is_unpinned(source, model) else source,
         recipe=read.located("recipes", cell.recipe),
         plan=found.plan,
-        requests={
-            name: named.requests[name].for_model(model).for_checkpoint(untruthful(found.plan.recipe.dump()))[0]
-            for name in cell.suites
-        },
+        requests={name: named.requests[name].for_model(model) for name in cell.suites},
         loads={name: loads[name] for name in cell.workloads},
         suites={name: read.located("suites", name) for name in cell.suites},
         workloads={name: read.located("workloads", name) for name in cell.workloads},
@@ -180,8 +187,9 @@ def stages(options: Options, cells: Sequence[PlannedCell], nodes: Sequence[Node]
     """All stages in an order in which each comes after those that it waits for; the model itself is scored once for
     all cells that score it alike."""
     found: dict[str, Stage] = {}
+    cells = [one.scored_with(any(node.gpus for node in nodes)) for one in cells]
     for one in cells:
-        for stage in _of_cell(_Making(options, one, nodes)):
+        for stage in _of_cell(_Making(options, one, cells, nodes)):
             found.setdefault(stage.key, stage)
     return list(found.values())
 
@@ -200,35 +208,39 @@ def _of_cell(making: _Making) -> Iterator[Stage]:
 
 @dataclass(frozen=True)
 class _Making:
-    """What the stages of a cell have in common."""
+    """What the stages of a cell have in common; `cells` are all of the sweep."""
 
     options: Options
     one: PlannedCell
+    cells: Sequence[PlannedCell]
     nodes: Sequence[Node]
 
     def quantize(self) -> Stage:
+        vllm = sweep_words.of_executable(self.options.serving.vllm, Path.cwd())
         return Stage(
             key=_quantize_key(self.one),
             verb="quantize",
             model=self._model,
             recipe=self._recipe,
-            arguments=["quantize", *self._work, *words(vllm=self.options.serving.vllm)],
+            arguments=["quantize", *self._work, *words(vllm=vllm)],
             results=["manifest.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * processes_of(self.one.plan), memory=self._memory("quantize")),
         )
 
     def baseline(self, suite: str) -> Stage:
-        request = self.one.requests[suite]
-        subject = baseline(self.one.model, self._folder.parent)
+        request = _of_model(self.one.requests[suite])
+        scoring = self.options.scoring
+        if scoring.extend:
+            scoring = replace(scoring, extend=False, limit=first_look(self.one.requests[suite]))
         return Stage(
-            key=digests.sha256_json([self._model, subject.key(request)]),
+            key=_baseline_key(self.one, request),
             verb="baseline",
             model=self._model,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), "--only-model"],
+            arguments=[*self._scoring(suite, scoring), "--only-model"],
             results=[f"scores/{request.suite.name}-*/score.json"],
-            writes=subject.keeps,
+            writes=baseline(self.one.model, self._folder.parent).keeps,
             needs=self._needs_to_score(request),
         )
 
@@ -240,7 +252,7 @@ class _Making:
             model=self._model,
             recipe=self._recipe,
             of=request.suite.name,
-            arguments=[*self._scoring(suite), *words(gate=self.options.scoring.gate)],
+            arguments=[*self._scoring(suite, self.options.scoring), *words(gate=self.options.scoring.gate)],
             results=["accuracy.json", "accuracy/*.json"],
             writes=self._folder,
             needs=self._needs_to_score(request),
@@ -250,19 +262,28 @@ class _Making:
 
     def bench(self, name: str, made: Stage, last: Stage) -> Stage:
         load, where = self.one.loads[name], self.one.workloads[name]
+        how = sweep_words.of_serving(self.options.serving)
         return Stage(
             key=digests.sha256_json([made.key, workload.record(load).dump(), self.options.serving.pairing]),
             verb="bench",
             model=self._model,
             recipe=self._recipe,
             of=load.name,
-            arguments=["bench", *self._work, "--workload", where, *sweep_words.of_serving(self.options.serving)],
+            arguments=["bench", *self._work, "--workload", where, *how, *words(largest=self._largest(name))],
             results=["throughput.json", "throughput/*.json"],
             writes=self._folder,
             needs=Needs(gpus=self._gpu * load.engine.devices, memory=self._memory("bench"), alone=True),
             after=list(dict.fromkeys([made.key, last.key])),
             requires=[made.key],
         )
+
+    def _largest(self, load: str) -> int | None:
+        """Bytes of the largest checkpoint of the model under this workload, by which the servers of all are paired:
+        the report compares only what was measured alike. None where there is one alone."""
+        beside = [
+            cell.plan.checkpoint_bytes for cell in self.cells if cell.model.name == self._model and load in cell.loads
+        ]
+        return max(beside) if len(beside) > 1 else None
 
     @property
     def _model(self) -> str:
@@ -280,8 +301,9 @@ class _Making:
     def _work(self) -> list[str]:
         return [self.one.recipe, "--model", self.one.source, *sweep_words.of_work(self.options.work)]
 
-    def _scoring(self, suite: str) -> list[str]:
-        return ["evaluate", *self._work, "--suite", self.one.suites[suite], *sweep_words.of_scoring(self.options)]
+    def _scoring(self, suite: str, scoring: Scoring) -> list[str]:
+        how = sweep_words.of_scoring(replace(self.options, scoring=scoring))
+        return ["evaluate", *self._work, "--suite", self.one.suites[suite], *how]
 
     @property
     def _gpu(self) -> int:
@@ -300,10 +322,21 @@ class _Making:
         of_node = max((node.gpu_memory for node in self.nodes), key=len)
         if not of_node:
             return Needs(gpus=self._gpu, memory=memory)
-        if (self.options.scoring.backend or request.suite.backend) == "hf":  # auto is vLLM on GPUs
+        if request.backend == "hf":
             return Needs(gpus=min(len(of_node), -(-memory // min(of_node))), memory=memory)
         need = request.need([self.one.plan], self.one.model)
         return Needs(gpus=fit.fitted(request.engine, need, of_node).engine.devices, memory=memory)
+
+
+def _of_model(request: Request) -> Request:
+    """What the model alone is asked, of which no gate decides how many documents it takes: with --extend, those of the
+    first look."""
+    return replace(request.with_limit(first_look(request)), extend=False) if request.extend else request
+
+
+def _baseline_key(one: PlannedCell, request: Request) -> str:
+    """The digest of the model's scores; they lie in one folder for each name of a model."""
+    return digests.sha256_json([one.model.name, baseline(one.model, Path()).key(request)])
 
 
 def _quantize_key(one: PlannedCell) -> str:
@@ -313,20 +346,34 @@ def _quantize_key(one: PlannedCell) -> str:
     return digests.sha256_json([one.model.name, one.plan.recipe.name, inputs_of(one.plan, one.model).digest])
 
 
+def gates(out: Path, cells: Sequence[PlannedCell]) -> dict[str, list[Gate]]:
+    """How the gates of every cell and suite are decided in the results that are there, by their names for people."""
+    found = {}
+    for one in cells:
+        for suite in (request.suite.name for request in one.requests.values()):
+            known = results_of(one.artifact(out), Accuracy).known(suite)
+            found[f"{one.model.name} with {one.plan.recipe.name}, {suite}"] = known.gates if known else []
+    return found
+
+
 def there(options: Options, cells: Sequence[PlannedCell], stages: Sequence[Stage]) -> set[str]:
     """The keys of those stages that would find on this machine that they have nothing to do."""
+    cells = [one.scored_with(bool(environment.gpus())) for one in cells]
     by_recipe = {(one.model.name, one.plan.recipe.name): one for one in cells}
-    by_model = {one.model.name: one for one in cells}
-    return {
-        stage.key
-        for stage in stages
-        if _is_there(options, by_recipe.get((stage.model, stage.recipe or ""), by_model[stage.model]), stage)
-    }
+    of_cells = [stage for stage in stages if stage.recipe]
+    made = {stage.key for stage in of_cells if _is_there(options, by_recipe[stage.model, stage.recipe or ""], stage)}
+    return made.union(*(_scored_alone(options, one) for one in cells))
+
+
+def _scored_alone(options: Options, one: PlannedCell) -> Iterator[str]:
+    """The keys of the stages of a cell by which nothing of the model itself would be scored."""
+    subject = baseline(one.model, one.artifact(options.work.out).folder.parent)
+    for request in map(_of_model, one.requests.values()):
+        if subject.is_scored(request):
+            yield _baseline_key(one, request)
 
 
 def _is_there(options: Options, one: PlannedCell, stage: Stage) -> bool:
-    if stage.verb == "baseline":
-        return any((options.work.out / stage.model / "baseline").glob(stage.results[0]))
     artifact = one.artifact(options.work.out)
     known = artifact.manifest()
     if known is None or own_chats.to_be_written(one.plan.recipe.calibration):

@@ -65,10 +65,15 @@ def of_serving(serving: Serving) -> list[str]:
 
 
 def _of_vllm(serving: Serving, folder: Path | None = None) -> list[str]:
-    """An engine's file is the one that lies here, or in the `folder`."""
+    """Files are those that lie here, or in the `folder`."""
     place = folder or Path.cwd()
     engine = [str(place / item) if _is_file(item) else item for item in serving.engine]
-    return words(vllm=serving.vllm, engine=engine, trust_workload=serving.trust_workload)
+    return words(vllm=of_executable(serving.vllm, place), engine=engine, trust_workload=serving.trust_workload)
+
+
+def of_executable(vllm: str | None, place: Path) -> str | None:
+    """A name without a folder is looked for on the path of whichever machine."""
+    return str(place / vllm) if vllm and "/" in vllm else vllm
 
 
 def _paired(serving: Serving) -> list[str]:

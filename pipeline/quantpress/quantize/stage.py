@@ -56,17 +56,18 @@ class Quantized:
     reused: bool
 
 
-def prepared(plan: Plan, model: Model, compute_dtype: str) -> Plan:
+def prepared(plan: Plan, model: Model, compute_dtype: str, elsewhere: bool = False) -> Plan:
     """The plan with every hub data set at a commit, and the type for calibration if `compute_dtype` is auto.
 
     Raises InputError for data that cannot be had, CapabilityError where the type cannot be chosen, or there are fewer
-    GPUs (or cores) than processes that are to share the data.
+    GPUs (or cores) than processes that are to share the data. Of what is made `elsewhere`, these are not counted here.
     """
     calibration = plan.recipe.calibration
     if calibration is None:
         return plan
     calibration_data.check_sources(calibration)
-    _require_devices(plan)
+    if not elsewhere:
+        _require_devices(plan)
     pinned = plan.recipe.model_copy(update={"calibration": calibration_data.pinned(calibration)})
     return replace(plan, recipe=pinned, compute_dtype=arithmetic.compute_dtype(model, compute_dtype))
 

@@ -108,6 +108,20 @@ def _gpu(device: str, rows: list[list[str]]) -> Gpu:
     return Gpu(device=device, kind="", memory=0, free=0)
 
 
+def is_small(memory: int, largest: int) -> bool:
+    """Whether a GPU with so many bytes is a card for a screen beside the largest: none that a model is shared over."""
+    return 0 < 2 * memory < largest
+
+
+def large_gpus() -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES shows; where it is not set, all but small cards for a screen."""
+    found = visible_gpus()
+    if _named_devices() is not None:
+        return found
+    largest = max((gpu.memory for gpu in found), default=0)
+    return [gpu for gpu in found if not is_small(gpu.memory, largest)]
+
+
 def visible_capabilities() -> list[str]:
     """The compute capability ("9.0") of each GPU that CUDA_VISIBLE_DEVICES shows; of all where nvidia-smi does not list
     one by the name given there (a part of a GPU, by MIG)."""

@@ -32,12 +32,12 @@ _GUARDS_OWN_S = 20.0  # beyond the grace that a guard gives, for all that it doe
 
 @contextmanager
 def guarded(
-    command: Sequence[str], log: Path | None, env: Mapping[str, str | None] | None = None
+    command: Sequence[str], log: Path | None, env: Mapping[str, str | None] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs `command`; takes it and its descendants down at the end of the block.
 
     Its output is appended to `log`, or shown where `log` is None. It gets our environment with the changes of `env`; a
-    variable that is None there is taken out.
+    variable that is None there is taken out. It runs in the folder `cwd`, or in ours.
     """
     guard.adopt_orphans()
     with ExitStack() as stack:
@@ -51,6 +51,7 @@ def guarded(
             stdout=stream,
             stderr=stream,
             env=_environment(_INTO_FILES if log else {}, env or {}),
+            cwd=cwd,
             start_new_session=True,
         )
     _guards.add(process.pid)

@@ -15,11 +15,10 @@ from quantpress.errors import CapabilityError, first_line
 from quantpress.runtime import environment
 from quantpress.sweep import placing, task
 from quantpress.sweep.placing import Node
-from quantpress.sweep.stages import Outcome, Stage, ended
+from quantpress.sweep.stages import Outcome, Stage, ended, why_skipped
+from quantpress.sweep.task import RETRIES
 
-# How often a stage is begun again whose worker, or whose node, went away.
-RETRIES = 3
-# Ray hands outcomes of a few hundred bytes from task to task; it takes no store for objects smaller than this.
+# Outcomes are a few hundred bytes; Ray takes no store for objects smaller than this.
 _OBJECT_STORE = 80 * 2**20
 
 
@@ -45,8 +44,10 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     Raises CapabilityError where it cannot be reached, or has no node that works.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray begins a task that it killed for its memory again without end; this is read here, and not on the nodes.
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     if not address:
-        os.environ |= _ours_alone()
+        os.environ |= _ours_alone() | _large_gpus_alone()
     ray, stop = _ray(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**({"address": address} if address else _this_machine()), log_to_driver=False, logging_level="error")
@@ -67,6 +68,15 @@ def _ours_alone() -> dict[str, str]:
     programs take the memory, Ray would stop our stages for it, again and again; by hand they are not stopped either."""
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return ours | {"RAY_memory_monitor_refresh_ms": "0"}
+
+
+def _large_gpus_alone() -> dict[str, str]:
+    """CUDA's variables that leave out a small card for a screen, which Ray would hand out like any other one. Numbers
+    are those of nvidia-smi."""
+    large = environment.large_gpus()
+    if len(large) == len(environment.visible_gpus()):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.device for gpu in large), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _this_machine() -> dict[str, Any]:
@@ -106,27 +116,36 @@ def _gpu_memory(ray: Any) -> int:
 
 
 def outcomes(stages: Sequence[Stage], nodes: Sequence[Node], setting: task.Setting) -> Iterator[Outcome]:
-    """Hands all stages to Ray, and gives each outcome when it is there.
+    """Hands each stage to Ray when all those that it comes after have ended, and gives each outcome when it is there.
 
-    Raises CapabilityError, before anything begins, for a stage that no node has the GPUs for.
+    No task gets another one's outcome from Ray: with one that is lost, Ray would give up every stage behind it, also
+    those that do not require it. Raises CapabilityError, before anything begins, for a stage that no node has the GPUs
+    for.
     """
     ray = _ray()
     placed = {stage.key: placing.options(stage.needs, nodes) for stage in stages}
     run = ray.remote(max_retries=RETRIES, retry_exceptions=[task.LostError])(_run)
-    refs: dict[str, Any] = {}
-    for stage in stages:
-        before = [refs[key] for key in stage.after]
-        refs[stage.key] = run.options(name=stage.title, **placed[stage.key]).remote(stage, setting, *before)
-    waiting = {refs[stage.key]: stage for stage in stages}
-    while waiting:
-        (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
-        yield _outcome(ray, ref, waiting.pop(ref), setting)
+    waiting, running, done = list(stages), dict[Any, Stage](), dict[str, Outcome]()
+    while waiting or running:
+        ready = next((stage for stage in waiting if done.keys() >= set(stage.after)), None)
+        if ready is None:
+            (ref, *_), _ = ray.wait(list(running), num_returns=1)
+            outcome = _outcome(ray, ref, running.pop(ref), setting)
+        else:
+            waiting.remove(ready)
+            why = why_skipped(ready, done)
+            if why is None:
+                running[run.options(name=ready.title, **placed[ready.key]).remote(ready, setting)] = ready
+                continue
+            outcome = ended(ready, "skipped", error=why)
+        done[outcome.key] = outcome
+        yield outcome
 
 
-def _run(stage: Stage, setting: task.Setting, *before: Outcome) -> Outcome:
+def _run(stage: Stage, setting: task.Setting) -> Outcome:
     node = _ray().get_runtime_context().get_node_id()
     try:
-        return task.run(stage, setting, node, list(before))
+        return task.run(stage, setting, node)
     except task.NodeLostError:
         os._exit(1)  # a worker without its node goes on for minutes, and what it raised would not count as lost
 
@@ -136,8 +155,5 @@ def _outcome(ray: Any, ref: Any, stage: Stage, setting: task.Setting) -> Outcome
         found: Outcome = ray.get(ref)
         return found
     except ray.exceptions.RayError as error:
-        begun = task.attempts(setting.logs, stage)
-        if not begun:  # what it waits for was lost, which is said there
-            return ended(stage, "skipped", error="a stage before it was lost")
-        why = f"its worker went away {len(begun)} times: {first_line(error)}"
-        return ended(stage, "lost", error=why, attempts=len(begun), log=str(begun[-1]))
+        # What a task raised is its cause, without Ray's traceback.
+        return task.lost(stage, setting.logs, first_line(getattr(error, "cause", None) or error))

@@ -105,9 +105,15 @@ class Read:
         """What a value of the file names, for programs that work elsewhere: paths are relative to the file.
 
         A model is a path where there is such a folder or file, as with --model; of the others one looks like a path.
+        Raises InputError for a model that is a path from the working folder only.
         """
         path = (self.document.source.parent / Path(value).expanduser()).resolve()
         if axis == "models":
+            if value != EMBEDDED and not path.exists() and Path(value).exists():
+                raise InputError(
+                    f"{value!r} is in the working folder and not beside this file: paths are relative to this file",
+                    hint=f"write {Path(value).absolute()}",
+                )
             return str(path) if path.exists() and value != EMBEDDED else value
         return str(path) if "/" in value or path.suffix in _FILES else value
 

@@ -29,8 +29,9 @@ class Node:
 
 
 def this_machine() -> Node:
-    """This machine as a cluster of one node: the cores and GPUs that this process may use, and the free memory."""
-    gpus = environment.visible_gpus()
+    """This machine as a cluster of one node: the cores and GPUs that this process may use (but for small cards), and
+    the free memory."""
+    gpus = environment.large_gpus()
     cores, memory = len(os.sched_getaffinity(0)), free_memory.available()
     return Node(cores, len(gpus), memory, [gpu.memory for gpu in gpus if gpu.memory])
 

@@ -10,7 +10,8 @@ from pydantic import Field
 from quantpress.runtime.records import Record, Stored
 
 Verb = Literal["quantize", "baseline", "evaluate", "bench"]
-# `there`: nothing to do. `gate`: the results are there, and a gate is not met. `lost`: its worker went away each time.
+# `there`: nothing to do. `gate`: the results are there, and a gate is not met. `lost`: it did not begin, or its worker
+# went away each time.
 State = Literal["made", "there", "gate", "failed", "skipped", "lost"]
 HAS_RESULTS: tuple[State, ...] = ("made", "there", "gate")
 
@@ -55,7 +56,9 @@ class Stage(Record):
 
     @property
     def file_name(self) -> str:
-        return "-".join(part for part in (self.model, self.recipe, self.verb, self.of) if part)
+        """Of its logs. One model may be scored twice on a suite, by two backends."""
+        alone = self.key[:8] if self.verb == "baseline" else None
+        return "-".join(part for part in (self.model, self.recipe, self.verb, self.of, alone) if part)
 
 
 class Outcome(Record):
@@ -110,8 +113,8 @@ def ended(stage: Stage, state: State, **about: object) -> Outcome:
 
 
 def why_skipped(stage: Stage, before: dict[str, Outcome]) -> str | None:
-    """Why a stage cannot begin, given what became of those before it; None where it can."""
-    missing = [before[key] for key in stage.requires if key in before and not before[key].has_results]
+    """Why a stage cannot begin, given what became of all those before it; None where it can."""
+    missing = [before[key] for key in stage.requires if not before[key].has_results]
     if not missing:
         return None
     first = missing[0]

@@ -118,9 +118,12 @@ def _header(stages: Sequence[Stage]) -> list[str]:
 
 def _rows(stages: Sequence[Stage], cells: dict[str, str]) -> list[list[str]]:
     columns = _columns(stages)
-    found: dict[tuple[str, str], dict[Column, str]] = {}
+    found: dict[tuple[str, str], dict[Column, list[str]]] = {}
     for stage in stages:
-        found.setdefault((stage.model, stage.recipe or _ITSELF), {})[_column(stage)] = cells[stage.key]
+        row = found.setdefault((stage.model, stage.recipe or _ITSELF), {})
+        row.setdefault(_column(stage), []).append(cells[stage.key])
     models = list(dict.fromkeys(model for model, _ in found))
     in_order = sorted(found, key=lambda names: (models.index(names[0]), names[1] == _ITSELF))
-    return [[*names, *(found[names].get(column, "") for column in columns)] for names in in_order]
+    return [
+        [*names, *(" / ".join(filter(None, found[names].get(column, []))) for column in columns)] for names in in_order
+    ]

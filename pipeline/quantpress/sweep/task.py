@@ -20,10 +20,13 @@ from pathlib import Path
 
 from quantpress.errors import GateError, bounded
 from quantpress.runtime import atomic, locks, process
-from quantpress.sweep.stages import Outcome, Stage, State, ended, why_skipped
+from quantpress.sweep.stages import Outcome, Stage, State, ended
 
-# Until a lost attempt's processes are gone: the guard gives them ten seconds, and kills them then.
-_PATIENCE_S = 60.0
+# How often a stage is begun again whose worker, or whose node, went away.
+RETRIES = 3
+# Until a lost attempt's processes are gone (the guard gives them ten seconds, and kills them then), and a server of NFS
+# has given up the lock of a node that is gone: many take 90 seconds.
+_PATIENCE_S = 180.0
 _LOOK_S = 1.0
 _SIGNALS = 128  # exit codes from here on: killed by a signal
 _LONGEST_ERROR = 2000
@@ -39,26 +42,30 @@ class NodeLostError(LostError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all tasks of a sweep have in common: the folder of its logs, and the OMP_NUM_THREADS of who started it.
+    """What all tasks of a sweep have in common: the folder of its logs, and the OMP_NUM_THREADS and working folder of
+    who started it.
 
-    Ray sets that variable by the CPUs of a task, and the number of threads decides the bits of a checkpoint."""
+    Ray sets that variable by the CPUs of a task, and the number of threads decides the bits of a checkpoint. Relative
+    paths (in recipes, in the environment) begin in that folder, where a node has it."""
 
     logs: Path
     threads: str | None
+    folder: Path
 
 
-def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Outcome:
-    """Runs a stage to its end, unless one that it requires has no results. Raises LostError if it was killed, or its
-    node is lost."""
-    if why := why_skipped(stage, {one.key: one for one in before}):
-        return ended(stage, "skipped", error=why)
+def run(stage: Stage, setting: Setting, node: str) -> Outcome:
+    """Runs a stage to its end, unless that was begun often enough: there are losses that Ray does not count. Raises
+    LostError if it was killed, or its node is lost."""
+    if len(attempts(setting.logs, stage)) > RETRIES:
+        return lost(stage, setting.logs, "its worker went away each time")
     _wait_for_the_lost(stage.writes)
     command = [sys.executable, "-m", "quantpress", *stage.arguments]
-    log, attempts = _new_log(setting.logs, stage.file_name)
+    log, attempt = _new_log(setting.logs, stage.file_name)
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
     atomic.write_text(log, f"{by_hand}\n{socket.gethostname()} {node} {started:.3f}\n")
-    code = _run_while_the_node_is_there(command, log, _environment(setting.threads))
+    folder = setting.folder if setting.folder.is_dir() else None
+    code = _run_while_the_node_is_there(command, log, _environment(setting.threads), folder)
     if code >= _SIGNALS:
         raise LostError(f"{stage.title}: exit code {code}, see {log}")
     return ended(
@@ -70,16 +77,26 @@ def run(stage: Stage, setting: Setting, node: str, before: list[Outcome]) -> Out
         host=socket.gethostname(),
         started=round(started, 3),
         ended=round(time.time(), 3),
-        attempts=attempts,
+        attempts=attempt,
         log=str(log),
         command=by_hand,
     )
 
 
-def _run_while_the_node_is_there(command: list[str], log: Path, env: dict[str, str | None]) -> int:
+def lost(stage: Stage, logs: Path, why: str) -> Outcome:
+    """The outcome of a stage that did not come to an end of its own, in any attempt that its logs tell of."""
+    begun = attempts(logs, stage)
+    if not begun:
+        return ended(stage, "lost", error=f"it did not begin: {why}")
+    return ended(stage, "lost", error=f"lost in attempt {len(begun)}: {why}", attempts=len(begun), log=str(begun[-1]))
+
+
+def _run_while_the_node_is_there(
+    command: list[str], log: Path, env: dict[str, str | None], folder: Path | None = None
+) -> int:
     """The exit code. Takes the command down when this worker is orphaned, so that it is not in its successor's way."""
     raylet = os.getppid()
-    with process.guarded(command, log, env) as running:
+    with process.guarded(command, log, env, folder) as running:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return running.wait(_LOOK_S)

@@ -144,8 +144,8 @@ def fitted(engine: Engine, need: Need, memory: list[int] | None = None) -> Fitte
     if engine.tensor_parallel_size != "auto":
         return Fitted(engine, None)
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        # A small card for a screen is none that a model is shared over; CUDA counts the fastest first.
-        large = [one for one in memory if 2 * one >= max(memory)]
+        # CUDA counts the fastest first.
+        large = [one for one in memory if not environment.is_small(one, max(memory))]
         memory = large if len(large) >= engine.devices else memory
     room = min(memory) * (engine.gpu_memory_utilization or UTILIZATION) * need.share
     here = [size for size in need.splits if size * engine.devices <= len(memory)]

@@ -60,19 +60,27 @@ def outcome(state: State, exit_code: int | None = None) -> Outcome:
 ENDS = [
     ([("made", 0), ("there", 0)], None),
     ([("made", 0), ("gate", 3)], GateError),
+    ([("made", 0), ("gate", 3), ("failed", 1)], StageError),
     ([("failed", 1), ("gate", 3), ("skipped", None)], StageError),
     ([("failed", 4), ("made", 0)], CapabilityError),
     ([("failed", 4), ("lost", None)], StageError),
+    ([("made", 0), ("skipped", None)], StageError),
+    ([("gate", 3), ("skipped", None)], StageError),
 ]
 
 
 @pytest.mark.parametrize(("ends", "kind"), ENDS)
 def test_how_a_sweep_ends(ends: list[tuple[State, int | None]], kind: type[Exception] | None) -> None:
     outcomes = [outcome(*one) for one in ends]
+
+    def ended() -> None:
+        sweep._require_ended_well(outcomes)
+        sweep._require_no_gate(outcomes)
+
     if kind is None:
-        sweep._raise_for(outcomes)
+        ended()
         return
     with pytest.raises(kind) as error:
-        sweep._raise_for(outcomes)
+        ended()
     assert type(error.value) is kind
     assert "evaluate m with r, s: why" in str(error.value) and "more" not in str(error.value)

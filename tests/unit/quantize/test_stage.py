@@ -133,6 +133,8 @@ def test_more_processes_than_devices_are_refused(
     shared = plan.recipe.model_copy(update={"calibration": Calibration(processes=64)})
     with pytest.raises(CapabilityError, match=rf"processes is 64, each takes a {kind} of its own"):
         stage.prepared(replace(plan, recipe=shared), Model("m", tmp_path, "m", {}), "stored")
+    of_nodes = stage.prepared(replace(plan, recipe=shared), Model("m", tmp_path, "m", {}), "stored", elsewhere=True)
+    assert stage.processes_of(of_nodes) == 64
 
 
 def test_several_processes_take_no_weights_from_the_disk(plan: Plan, tmp_path: Path) -> None:

@@ -85,3 +85,17 @@ def test_paths_are_relative_to_the_file(written: Written, tmp_path: Path) -> Non
     assert found.located("suites", "smoke") == "smoke"
     assert found.located("recipes", "chat.yaml") == str(tmp_path / "chat.yaml")
     assert found.located("workloads", "/a/b.yaml") == "/a/b.yaml"
+
+
+def test_a_model_beside_the_caller_and_not_beside_the_file_is_refused(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --model it would be that folder, and on a node it would be asked of the hub."""
+    here = tmp_path / "here"
+    (here / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    found = read(written(""))
+    with pytest.raises(InputError, match=r"sweep\.yaml:3:20: 'org/name' is in the working folder .* relative to this"):
+        found.loaded("models", lambda name: name, lambda name: name)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert found.located("models", "org/name") == str(tmp_path / "org" / "name")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from quantpress.errors import CapabilityError
+from quantpress.runtime import environment
+from quantpress.sweep import cluster, placing
 from quantpress.sweep.placing import Node, options
 from quantpress.sweep.stages import Needs
 
@@ -43,3 +47,31 @@ def test_more_memory_than_any_node_has_is_not_waited_for() -> None:
 def test_more_gpus_than_any_node_has_are_refused() -> None:
     with pytest.raises(CapabilityError, match="needs 9 GPUs of one node, and no node of the cluster has more than 8"):
         options(Needs(gpus=9), [SMALL, GPUS])
+
+
+TWO_AND_A_SCREEN = """0, GPU-a, big, 81559, 81000
+1, GPU-b, for a screen, 4096, 4000
+2, GPU-c, big, 81559, 81000
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "variables", "gpus"),
+    [
+        (None, {"CUDA_VISIBLE_DEVICES": "0,2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, 2),
+        ("0,1,2", {}, 3),
+        ("2,0", {}, 2),
+    ],
+)
+def test_a_small_card_is_none_that_a_stage_gets(
+    named: str | None, variables: dict[str, str], gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray sets CUDA_VISIBLE_DEVICES for each stage, which then takes that for what its caller wants."""
+    rows = [line.split(", ") for line in TWO_AND_A_SCREEN.splitlines()]
+    monkeypatch.setattr(environment, "gpus", lambda: ["a GPU"] * 3)
+    monkeypatch.setattr(environment, "_listed", lambda *_: rows)
+    monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": named} if named else {})
+    assert cluster._large_gpus_alone() == variables
+    assert placing.this_machine().gpus == gpus
+    os.environ |= variables
+    assert placing.this_machine().gpus == gpus

@@ -32,6 +32,14 @@ def test_a_plan_says_what_is_there_and_what_each_stage_needs() -> None:
     assert lines[-1] == "2 of 4 stages are to be done"
 
 
+def test_a_model_that_two_backends_score_has_both_in_its_cell(tmp_path: Path) -> None:
+    both = [stage("2", "baseline", None, "smoke"), stage("3", "baseline", None, "smoke")]
+    assert both[0].file_name != both[1].file_name
+    progress = table.Progress(both, tmp_path)
+    progress.done = {"2": ended(both[0], "there"), "3": ended(both[1], "failed")}
+    assert progress.text().splitlines()[1].endswith("✓ was there / ✗ failed")
+
+
 def test_progress_shows_what_is_done_under_way_and_to_come(tmp_path: Path) -> None:
     progress = table.Progress(STAGES, tmp_path)
     made = ended(STAGES[0], "made", started=10.0, ended=22.5, host="h", attempts=2, log="x")

@@ -12,7 +12,7 @@ import pytest
 
 from quantpress.runtime import locks
 from quantpress.sweep import task
-from quantpress.sweep.stages import Needs, Stage, ended
+from quantpress.sweep.stages import Needs, Stage
 from quantpress.sweep.task import LostError, NodeLostError, Setting
 
 
@@ -22,12 +22,12 @@ def stage(tmp_path: Path, *arguments: str, **about: Any) -> Stage:
 
 
 def setting(tmp_path: Path, threads: str | None = None) -> Setting:
-    return Setting(tmp_path / "logs", threads)
+    return Setting(tmp_path / "logs", threads, tmp_path)
 
 
 def test_an_outcome_says_where_when_and_how(tmp_path: Path) -> None:
     before = time.time()
-    found = task.run(stage(tmp_path, "recipes", "list"), setting(tmp_path), "node-1", [])
+    found = task.run(stage(tmp_path, "recipes", "list"), setting(tmp_path), "node-1")
     assert (found.state, found.exit_code, found.node, found.attempts) == ("there", 0, "node-1", 1)
     assert found.command == "quantpress recipes list"
     assert found.started and found.ended and before - 0.01 < found.started < found.ended
@@ -37,7 +37,7 @@ def test_an_outcome_says_where_when_and_how(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_fails_says_why_and_is_not_begun_again(tmp_path: Path) -> None:
-    found = task.run(stage(tmp_path, "recipes", "show", "gtpq-w4a16"), setting(tmp_path), "n", [])
+    found = task.run(stage(tmp_path, "recipes", "show", "gtpq-w4a16"), setting(tmp_path), "n")
     assert (found.state, found.exit_code) == ("failed", 2)
     assert "did you mean 'gptq-w4a16'?" in (found.error or "")
     assert not found.has_results
@@ -46,15 +46,25 @@ def test_a_stage_that_fails_says_why_and_is_not_begun_again(tmp_path: Path) -> N
 @pytest.mark.parametrize(("code", "state"), [(3, "gate"), (1, "failed"), (4, "failed")])
 def test_exit_codes(code: int, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: code)
-    assert task.run(stage(tmp_path), setting(tmp_path), "n", []).state == state
+    assert task.run(stage(tmp_path), setting(tmp_path), "n").state == state
 
 
 def test_one_that_was_killed_is_lost_and_counts_as_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 137)
     with pytest.raises(LostError, match="exit code 137"):
-        task.run(stage(tmp_path), setting(tmp_path), "n", [])
+        task.run(stage(tmp_path), setting(tmp_path), "n")
     monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 0)
-    assert task.run(stage(tmp_path), setting(tmp_path), "n", []).attempts == 2
+    assert task.run(stage(tmp_path), setting(tmp_path), "n").attempts == 2
+
+
+def test_one_that_is_lost_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Ray would begin it again without end, as it does for want of memory."""
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: 137)
+    for _ in range(1 + task.RETRIES):
+        with pytest.raises(LostError):
+            task.run(stage(tmp_path), setting(tmp_path), "n")
+    found = task.run(stage(tmp_path), setting(tmp_path), "n")
+    assert (found.state, found.attempts, found.log) == ("lost", 4, str(tmp_path / "logs" / "m-r-quantize.4.log"))
 
 
 def test_a_stage_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +86,7 @@ def test_made_is_what_wrote_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def runs(act: Any) -> str:
         monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda *_: (act(), 0)[1])
-        return task.run(one, setting(tmp_path), "n", []).state
+        return task.run(one, setting(tmp_path), "n").state
 
     assert runs(lambda: front.write_text("1")) == "made"
     assert runs(lambda: None) == "there"
@@ -84,27 +94,31 @@ def test_made_is_what_wrote_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert runs(lambda: front.write_text("2")) == "made"
 
 
-def test_one_whose_requirement_has_no_results_is_skipped(tmp_path: Path) -> None:
-    quantize = stage(tmp_path)
-    evaluate = stage(tmp_path, "x", verb="evaluate", of="smoke", after=["k", "b"], requires=["k"])
-    bad, good = ended(quantize, "failed"), ended(quantize, "there")
-    found = task.run(evaluate, setting(tmp_path), "n", [bad])
-    assert (found.state, found.error, found.attempts) == ("skipped", "quantize came to nothing", 0)
-    other = ended(quantize, "failed").model_copy(update={"key": "b"})  # comes before it, and is not required
-    arguments = stage(tmp_path, "recipes", "list", after=["k", "b"], requires=["k"])
-    assert task.run(arguments, setting(tmp_path), "n", [good, other]).state == "there"
-
-
 def test_the_threads_are_those_of_who_started_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray sets OMP_NUM_THREADS by a task's CPUs, and its token is nobody else's."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     seen: list[Any] = []
-    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda _command, _log, env: seen.append(env) or 0)
+    monkeypatch.setattr(task, "_run_while_the_node_is_there", lambda _command, _log, env, _: seen.append(env) or 0)
     for threads in (None, "4"):
-        task.run(stage(tmp_path), setting(tmp_path, threads), "n", [])
+        task.run(stage(tmp_path), setting(tmp_path, threads), "n")
     assert [env["OMP_NUM_THREADS"] for env in seen] == [None, "4"]
     assert [env["RAY_AUTH_TOKEN"] for env in seen] == [None, None]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_stage_runs_in_the_folder_of_who_started_the_sweep(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the node has it: a recipe in it is found by the name that it has there."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    ours.mkdir()
+    monkeypatch.chdir(ours)
+    if is_there:
+        theirs.mkdir()
+        (theirs / "mine.yaml").write_text("name: mine\ndescription: d\nmodifiers: [{rtn: {scheme: W4A16}}]\n")
+    one = Setting(tmp_path / "logs", None, theirs)
+    assert task.run(stage(tmp_path, "recipes", "show", "mine.yaml"), one, "n").exit_code == (0 if is_there else 2)
 
 
 def test_a_lost_attempt_is_waited_for(tmp_path: Path) -> None:
@@ -120,6 +134,6 @@ def test_a_lost_attempt_is_waited_for(tmp_path: Path) -> None:
     holder.start()
     held.wait()
     begun = time.monotonic()
-    task.run(one, setting(tmp_path), "n", [])
+    task.run(one, setting(tmp_path), "n")
     assert time.monotonic() - begun > 0.3
     holder.join()
