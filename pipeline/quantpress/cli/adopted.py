@@ -53,7 +53,8 @@ def _readable(artifact: Artifact) -> Manifest | None:
 
 
 def told_apart(names: Sequence[str], work: Work, require_kernels: bool) -> tuple[list[str], list[Candidate]]:
-    """Of these names those of recipes, and what was adopted under the others. --set is for the recipes, if there are any.
+    """Of these names those of recipes, and what was adopted under the others. --set is for the recipes, if there are
+    any.
 
     Raises what `candidate` raises, and InputError where kernels are required: of what was adopted none are planned.
     """

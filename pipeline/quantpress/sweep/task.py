@@ -59,7 +59,8 @@ def run(stage: Stage, setting: Setting, node: str) -> Outcome:
     if len(attempts(setting.logs, stage)) > RETRIES:
         return lost(stage, setting.logs, "its worker went away each time")
     _wait_for_the_lost(stage.writes)
-    command = [sys.executable, "-m", "quantpress", *stage.arguments]
+    # -P: no module of its working folder takes the place of one of ours.
+    command = [sys.executable, "-P", "-m", "quantpress", *stage.arguments]
     log, attempt = _new_log(setting.logs, stage.file_name)
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
