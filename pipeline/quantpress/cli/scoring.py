@@ -118,10 +118,15 @@ def requested(scoring: Scoring, vllm: str | None, compute_dtype: str, engine: En
 
 
 def checked_request(
-    scoring: Scoring, vllm: str | None, compute_dtype: str, reasons: Sequence[str | None], engine: Engine
+    scoring: Scoring,
+    vllm: str | None,
+    compute_dtype: str,
+    reasons: Sequence[str | None],
+    engine: Engine,
+    elsewhere: bool = False,
 ) -> Request:
     """The evaluation asked for, its tasks and documents tried before anything is made. `reasons` say of each checkpoint
-    why transformers does not compute it as vLLM does (None: it does).
+    why transformers does not compute it as vLLM does (None: it does). What scores `elsewhere` is not known here.
 
     Raises CapabilityError if vLLM is to score and there is none, InputError for an engine setting that it does not
     take.
@@ -133,7 +138,7 @@ def checked_request(
     by_vllm = any(request.for_checkpoint(reason)[0].backend == "vllm" for reason in reasons)
     if by_vllm:
         asking.require_engine(engine, _vllm_to_score(request))
-    if engine.deciding() and not by_vllm:
+    if engine.deciding() and not by_vllm and not elsewhere:
         console.warn("transformers scores here, and knows nothing of --engine: --backend vllm scores with it")
     return request
 

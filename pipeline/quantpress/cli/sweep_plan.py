@@ -120,7 +120,7 @@ def planned(options: Options, read: Read, named: Named) -> list[PlannedCell]:
 def _checked(options: Options, suite: str, recipes: dict[str, Recipe]) -> Request:
     engine = engines.layered(options.serving.engine)
     reasons = [untruthful(recipe.dump()) for recipe in recipes.values()]
-    return scoring.checked_request(*_asked(options, suite), reasons, engine)
+    return scoring.checked_request(*_asked(options, suite), reasons, engine, options.elsewhere)
 
 
 def _asked(options: Options, suite: str) -> tuple[Scoring, str | None, str]:
