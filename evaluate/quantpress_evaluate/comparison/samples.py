@@ -117,10 +117,13 @@ def guessing(samples: Samples) -> float:
     """Accuracy of the better of two guesses: uniform over the choices, or always the most frequent target.
 
     The second is none where documents have choices of their own: the right one may then always stand first (BLiMP,
-    truthfulqa_mc1), which says nothing of its text. 0 where there are no choices to guess among.
+    truthfulqa_mc1), which says nothing of its text. Of documents without choices nothing is guessed.
     """
-    if not all(map(has_choices, samples)):
-        return 0.0
+    with_choices = [sample for sample in samples if has_choices(sample)]
+    return _guessing(with_choices) * len(with_choices) / len(samples) if with_choices else 0.0
+
+
+def _guessing(samples: Samples) -> float:
     chance = sum(1 / len(sample["filtered_resps"]) for sample in samples) / len(samples)
     targets = Counter(str(sample["target"]) for sample in samples)
     if not (_have_the_same_choices(samples) and all(target.isdigit() for target in targets)):

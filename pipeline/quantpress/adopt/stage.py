@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,16 +71,16 @@ def adopt(asked: Adoption) -> Manifest:
     with digests.unchanged(files):
         with console.step(f"reading the digests of {candidate.name}"):
             inputs = _inputs(asked)
-        if known and (damaged := _damaged(artifact, known)):
-            console.say(f"  {artifact.folder} is made anew; missing or changed: {listed(damaged)}")
-        elif known and known.digest == inputs.digest:
-            console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
-            return _served(known, asked)
-        vllm = asked.tried() if asked.tried else None
+        is_known = known is not None and known.digest == inputs.digest
+        vllm = asked.tried() if asked.tried and not is_known else None
+    # A hard link changes its source's inode, so `unchanged` ends before one is made.
+    if known and is_known:
+        _mend(artifact, known, candidate)
+        console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
+        return _served(known, asked)
     with locks.lock(artifact.folder), atomic.staging(artifact.folder) as staged:
         (staged / "checkpoint").mkdir()
-        # A licence and its kin decide nothing, and go with it. A hard link changes its source's inode, so `unchanged`
-        # ends before it.
+        # A licence and its kin decide nothing, and go with it.
         for path in sorted({*files, *side_files(candidate.path)}):
             if path.suffix in _LARGE:
                 copying.share_or_copy(path, staged / "checkpoint" / path.relative_to(candidate.path))
@@ -92,21 +93,36 @@ def adopt(asked: Adoption) -> Manifest:
     return made
 
 
-def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
-    """Files of what was adopted that are not what they were: a weight that its source shares changes with it."""
-    if missing := artifact.cut_short(known):
-        return missing
-    paths = {name: artifact.checkpoint / name for name in known.files}
-    digest = digests.cached_sha256(list(paths.values()), digest_cache())
-    return [name for name, path in paths.items() if digest[path] != known.files[name].sha256]
+def _mend(artifact: Artifact, known: Manifest, candidate: Model) -> None:
+    """Puts back, from the same source, what decides the output and is not what it was (a weight that the source shares
+    changes with it). Scores and speeds are of these bytes, and stay."""
+    deciding = {name: artifact.checkpoint / name for name in known.files.keys() & (known.inputs.files or {}).keys()}
+    there = digests.cached_sha256([path for path in deciding.values() if path.is_file()], digest_cache())
+    damaged = [name for name, path in deciding.items() if there.get(path) != known.files[name].sha256]
+    if not damaged:
+        return
+    with locks.lock(artifact.folder):
+        for name in damaged:
+            new = deciding[name].with_name(f".{deciding[name].name}.new")
+            new.unlink(missing_ok=True)
+            take = copying.share_or_copy if deciding[name].suffix in _LARGE else shutil.copyfile
+            take(candidate.path / name, new)
+            if digests.sha256_file(new) != known.files[name].sha256:
+                raise StageError(f"{candidate.path / name} changed while it was adopted", hint="run again")
+            new.replace(deciding[name])
+    console.say(f"  {artifact.folder}: put back, missing or changed: {listed(sorted(damaged))}")
 
 
 def _served(known: Manifest, asked: Adoption) -> Manifest:
-    """The manifest of what was adopted before, which this vLLM has served by now if it is asked for the first time."""
+    """The manifest of what was adopted before. A vLLM that has not served it yet is asked; the first one is put down,
+    and no other: what was recertified on another one vouches for the manifest as it is."""
     assert known.adopted
     if asked.tried is None or (known.adopted.vllm and asked.vllm in (None, known.adopted.vllm)):
         return known
-    adopted = known.adopted.model_copy(update={"vllm": asked.tried()})
+    version = asked.tried()
+    if known.adopted.vllm:
+        return known
+    adopted = known.adopted.model_copy(update={"vllm": version})
     made = known.model_copy(update={"adopted": adopted})
     with locks.lock(asked.artifact.folder):
         made.save(asked.artifact.manifest_file)

@@ -16,7 +16,7 @@ from quantpress.model import hub
 from quantpress.model.hub import is_on_the_hub
 from quantpress.model.source import Model, described_model, find_model
 from quantpress.plan import hardware, kernels, servable
-from quantpress.plan.resolve import Plan, plan_of
+from quantpress.plan.resolve import NoMatchError, Plan, plan_of
 from quantpress.quantize import calibration_data, streaming
 from quantpress.quantize.own_chats import restore
 from quantpress.quantize.stage import check_data, prepared
@@ -54,17 +54,24 @@ def loaded_model(
     by its config."""
     if recipes and is_on_the_hub(work.model):
         light = described_model(work.model, work.dequantize, work.trust_remote_code)
-        if light.tensors == {}:
+        if light.tensors:
+            plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
+            for plan in plans:
+                check_data(plan, light)
+            _require_room_for_weights(light, plans, work.offload)
+            check(light, plans)
+        elif light.tensors is None:  # what is dequantized
+            plans = []
+            for recipe in recipes:
+                with suppress(NoMatchError):  # found when the weights are there
+                    plans.append(_checked(work, recipe, light, target, vllm).plan)
+            if plans:
+                _require_room_for_weights(light, plans, work.offload)
+                check(light, plans)
+        else:
             for recipe in recipes:
                 with suppress(InputError):  # what a config alone does not tell is found when the weights are there
                     inexactness(plan_of(recipe, light), target_of(work, target), vllm)
-        else:
-            plans = [_checked(work, recipe, light, target, vllm).plan for recipe in recipes]
-            for plan in plans:
-                if light.has_tokenizer:
-                    check_data(plan, light)
-            _require_room_for_weights(light, plans, work.offload)
-            check(light, plans)
     return find_model(work.model, work.trust_remote_code, work.dequantize)
 
 

@@ -168,7 +168,8 @@ def _throughput(options: Options, artifact: Artifact) -> Throughput | None:
 def _load(options: Options, known: Throughput | None, sides: Sides) -> Workload | None:
     """The workload on record, with --engine over its settings. Raises InputError for one that is not what it was, and
     for settings that the engine does not take."""
-    from quantpress_serve.bench import stage
+    from quantpress_serve.bench import other_engine, stage
+    from quantpress_serve.probes import asking
     from quantpress_serve.workload import workload
     from quantpress_serve.workload.engines import load_engine
 
@@ -177,6 +178,8 @@ def _load(options: Options, known: Throughput | None, sides: Sides) -> Workload 
         return None
     load = workload.recorded(known.workload, options.engine)
     stage.require_servers(load, sides)
+    if options.engine and isinstance(old := other_engine.engine_on_record(known), Path):
+        asking.require_engine(load.engine, old)  # which is loaded in turns with the new one, by the same settings
     return load
 
 

@@ -44,17 +44,34 @@ def _not_there(folder: Path) -> list[str]:
 
 
 def _require_weights(source: str, folder: Path) -> None:
-    """The hub's client takes a cached folder as it is where it cannot reach the hub."""
+    """The hub's client takes a cached folder as it is where it cannot reach the hub. Raises InputError for a repository
+    that does not hold them."""
     lacking = _not_there(folder)
     if not lacking:
         if any(folder.glob("*.safetensors")):
             return
         headers_of(source, folder)  # raises where the repository holds none
+    elif (names := _files_of(source)) is not None and lacking[0] not in names:
+        raise InputError(
+            f"{source}: its index names {lacking[0]}, which the repository does not hold",
+            hint="name another revision, or fetch the model and mend its index",
+        )
     raise CapabilityError(
         f"{source}: its weights{f' ({lacking[0]} of {len(lacking)})' if lacking else ''} cannot be fetched from the "
         f"Hugging Face hub, and are not in {folder}",
         hint="check the network (and that HF_HUB_OFFLINE is not set), or name a local folder",
     )
+
+
+def _files_of(source: str) -> list[str] | None:
+    """Names of the repository's files; None where the hub does not say."""
+    from huggingface_hub import HfApi
+
+    repo, _, revision = source.partition("@")
+    try:
+        return [file.rfilename for file in HfApi().repo_info(repo, revision=revision or None).siblings or []]
+    except Exception:  # as in _snapshot
+        return None
 
 
 def _patterns(trust_remote_code: bool) -> list[str]:

@@ -27,6 +27,11 @@ GROUP_SIZES = (128, 64, 32)
 _CLASS = re.compile(r"^(?!Linear$)[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*$")
 
 
+class NoMatchError(InputError):
+    """A pattern matches no layer. Of a config alone that is no proof: layers that transformers does not load (MTP) are
+    known by their tensors."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """`recipe` has no `auto` left; `layers` are the names of the layers that it quantizes.
@@ -286,7 +291,7 @@ def _check_matches(what: str, patterns: Iterable[str], names: list[str], structu
                 hint=f"name the layers inside by a pattern: re:.*{inside[0].split('.')[-2]}[.]",
             )
         unfit = "is the class of modules that cannot be quantized, and " if pattern in structure.bases else ""
-        raise InputError(
+        raise NoMatchError(
             f"{what}: {pattern!r} {unfit}matches none of the model's {len(names)} layers",
             hint=f"a layer is named like {next(iter(names), 'nothing here')!r}; patterns start with re:",
         )

@@ -129,7 +129,7 @@ def try_images(calibration: Calibration, with_images: list[Path], model: Model) 
     of_processor = model.small_files()
     read = digests.cached_sha256(of_processor, digest_cache())
     deciding = [
-        {path.name: read[path] for path in of_processor},
+        {path.relative_to(model.path).as_posix(): read[path] for path in of_processor},
         calibration_data.identity(calibration).dump(),
         environment.versions(("transformers", "tokenizers", "jinja2", "torch")),
     ]
@@ -152,7 +152,8 @@ def try_template(chats: list[Path], model: Model) -> None:
     """
     of_tokenizer = model.small_files()
     read = digests.cached_sha256([*of_tokenizer, *chats], digest_cache())
-    deciding = [{path.name: read[path] for path in of_tokenizer}, *({path.name: read[path]} for path in chats)]
+    own = {path.relative_to(model.path).as_posix(): read[path] for path in of_tokenizer}
+    deciding = [own, *({path.name: read[path]} for path in chats)]
     known = [deciding, model.trust_remote_code, environment.versions(("transformers", "tokenizers", "jinja2"))]
     kept = cache_folder() / "chats" / f"{digests.sha256_json([_CHATS, known])[:16]}.json"
     files = [path.resolve() for path in chats]

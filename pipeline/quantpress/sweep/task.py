@@ -59,8 +59,7 @@ def run(stage: Stage, setting: Setting, node: str) -> Outcome:
     if len(attempts(setting.logs, stage)) > RETRIES:
         return lost(stage, setting.logs, "its worker went away each time")
     _wait_for_the_lost(stage.writes)
-    # -P: no module of its working folder takes the place of one of ours.
-    command = [sys.executable, "-P", "-m", "quantpress", *stage.arguments]
+    command = [sys.executable, "-m", "quantpress", *stage.arguments]
     log, attempt = _new_log(setting.logs, stage.file_name)
     by_hand = shlex.join(["quantpress", *stage.arguments])
     known, started = _files(stage), time.time()
@@ -137,8 +136,11 @@ def _wait_for_the_lost(writes: Path) -> None:
 
 
 def _environment(threads: str | None) -> dict[str, str | None]:
-    """The changes to this worker's environment: what Ray put there is not the stage's, but for CUDA_VISIBLE_DEVICES."""
-    return {**{name: None for name in os.environ if name.startswith("RAY_")}, "OMP_NUM_THREADS": threads}
+    """The changes to this worker's environment: what Ray put there is not the stage's, but for CUDA_VISIBLE_DEVICES.
+
+    And no module of the working folder takes the place of one of ours, in any of its processes."""
+    ours = {"OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
+    return {**{name: None for name in os.environ if name.startswith("RAY_")}, **ours}
 
 
 def _files(stage: Stage) -> set[tuple[int, int]]:

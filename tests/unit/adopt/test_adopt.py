@@ -137,14 +137,19 @@ def test_the_same_files_are_adopted_once(theirs: Path, base: Path, tmp_path: Pat
 
 
 def test_another_vllm_is_asked_too(theirs: Path, base: Path, tmp_path: Path) -> None:
-    model = find_model(str(base))
+    """And may refuse it; the manifest stays as it is, for which recertifications vouch."""
+    model, asked = find_model(str(base)), list[str]()
 
     def by(version: str) -> Manifest:
         found = find(str(theirs), False, False)
         artifact, described = artifact_of(tmp_path / "out", model.name, NAME), found.described(model)
-        return stage.adopt(Adoption(artifact, found.candidate, model, described, lambda: version, version))
+        return stage.adopt(
+            Adoption(artifact, found.candidate, model, described, lambda: asked.append(version) or version, version)
+        )
 
-    assert [made.adopted.vllm for made in (by("0.32.0"), by("0.33.0")) if made.adopted] == ["0.32.0", "0.33.0"]
+    first = by("0.32.0")
+    assert by("0.33.0") == by("0.32.0") == first
+    assert asked == ["0.32.0", "0.33.0"]
 
 
 def test_what_holds_no_safetensors_is_refused_before_its_base_is_looked_for(theirs: Path) -> None:
@@ -156,9 +161,10 @@ def test_what_holds_no_safetensors_is_refused_before_its_base_is_looked_for(thei
         find(str(theirs), False, False)
 
 
-def test_what_was_damaged_is_adopted_again(theirs: Path, base: Path, tmp_path: Path) -> None:
+def test_what_was_damaged_is_put_back_and_its_results_stay(theirs: Path, base: Path, tmp_path: Path) -> None:
     made = taken(theirs, base, tmp_path / "out")
     artifact = artifact_of(tmp_path / "out", "base", NAME)
+    (artifact.folder / "accuracy.json").write_text("{}")
     (artifact.checkpoint / "model.safetensors").unlink()
     assert taken(theirs, base, tmp_path / "out").files == made.files
     assert upkeep.verify(artifact) == []
@@ -174,6 +180,7 @@ def test_what_was_damaged_is_adopted_again(theirs: Path, base: Path, tmp_path: P
     (theirs / "model.safetensors").write_bytes(weights)
     taken(theirs, base, tmp_path / "out")
     assert upkeep.verify(artifact) == []
+    assert (artifact.folder / "accuracy.json").is_file()
 
 
 def test_what_goes_with_a_checkpoint_is_taken_and_what_a_package_says_of_itself_is_not(

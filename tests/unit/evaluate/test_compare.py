@@ -87,6 +87,14 @@ def test_a_guess_of_a_group_is_one_for_all_of_its_parts() -> None:
     assert result.overall.above_chance == 1.0
 
 
+def test_a_guess_of_a_group_counts_documents_without_choices_as_none() -> None:
+    """As agieval, one of whose parts is answered in words: of two choices a coin has half, of the others nothing."""
+    choices = answers("rw" * 20)
+    words = [{**one, "filtered_resps": ["42"], "arguments": [["q", {}]], "target": "42"} for one in answers("w" * 40)]
+    parts = {"a": Scored("acc", choices, choices, group="g"), "b": Scored("acc", words, words, group="g")}
+    assert all(row.no_signal for row in compare_suite(parts).tasks.values())
+
+
 def fraction(number: int, value: float) -> dict[str, Any]:
     """As of truthfulqa_mc2, whose target is the first choice for all documents."""
     return {**sample(number, 0, [0.0, -1.0]), "acc": value}

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hub_stand_in import COMMIT, Hub, hub_of
 
-from quantpress.cli import main
+from quantpress.cli import main, prepare
+from quantpress.cli.options import Work
 from quantpress.errors import CapabilityError, InputError
 from quantpress.model import hub, source
 from quantpress.model.headers import read_folder
+from quantpress.recipe.loading import load_recipe
 
 CHAT = '{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}\n'
 
@@ -117,6 +119,26 @@ def test_shards_that_an_index_names_otherwise_are_fetched(on_the_hub: Hub) -> No
     (on_the_hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert source.described_model("org/name").headers() == expected
     assert source.find_model("org/name").headers() == expected
+
+
+def test_an_index_that_names_what_the_repository_does_not_hold_is_wrong_input(on_the_hub: Hub) -> None:
+    index = {"weight_map": dict.fromkeys(read_folder(on_the_hub.folder), "model-9.safetensors")}
+    (on_the_hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"its index names model-9\.safetensors, which the repository does not"):
+        hub.whole("org/name", False)
+
+
+def test_a_pattern_for_layers_that_only_tensors_tell_of_is_no_error_before_they_are_fetched(
+    on_the_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of layers for speculative decoding, which transformers does not load: with --dequantize the config is all that
+    is known of what will be."""
+    config = json.loads((on_the_hub.folder / "config.json").read_text())
+    (on_the_hub.folder / "config.json").write_text(json.dumps({**config, "quantization_config": STORED}))
+    monkeypatch.setattr(prepare, "find_model", lambda *_: "fetched")
+    recipe = load_recipe("w8a8-dynamic", ['modifiers.0.rtn.ignore=["lm_head", "re:.*mtp.*"]'])
+    work = Work("org/name", on_the_hub.folder, [], None, "auto", "auto", trust_remote_code=False, dequantize=True)
+    assert str(prepare.loaded_model(work, [recipe])) == "fetched"
 
 
 def test_a_hub_that_gives_no_parts_of_files_is_planned_by_its_config(on_the_hub: Hub) -> None:

@@ -30,6 +30,7 @@ RULE = (
     "that two days of one machine can be compared. Figures of another model, suite, workload, machine or pairing (how "
     "both servers shared the machine), or by older rules, are not compared."
 )
+_OF_TASKS = 2  # rules from which on the figures of a task are made alike (artifact.accuracy.RULES)
 _SPEEDS = {"output_tokens_s": "throughput", "tpot_ms": "TPOT", "ttft_ms": "TTFT"}
 
 
@@ -118,8 +119,8 @@ def _accuracy(old: Recipe, new: Recipe) -> Iterator[Row]:
         was, now = (f"{suite}, {documents} documents, {backend}" for suite, documents, backend in settings)
         yield _text(new.name, "accuracy", was, now, "not compared: scored otherwise")
         return
-    alike = before.rules == after.rules
-    yield from _distances(new.name, "overall", before.overall, after.overall, alike)
+    yield from _distances(new.name, "overall", before.overall, after.overall, before.rules == after.rules)
+    alike = before.rules == after.rules or min(before.rules, after.rules) >= _OF_TASKS
     tasks = {task.task: task for task in before.tasks}
     for task in after.tasks:
         if task.task in tasks:

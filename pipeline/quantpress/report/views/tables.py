@@ -513,7 +513,10 @@ def commands(report: Report) -> Table:
     for one in report.online:
         asked = f"{report.recipes[0].name} --online {one.method} --model {model}"
         if one.accuracy:
-            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} {_as_scored(one.accuracy)}"])
+            beside = report.recipes[0].scores
+            known = next((score for score in beside if score.suite == one.accuracy.suite), None)
+            how = _as_scored(known) if known else f"--suite {one.accuracy.suite}"
+            rows.append([one.name, "accuracy", f"quantpress evaluate {asked} {how}"])
         if one.throughput:
             workload = f"--workload {one.throughput.workload_name}{_engine(one.throughput)}"
             rows.append([one.name, "speed", f"quantpress bench {asked} {workload} --fresh"])
@@ -529,7 +532,7 @@ def _as_scored(score: Score) -> str:
     options += ["--count-no-signal"] if score.counts_no_signal else []
     options += ["--noise-floor"] if score.noise_floor else []
     options += [f"--gate {shlex.quote(gate.gate)}" for gate in score.gates]
-    return " ".join(options) + _settings(_by_field(score.engine))
+    return " ".join(options) + _settings(_by_field(score.engine))  # none of which is as usual
 
 
 def _by_field(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -557,13 +560,17 @@ _USUAL: tuple[Any, ...] = (None, "auto", 1, False, {})  # values of engine setti
 
 def _engine(result: Speed) -> str:
     """The engine that a result was measured with as options: what is not left to quantpress or vLLM."""
-    return _settings(result.workload.get("engine") or {})
+    named = result.workload.get("engine") or {}
+    return _settings({key: value for key, value in named.items() if _tells(key, value)})
+
+
+def _tells(key: str, value: Any) -> bool:
+    """Whether a setting says anything. Eager is auto: false is a choice."""
+    return value is True or value not in _USUAL or (key == "enforce_eager" and value is False)
 
 
 def _settings(named: dict[str, Any]) -> str:
-    """As options, without what says nothing."""
-    told = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is True or value not in _USUAL]
-    return "".join(f" --engine {shlex.quote(one)}" for one in told)
+    return "".join(f" --engine {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in named.items())
 
 
 def _role(side: str) -> str:
