@@ -301,4 +301,12 @@ def test_an_interrupted_bench_leaves_no_server(number: int, finished: Path, arti
 def _left(started: Sequence[psutil.Process], folder: str) -> list[str]:
     """What runs of these processes, vLLM's renamed helpers among them, and command lines that name the folder."""
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
-    return [str(one) for one in started if one.is_running()] + [line for line in lines if folder in line]
+    return [str(one) for one in started if _runs(one)] + [line for line in lines if folder in line]
+
+
+def _runs(process: psutil.Process) -> bool:
+    """What has ended may be there until somebody asks how."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
