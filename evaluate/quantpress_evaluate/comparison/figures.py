@@ -69,7 +69,6 @@ def figures(tasks: Sequence[Columns], confidence: float = CONFIDENCE) -> Figures
     """
     return Figures(
         **_of_the_metric([task for task in tasks if task.base is not None], confidence),
-        **_above_chance([task for task in tasks if task.is_right_or_wrong], confidence),
         **_flips([task for task in tasks if task.flips is not None], confidence),
         **_kl([task for task in tasks if task.kl is not None], confidence),
         **_perplexity([task for task in tasks if task.lost is not None], confidence),
@@ -86,22 +85,28 @@ Wanted = dict[str, tuple[float, cells.Figure]]
 def _of_the_metric(tasks: Sequence[Columns], confidence: float) -> Found:
     if not tasks:
         return {}
-    base, own = _mean(tasks, [task.base.mean() for task in tasks]), _mean(tasks, [task.own.mean() for task in tasks])
+    base, own = _means(tasks)
     wanted: Wanted = {"difference": (own - base, lambda b, o: o - b)}
     if base > 0:
         wanted["recovery"] = (own / base, lambda b, o: o / b)
-    return _with_intervals(tasks, wanted, confidence)
+    guessed = [task for task in tasks if task.is_right_or_wrong]
+    if len(guessed) == len(tasks):  # all of the same draws
+        return _with_intervals(tasks, wanted | _above_chance(tasks), confidence)
+    return _with_intervals(tasks, wanted, confidence) | _with_intervals(guessed, _above_chance(guessed), confidence)
 
 
-def _above_chance(tasks: Sequence[Columns], confidence: float) -> Found:
+def _above_chance(tasks: Sequence[Columns]) -> Wanted:
     if not tasks:
         return {}
-    base, own = _mean(tasks, [task.base.mean() for task in tasks]), _mean(tasks, [task.own.mean() for task in tasks])
-    guess = _mean(tasks, [task.guess for task in tasks])
+    (base, own), guess = _means(tasks), _mean(tasks, [task.guess for task in tasks])
     if base <= guess:
         return {}
-    value = (own - guess) / (base - guess)
-    return _with_intervals(tasks, {"above_chance": (value, lambda b, o: _above(b, o, guess))}, confidence)
+    return {"above_chance": ((own - guess) / (base - guess), lambda b, o: _above(b, o, guess))}
+
+
+def _means(tasks: Sequence[Columns]) -> tuple[float, float]:
+    """The mean metric of both models."""
+    return _mean(tasks, [task.base.mean() for task in tasks]), _mean(tasks, [task.own.mean() for task in tasks])
 
 
 def _mean(tasks: Sequence[Columns], values: Sequence[float]) -> float:
@@ -111,6 +116,8 @@ def _mean(tasks: Sequence[Columns], values: Sequence[float]) -> float:
 
 
 def _with_intervals(tasks: Sequence[Columns], wanted: Wanted, confidence: float) -> Found:
+    if not wanted:
+        return {}
     made = cells.intervals(
         [_cells(task, confidence) for task in tasks], [make for _, make in wanted.values()], confidence
     )

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,7 +15,7 @@ from quantpress.artifact import manifest, own
 from quantpress.artifact.manifest import Adopted, Artifact, File, Inputs, Manifest, Sizes
 from quantpress.errors import InputError, StageError, listed
 from quantpress.language import shipped
-from quantpress.model.side_files import copied, side_files
+from quantpress.model.side_files import side_files
 from quantpress.model.source import Model
 from quantpress.recipe.recipe import ArtifactName
 from quantpress.runtime import atomic, console, copying, digests, disk, environment, locks, ownership
@@ -71,10 +72,11 @@ def adopt(asked: Adoption) -> Manifest:
     with digests.unchanged(files):
         with console.step(f"reading the digests of {candidate.name}"):
             inputs = _inputs(asked)
-        is_known = known is not None and known.digest == inputs.digest
-        vllm = asked.tried() if asked.tried and not is_known else None
+        if known and known.digest != inputs.digest:
+            known = None
+        vllm = asked.tried() if asked.tried and not known else None
     # A hard link changes its source's inode, so `unchanged` ends before one is made.
-    if known and is_known:
+    if known:
         _mend(artifact, known, candidate)
         console.say(f"✓ {artifact.folder} is up to date: the same files, compared with the same model")
         return _served(known, asked)
@@ -82,15 +84,20 @@ def adopt(asked: Adoption) -> Manifest:
         (staged / "checkpoint").mkdir()
         # A licence and its kin decide nothing, and go with it.
         for path in sorted({*files, *side_files(candidate.path)}):
-            if path.suffix in _LARGE:
-                copying.share_or_copy(path, staged / "checkpoint" / path.relative_to(candidate.path))
-            elif path.name not in _OF_A_PACKAGE:
-                copied(path, candidate.path, staged / "checkpoint")
+            if path.name not in _OF_A_PACKAGE:
+                _take(path, staged / "checkpoint" / path.relative_to(candidate.path))
         made = _manifest(asked, inputs, manifest.file_table(staged / "checkpoint"), vllm)
         _require_as_read(made, candidate)
         made.save(staged / "manifest.json")
         atomic.publish(staged, artifact.folder, own.strangers)
     return made
+
+
+def _take(path: Path, place: Path) -> None:
+    """Weights are shared with their source where the file system can; what lies beside them, people edit."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    take = copying.share_or_copy if path.suffix in _LARGE else shutil.copyfile
+    take(path, place)
 
 
 def _mend(artifact: Artifact, known: Manifest, candidate: Model) -> None:
@@ -105,8 +112,7 @@ def _mend(artifact: Artifact, known: Manifest, candidate: Model) -> None:
         for name in damaged:
             new = deciding[name].with_name(f".{deciding[name].name}.new")
             new.unlink(missing_ok=True)
-            take = copying.share_or_copy if deciding[name].suffix in _LARGE else shutil.copyfile
-            take(candidate.path / name, new)
+            _take(candidate.path / name, new)
             if digests.sha256_file(new) != known.files[name].sha256:
                 raise StageError(f"{candidate.path / name} changed while it was adopted", hint="run again")
             new.replace(deciding[name])

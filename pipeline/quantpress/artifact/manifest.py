@@ -288,17 +288,6 @@ class Artifact:
             )
         return manifest
 
-    def cut_short(self, known: Manifest) -> list[str]:
-        """Files of the checkpoint that are missing or of another size; `verify` looks at every byte."""
-
-        def is_whole(name: str, size: int) -> bool:
-            path = self.checkpoint / name
-            return path.is_file() and path.stat().st_size == size
-
-        return (
-            [name for name, file in known.files.items() if not is_whole(name, file.bytes)] if known.files else ["all"]
-        )
-
 
 def artifact_of(out: Path, model_name: str, recipe_name: str) -> Artifact:
     """Where the artifact of this recipe on this model is, or will be."""

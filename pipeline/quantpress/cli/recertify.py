@@ -173,7 +173,7 @@ def _load(options: Options, known: Throughput | None, sides: Sides) -> Workload 
     from quantpress_serve.workload import workload
     from quantpress_serve.workload.engines import load_engine
 
-    load_engine(options.engine, options.trust_workload)
+    load_engine(options.engine, options.trust_workload)  # raises for what is not trusted
     if known is None:
         return None
     load = workload.recorded(known.workload, options.engine)

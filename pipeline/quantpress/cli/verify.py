@@ -39,10 +39,7 @@ def run(options: Options) -> None:
     found = {str(folder): _verified(folder, options.public_key) for folder in chosen}
     lines = [f"{name}: {'; '.join(one.problems) or one.sound}" for name, one in found.items()]
     show({name: vars(one) for name, one in found.items()}, "\n".join(lines) or f"{options.out} holds no artifact")
-    if any(
-        one.problems and folder.absolute().parent.name == "snapshots"
-        for folder, one in zip(chosen, found.values(), strict=False)
-    ):
+    if any(one.problems and Path(name).absolute().parent.name == "snapshots" for name, one in found.items()):
         raise StageError(
             "in the hub's cache every file is a link to another folder, and what a link leads to is not vouched for",
             hint="download it with the hub's client into a folder of its own, and verify that",

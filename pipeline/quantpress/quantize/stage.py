@@ -236,7 +236,7 @@ def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
         )
     with console.step(f"reading the digests of {model.name}") if plan.weight_bytes > _LARGE else nullcontext():
         inputs = inputs_of(plan, model)
-    damaged = artifact.cut_short(known)
+    damaged = _damaged(artifact, known)
     if damaged:
         console.say(f"  {artifact.folder} is remade; missing or cut short: {', '.join(damaged)}")
         return None
@@ -246,6 +246,16 @@ def _existing(artifact: Artifact, plan: Plan, model: Model) -> Quantized | None:
     changed = manifest.differences(known.inputs.dump(), inputs.dump())
     console.say(f"  {artifact.folder} is remade; changed: {', '.join(changed)}")
     return None
+
+
+def _damaged(artifact: Artifact, known: Manifest) -> list[str]:
+    """Files of the checkpoint that are missing or of another size; `verify` looks at every byte."""
+
+    def is_whole(name: str, size: int) -> bool:
+        path = artifact.checkpoint / name
+        return path.is_file() and path.stat().st_size == size
+
+    return [name for name, file in known.files.items() if not is_whole(name, file.bytes)] if known.files else ["all"]
 
 
 def make_checkpoint(
